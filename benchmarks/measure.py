@@ -1,0 +1,95 @@
+"""What the benchmark scripts share: their options, the circumstances of a run, and the table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sidestep.evaluation.bench import hardware, interleave, versions
+
+__all__ = ["Ratio", "interleave", "options", "report"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """One line of the table: a median beside the median that it is measured against.
+
+    Attributes:
+        what: what was timed.
+        median_ms: its median.
+        against: what it is compared with.
+        against_ms: the median of that.
+        aim: largest ratio that is good enough.
+    """
+
+    what: str
+    median_ms: float
+    against: str
+    against_ms: float
+    aim: float
+
+    def cells(self) -> list[str]:
+        """Return the cells of the line."""
+        ratio = self.median_ms / self.against_ms
+        digits = 3 if self.aim < 0.1 else 2
+        return [
+            self.what,
+            f"{self.median_ms:.2f}",
+            f"{self.against}: {self.against_ms:.2f}",
+            f"{ratio:.{digits}f}",
+            f"{self.aim:.{digits}f}",
+            "yes" if ratio <= self.aim else "no",
+        ]
+
+
+def options(description: str, *, seconds: float) -> argparse.Namespace:
+    """Return the command line's `out` and `seconds`, with a default for the latter."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, help="file for the report; printed in any case")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=seconds,
+        help="time limit of every group of timings that take turns (default: %(default)s)",
+    )
+    parsed = parser.parse_args()
+    # Before anything is timed: afterwards the load is the script's own.
+    parsed.load = os.getloadavg()[0]
+    return parsed
+
+
+def report(title: str, lines: Sequence[Ratio], chosen: argparse.Namespace) -> None:
+    """Print the table with everything that is needed to read it, and write it to --out."""
+    machine = hardware()
+    names = ["what", "median, ms", "against, ms", "ratio", "aim", "met"]
+    rows = [names, ["---"] * len(names), *(line.cells() for line in lines)]
+    text = "\n".join(
+        [
+            f"# {title}",
+            "",
+            f"- hardware: {machine['cpu']} ({', '.join(machine['flags'])}), {machine['cores']} cores, "
+            f"{machine['threads']} threads used",
+            f"- load average before the run: {chosen.load:.2f} (0 is a quiet machine)",
+            f"- versions: {', '.join(f'{name} {version}' for name, version in versions().items())}",
+            f"- commit: {_commit()}",
+            f"- date: {datetime.now(UTC):%Y-%m-%d}",
+            f"- limit: {chosen.seconds:g} s a group",
+            "",
+            *("| " + " | ".join(row) + " |" for row in rows),
+        ]
+    )
+    print(text)
+    if chosen.out is not None:
+        chosen.out.write_text(text + "\n")
+
+
+def _commit() -> str:
+    """Return the commit that was measured, marked dirty where files have changed since."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "none"

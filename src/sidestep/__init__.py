@@ -1,0 +1,89 @@
+"""Dynamic inference networks whose skipped FLOPs are skipped milliseconds.
+
+>>> import sidestep
+>>> sorted(sidestep.__all__)[:3]
+['Batch', 'Budget', 'CheckpointError']
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sidestep.backbones.routed import RoutedNetwork
+    from sidestep.cost.macs import measure_cost
+    from sidestep.errors import (
+        CheckpointError,
+        DataError,
+        ExecutionError,
+        RecipeError,
+        SidestepError,
+        TrainingError,
+    )
+    from sidestep.evaluation.report import Report
+    from sidestep.execution.gathered import gathered
+    from sidestep.recipe import Recipe, load_recipe
+    from sidestep.routing.relational import RelationalRouter
+    from sidestep.routing.router import Router
+    from sidestep.runs import bench, evaluate, load, train
+    from sidestep.types import Batch, Budget, CostModel, Decisions, RoutedOutput
+
+# Public names and their homes. They are imported on first use, so that `import sidestep` stays light.
+_HOMES = {
+    "Batch": "types",
+    "Budget": "types",
+    "CheckpointError": "errors",
+    "CostModel": "types",
+    "DataError": "errors",
+    "Decisions": "types",
+    "ExecutionError": "errors",
+    "Recipe": "recipe",
+    "RecipeError": "errors",
+    "RelationalRouter": "routing.relational",
+    "Report": "evaluation.report",
+    "RoutedNetwork": "backbones.routed",
+    "RoutedOutput": "types",
+    "Router": "routing.router",
+    "SidestepError": "errors",
+    "TrainingError": "errors",
+    "bench": "runs",
+    "evaluate": "runs",
+    "gathered": "execution.gathered",
+    "load": "runs",
+    "load_recipe": "recipe",
+    "measure_cost": "cost.macs",
+    "train": "runs",
+}
+
+__all__ = [
+    "Batch",
+    "Budget",
+    "CheckpointError",
+    "CostModel",
+    "DataError",
+    "Decisions",
+    "ExecutionError",
+    "Recipe",
+    "RecipeError",
+    "RelationalRouter",
+    "Report",
+    "RoutedNetwork",
+    "RoutedOutput",
+    "Router",
+    "SidestepError",
+    "TrainingError",
+    "bench",
+    "evaluate",
+    "gathered",
+    "load",
+    "load_recipe",
+    "measure_cost",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sidestep' has no attribute {name!r}")
+    return getattr(import_module(f"sidestep.{_HOMES[name]}"), name)

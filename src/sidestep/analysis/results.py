@@ -1,0 +1,131 @@
+"""Results pages: what was run, on what, and what came out, read from run folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sidestep.errors import CheckpointError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What a finished run folder says about itself.
+
+    Attributes:
+        folder: its name.
+        recipe: resolved recipe as plain values.
+        environment: hardware, versions and commit it was trained with.
+        reports: best and last checkpoint on the test split.
+        epochs: rows of metrics.jsonl.
+    """
+
+    folder: str
+    recipe: dict[str, Any]
+    environment: dict[str, Any]
+    reports: dict[str, dict[str, Any]]
+    epochs: list[dict[str, Any]]
+
+    @property
+    def minutes(self) -> float:
+        """Return the wall time of all epochs, validation included."""
+        return sum(float(row["seconds"]) for row in self.epochs) / 60
+
+
+def read_result(folder: Path) -> RunResult:
+    """Return what a finished run folder holds.
+
+    Raises:
+        CheckpointError: when the run has not been trained to its end.
+    """
+    try:
+        return RunResult(
+            folder=folder.name,
+            recipe=yaml.safe_load((folder / "recipe.yaml").read_text()),
+            environment=json.loads((folder / "environment.json").read_text()),
+            reports=json.loads((folder / "report.json").read_text()),
+            epochs=[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()],
+        )
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"run {folder} must be trained to its end, but {Path(error.filename).name} is missing; "
+            "finish it with --resume"
+        ) from error
+
+
+def results_page(title: str, folders: Sequence[Path]) -> str:
+    """Return a markdown page with one row per run, their curves, and how each was made.
+
+    Args:
+        title: heading of the page.
+        folders: finished run folders, in the order of the rows.
+    """
+    results = [read_result(folder) for folder in folders]
+    lines = [f"# {title}", "", *_table(results), "", "## Validation curves", "", *_curves(results)]
+    lines += ["", "## How each was made", ""]
+    for result in results:
+        lines += _provenance(result)
+    return "\n".join(lines) + "\n"
+
+
+def _table(results: Sequence[RunResult]) -> list[str]:
+    lines = [
+        "Test split; costs with routers; GFLOPs are 2 x MACs; best epoch by the validation split.",
+        "",
+        "| run | method | seed | best: accuracy % | GFLOPs | of static "
+        "| last: accuracy % | GFLOPs | of static | executed blocks | paths | minutes |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for result in results:
+        best, last = result.reports["best"], result.reports["last"]
+        cells = [
+            result.folder,
+            result.recipe["method"]["name"],
+            str(result.recipe["training"]["seed"]),
+            *(cell for report in (best, last) for cell in _figures(report)),
+            f"{best['executed_mean']:.2f} ± {best['executed_std']:.2f}",
+            str(best["num_paths"]),
+            f"{result.minutes:.1f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _figures(report: dict[str, Any]) -> list[str]:
+    return [
+        f"{100 * report['accuracy']:.2f}",
+        f"{report['gflops']:.4f}",
+        f"{100 * report['fraction_of_full']:.1f} %",
+    ]
+
+
+def _curves(results: Sequence[RunResult]) -> list[str]:
+    lines = []
+    for result in results:
+        points = [
+            f"{100 * row['val']['accuracy']:.2f} @ {100 * row['val']['fraction_of_full']:.0f} %"
+            for row in result.epochs
+            if row.get("val")
+        ]
+        lines.append(f"- {result.folder}: " + ", ".join(points))
+    return lines
+
+
+def _provenance(result: RunResult) -> list[str]:
+    environment = result.environment
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    return [
+        f"### {result.folder}",
+        "",
+        f"Commit {environment['commit']}, {environment['hardware']}, {versions}.",
+        "",
+        "```yaml",
+        yaml.safe_dump(result.recipe, sort_keys=False, default_flow_style=None).strip(),
+        "```",
+        "",
+    ]

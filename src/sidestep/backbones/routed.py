@@ -1,0 +1,72 @@
+"""A backbone with a router: the dynamic network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sidestep.backbones.backbone import Backbone
+from sidestep.layers.residual import Execute, ResidualUnit
+from sidestep.routing.router import Router
+from sidestep.routing.samplers import Sampler, argmax
+from sidestep.types import Decisions, RoutedOutput
+
+
+def masked(unit: ResidualUnit, x: Tensor, weights: Tensor) -> Tensor:
+    """Return the unit's output, computed in full and blended: the reference, and the way of training."""
+    out: Tensor = unit(x, weights)
+    return out
+
+
+class RoutedNetwork(nn.Module):
+    """Asks a router in front of every unit, samples its logits, and runs the unit accordingly.
+
+    Args:
+        backbone: the static network.
+        router: who decides; None executes every unit and makes the network static.
+    """
+
+    def __init__(self, backbone: Backbone, router: Router | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.router = router
+
+    def forward(
+        self,
+        images: Tensor,
+        *,
+        sampler: Sampler = argmax,
+        router: Router | None = None,
+        execute: Execute = masked,
+    ) -> RoutedOutput:
+        """Return the class scores of (B, 3, H, W) images and what was executed to get them.
+
+        Args:
+            images: normalised pixels.
+            sampler: how logits become weights; hard and without noise by default.
+            router: asked instead of the network's own router (uniform sampling, fixed paths).
+            execute: how units are run.
+        """
+        router = router if router is not None else self.router
+        if router is None:
+            return RoutedOutput(logits=self.backbone(images), decisions=self._all_executed(images))
+        x = self.backbone.stem(images)
+        state = router.begin(images)
+        logits, weights, relaxed = [], [], []
+        for index, unit in enumerate(self.backbone.units):
+            scores, state = router(index, x, state)
+            sample = sampler(scores)
+            x = execute(unit, x, sample.weights)
+            logits.append(scores)
+            weights.append(sample.weights)
+            relaxed.append(sample.relaxed)
+        decisions = Decisions(
+            weights=torch.stack(weights, dim=1),
+            logits=torch.stack(logits, dim=1),
+            relaxed=torch.stack(relaxed, dim=1),
+        )
+        return RoutedOutput(logits=self.backbone.head(x), decisions=decisions)
+
+    def _all_executed(self, images: Tensor) -> Decisions:
+        one_path = torch.tensor([0.0, 1.0], device=images.device)
+        return Decisions(weights=one_path.expand(images.shape[0], len(self.backbone.units), 2))

@@ -1,0 +1,158 @@
+"""The one reader and writer of weights: safetensors with JSON in the header, replaced in one step.
+
+Tensors and everything else that a run needs to go on (recipe, position, best score) live in the same file,
+so that a single rename replaces both and no crash can leave a pair that does not belong together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from sidestep.errors import CheckpointError
+
+_KEY = "sidestep"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Named tensors and the plain values that go with them."""
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+    def section(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors below `name.`, without that prefix."""
+        prefix = f"{name}."
+        return {key.removeprefix(prefix): t for key, t in self.tensors.items() if key.startswith(prefix)}
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint so that at every moment either the old or the new one is there, whole.
+
+    Raises:
+        CheckpointError: when it cannot be written, a full disk for example; the old file is untouched.
+    """
+    values = json.dumps({"version": VERSION, **checkpoint.values})
+    tensors = {key: t.detach().cpu().contiguous() for key, t in checkpoint.tensors.items()}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(save(tensors, metadata={_KEY: values}))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"checkpoint {path} could not be written ({error.strerror or error}); the one before it is "
+            "untouched, free some space and resume"
+        ) from error
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Return what `save_checkpoint` wrote.
+
+    Raises:
+        CheckpointError: when the file is missing, damaged, or not a checkpoint of sidestep.
+    """
+    tensors, metadata = _read_safetensors(path)
+    try:
+        values = json.loads(metadata[_KEY])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} was not written by sidestep: its header lacks the run's values; "
+            "static weights belong into model.init"
+        ) from error
+    if values.get("version") != VERSION:
+        raise CheckpointError(
+            f"checkpoint {path} must have version {VERSION}, got {values.get('version')}; "
+            "use the release of sidestep that wrote it"
+        )
+    return Checkpoint(tensors=tensors, values=values)
+
+
+def load_weights(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Copy tensors into a module whose names and shapes must match exactly.
+
+    Raises:
+        CheckpointError: naming the first difference; the module is untouched then.
+    """
+    own = module.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        if name not in tensors:
+            problem = f"lacks {name}"
+        elif name not in own:
+            problem = f"has {name}, which the network lacks"
+        elif own[name].shape != tensors[name].shape:
+            problem = f"has {name} as {tuple(tensors[name].shape)}, the network as {tuple(own[name].shape)}"
+        else:
+            continue
+        raise CheckpointError(
+            f"{source} does not fit {type(module).__name__}: it {problem}; "
+            "check model.name, model.shortcut and the number of classes"
+        )
+    module.load_state_dict(tensors)
+
+
+def load_static_weights(backbone: nn.Module, path: Path) -> None:
+    """Load trained static weights into a backbone: safetensors, or a torch file that holds tensors only.
+
+    Wrappers that training scripts leave (`state_dict`, `module.`) and the classifier's name `linear` are
+    understood.
+
+    Raises:
+        CheckpointError: when the file is missing, damaged, or of another architecture.
+    """
+    if path.suffix == ".safetensors":
+        tensors, _ = _read_safetensors(path)
+    else:
+        tensors = _read_torch(path)
+    renamed = {_static_name(key): tensor for key, tensor in tensors.items()}
+    for name, tensor in backbone.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            renamed.setdefault(name, tensor)
+    load_weights(backbone, renamed, f"static weights {path}")
+
+
+def _static_name(key: str) -> str:
+    key = key.removeprefix("module.").removeprefix("model.backbone.").removeprefix("backbone.")
+    return "fc." + key.removeprefix("linear.") if key.startswith("linear.") else key
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise CheckpointError(f"weights {path} must be an existing file; check the path or train them first")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"weights {path} are damaged or not safetensors ({error}); restore or train them again"
+        ) from error
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"weights {path} must be an existing file; check the path or train them first")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"weights {path} are damaged or hold more than tensors; save a state dict as safetensors"
+        ) from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"weights {path} hold no tensors by name; save a state dict as safetensors")
+    return tensors

@@ -1,0 +1,249 @@
+"""The command line: argument parsing and printing, nothing else."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.table import Table
+
+from sidestep.errors import SidestepError
+
+if TYPE_CHECKING:
+    from sidestep.recipe import Recipe
+
+QUICKSTART = Path(__file__).parent / "quickstart.yaml"
+_TRAIN_OPTIONS = {
+    "--out": True,
+    "--resume": False,
+    "--accelerator": True,
+    "--devices": True,
+    "--strategy": True,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 2 for a user's error, 130 after an interrupt."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except SidestepError as error:
+        print(f"sidestep: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("sidestep: interrupted", file=sys.stderr)
+        return 130
+
+
+def script() -> None:
+    """Run the command line and leave the process with its exit code."""
+    sys.exit(main())
+
+
+def _run(arguments: list[str]) -> int:
+    overrides: list[str] = []
+    if arguments[:1] in (["train"], ["quickstart"]):
+        arguments, overrides = _split(arguments)
+    options = _parser().parse_args(arguments)
+    command = options.subcommand
+    settings = options[command]
+    if command == "train":
+        return _train(settings, overrides)
+    if command == "quickstart":
+        return _quickstart(settings, overrides)
+    return {"evaluate": _evaluate, "bench": _bench, "methods": _methods, "results": _results}[command](
+        settings
+    )
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return the arguments of the command itself, and those that override the recipe (they have a dot)."""
+    own, overrides = [], []
+    rest = list(arguments)
+    while rest:
+        item = rest.pop(0)
+        name = item.partition("=")[0]
+        if not name.startswith("--") or name in _TRAIN_OPTIONS or name in ("--help", "--json"):
+            own.append(item)
+            if _TRAIN_OPTIONS.get(name) and "=" not in item and rest:
+                own.append(rest.pop(0))
+        else:
+            overrides.append(item)
+            if "=" not in item and rest:
+                overrides.append(rest.pop(0))
+    return own, overrides
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="sidestep", description="Networks that decide per image which blocks to execute."
+    )
+    commands = parser.add_subcommands(required=True, dest="subcommand")
+    train = ArgumentParser(
+        description="Train a recipe; --key value overrides it, for example --method.target 0.4."
+    )
+    train.add_argument("recipe", type=str, help="YAML file, see recipes/")
+    train.add_argument("--out", type=str | None, help="run folder (default: runs/<recipe name>)")
+    train.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
+    train.add_argument("--accelerator", default="auto", help="auto, cpu or cuda")
+    train.add_argument("--devices", type=int, default=1, help="number of processes")
+    train.add_argument("--strategy", default="auto", help="auto, or ddp for several processes")
+    commands.add_subcommand("train", train, help="train a recipe into a run folder")
+    commands.add_subcommand("evaluate", _evaluate_parser(), help="accuracy, cost and paths of a run")
+    bench = ArgumentParser(
+        description="Measure a run's network beside its static origin in several runtimes."
+    )
+    bench.add_argument("run", type=str, help="run folder")
+    bench.add_argument("--batch-sizes", type=str, default="1,32,256", help="images per call, with commas")
+    bench.add_argument("--source", type=str | None, help="where the data lies now (as data.source)")
+    bench.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    commands.add_subcommand("bench", bench, help="measured milliseconds of a run")
+    methods = ArgumentParser(description="List the methods that recipes can name.")
+    methods.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    commands.add_subcommand("methods", methods, help="what there is")
+    results = ArgumentParser(description="Write a results page from finished run folders.")
+    results.add_argument("runs", nargs="+", type=str, help="run folders, one per row")
+    results.add_argument("--title", type=str, default="Results", help="heading of the page")
+    results.add_argument("--out", type=str | None, help="markdown file (default: standard output)")
+    commands.add_subcommand("results", results, help="a results page from run folders")
+    quickstart = ArgumentParser(
+        description="Train, evaluate and time RDI-Net on handwritten digits, in minutes."
+    )
+    quickstart.add_argument("--out", type=str, default="runs/quickstart", help="run folder")
+    commands.add_subcommand("quickstart", quickstart, help="the main job on embedded data")
+    return parser
+
+
+def _evaluate_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Evaluate a run: arg-max decisions, no noise.")
+    parser.add_argument("run", type=str, help="run folder")
+    parser.add_argument("--execution", default="masked", help="masked or gathered")
+    parser.add_argument("--split", default="test", help="test or val")
+    parser.add_argument("--checkpoint", default="best", help="best or last")
+    parser.add_argument("--source", type=str | None, help="where the data lies now (as data.source)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    return parser
+
+
+def _train(settings: Any, overrides: list[str]) -> int:
+    from sidestep.recipe import load_recipe
+
+    _fit(load_recipe(settings.recipe, overrides), settings)
+    return 0
+
+
+def _fit(recipe: Recipe, settings: Any) -> Path:
+    from sidestep.runs import Devices, train
+
+    devices = Devices(
+        accelerator=settings.get("accelerator", "auto"),
+        devices=settings.get("devices", 1),
+        strategy=settings.get("strategy", "auto"),
+    )
+    folder = train(recipe, settings.out, resume=settings.get("resume", False), devices=devices)
+    console = Console()
+    for name, report in json.loads((folder / "report.json").read_text()).items():
+        console.print(_report_table(report, f"{folder} ({name} checkpoint, test split)"))
+    return folder
+
+
+def _evaluate(settings: Any) -> int:
+    from sidestep.runs import evaluate
+
+    report = evaluate(
+        settings.run,
+        execution=settings.execution,
+        split=settings.split,
+        checkpoint=settings.checkpoint,
+        source=settings.source,
+    ).as_dict()
+    if settings.json:
+        print(json.dumps(report))
+    else:
+        Console().print(_report_table(report, f"{settings.run} ({settings.execution} execution)"))
+    return 0
+
+
+def _bench(settings: Any) -> int:
+    from sidestep.errors import RecipeError
+    from sidestep.runs import bench
+
+    try:
+        sizes = [int(size) for size in settings.batch_sizes.split(",")]
+    except ValueError:
+        sizes = [0]
+    if min(sizes) < 1:
+        raise RecipeError(
+            f"batch-sizes must be whole numbers from 1, got {settings.batch_sizes!r}; try 1,32,256"
+        )
+    result = bench(settings.run, batch_sizes=sizes, source=settings.source).as_dict()
+    if settings.json:
+        print(json.dumps(result))
+    else:
+        _print_bench(result, settings.run)
+    return 0
+
+
+def _methods(settings: Any) -> int:
+    from sidestep.methods import METHODS
+
+    if settings.json:
+        print(json.dumps({name: method.summary for name, method in METHODS.items()}))
+        return 0
+    table = Table("method", "what it is")
+    for name, method in METHODS.items():
+        table.add_row(name, method.summary)
+    Console().print(table)
+    return 0
+
+
+def _results(settings: Any) -> int:
+    from sidestep.analysis.results import results_page
+
+    page = results_page(settings.title, [Path(run) for run in settings.runs])
+    if settings.out is None:
+        print(page, end="")
+    else:
+        Path(settings.out).write_text(page)
+    return 0
+
+
+def _quickstart(settings: Any, overrides: list[str]) -> int:
+    from sidestep.recipe import load_recipe
+    from sidestep.runs import bench
+
+    folder = _fit(load_recipe(QUICKSTART, overrides), settings)
+    _print_bench(bench(folder, batch_sizes=(1, 256)).as_dict(), str(folder))
+    return 0
+
+
+def _report_table(report: dict[str, Any], title: str) -> Table:
+    table = Table("figure", "value", title=title)
+    table.add_row("images", f"{report['num_images']:,}")
+    table.add_row("accuracy", f"{report['accuracy']:.2%}")
+    table.add_row("GFLOPs per image (2 x MACs, routers in)", f"{report['gflops']:.4f}")
+    table.add_row("GFLOPs without routers", f"{report['gflops_without_routers']:.4f}")
+    table.add_row("fraction of the static network", f"{report['fraction_of_full']:.1%}")
+    table.add_row("executed blocks", f"{report['executed_mean']:.2f} ± {report['executed_std']:.2f}")
+    table.add_row("distinct paths", f"{report['num_paths']:,}")
+    table.add_row("keep rate per block", " ".join(f"{rate:.2f}" for rate in report["keep_rates"]))
+    return table
+
+
+def _print_bench(result: dict[str, Any], title: str) -> None:
+    table = Table("runtime", "precision", "batch", "ms", "ms per image", "ratio to best static", title=title)
+    for row in result["rows"]:
+        table.add_row(
+            row["runtime"],
+            row["precision"],
+            str(row["batch_size"]),
+            f"{row['median_ms']:.2f}",
+            f"{row['ms_per_image']:.3f}",
+            f"{row['ratio_to_best_static']:.2f}",
+        )
+    Console().print(table)

@@ -1,0 +1,93 @@
+"""What is done to decoded images, a batch at a time and on their device."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from sidestep.data.config import Triple
+from sidestep.data.imageset import epoch_generator
+
+_AUGMENTATION = 1
+
+
+class Draws(NamedTuple):
+    """Random crops and flips of one epoch, by position in its order.
+
+    Attributes:
+        top: (N,) row of the padded image at which the crop starts, in 0 to 2 * padding.
+        left: (N,) column likewise.
+        flip: (N,) whether the crop is mirrored.
+    """
+
+    top: Tensor
+    left: Tensor
+    flip: Tensor
+
+    def rows(self, rows: slice) -> Draws:
+        """Return the draws of some positions."""
+        return Draws(self.top[rows], self.left[rows], self.flip[rows])
+
+
+def draw_epoch(
+    num_images: int, *, seed: int, epoch: int, padding: int, flip: bool, device: torch.device
+) -> Draws:
+    """Return the draws of an epoch, which follow from seed and epoch alone.
+
+    One draw for each position rather than for each step: on a GPU it costs one transfer per epoch.
+    """
+    generator = epoch_generator(seed, epoch, _AUGMENTATION)
+    offsets = torch.from_numpy(generator.integers(0, 2 * padding + 1, size=(2, num_images)))
+    flips = torch.from_numpy(generator.random(num_images) < (0.5 if flip else 0.0))
+    return Draws(offsets[0].to(device), offsets[1].to(device), flips.to(device))
+
+
+def crop_and_flip(images: Tensor, draws: Draws, padding: int) -> Tensor:
+    """Return a crop of every zero-padded image, in the size it had, mirrored where `flip` says so.
+
+    Args:
+        images: (B, 3, H, W) uint8 in channels_last memory, and so is what is returned.
+        draws: B crops and flips.
+        padding: zero pixels on each side.
+    """
+    pixels = images.permute(0, 2, 3, 1)
+    if padding:
+        pixels = _crop(pixels, draws, padding)
+    mirrored = torch.where(draws.flip.view(-1, 1, 1, 1), pixels.flip(2), pixels)
+    return mirrored.permute(0, 3, 1, 2)
+
+
+def _crop(pixels: Tensor, draws: Draws, padding: int) -> Tensor:
+    batch, height, width, channels = pixels.shape
+    padded = pad(pixels, (0, 0, padding, padding, padding, padding)).flatten(2)
+    # All crops as a view without copies, (B, top, left, H, W * 3), of which one per image is gathered.
+    # Rows of whole pixels are long contiguous runs: 2.3 times faster than to gather single pixels.
+    crops = padded.unfold(1, height, 1).unfold(2, width * channels, channels)
+    chosen = crops[torch.arange(batch, device=pixels.device), draws.top, draws.left]
+    return chosen.view(batch, height, width, channels)
+
+
+class Normalize:
+    """Maps (B, 3, H, W) uint8 to float32 in channels_last memory: (images / 255 - mean) / std.
+
+    The constants are put on the device once: a copy for each batch would make the host wait for a GPU.
+
+    Args:
+        mean: of each channel of pixels in [0, 1].
+        std: of each channel.
+        device: of the images.
+    """
+
+    def __init__(self, mean: Triple, std: Triple, device: torch.device | str) -> None:
+        self._scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+        self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        batch, channels, height, width = images.shape
+        # Rows of W * 3 numbers and not 3 channels as the last dimension: vectorised, 3 times faster.
+        rows = images.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
+        normalized = rows.float().mul_(self._scale.repeat(width)).add_(self._shift.repeat(width))
+        return normalized.view(batch, height, width, channels).permute(0, 3, 1, 2)

@@ -1,0 +1,108 @@
+"""Which images a run sees, and how they are prepared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from sidestep.errors import RecipeError
+
+Storage = Literal["auto", "memory", "stream"]
+Triple = tuple[float, float, float]
+
+SOURCES = "'digits', 'hfds/<hub id or local folder>', 'torch/cifar10', 'torch/cifar100' or an image folder"
+TORCH_SOURCES = ("torch/cifar10", "torch/cifar100")
+DEFAULT_CROP_PADDING = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Settings of an image set.
+
+    Args:
+        source: "digits" (scikit-learn's 8x8 digits: the first 1,500 for training, the last 297, by other
+            writers, for testing); "hfds/<hub id or local folder>" in a layout that Hugging Face datasets
+            reads; "torch/cifar10" and "torch/cifar100"; or the path of a folder with train/<class>/ and
+            test/, validation/ or val/. Relative paths start at the working directory.
+        root: where downloads are kept; needed by "torch/", for "hfds/" the cache of Hugging Face if None.
+        image_size: height and width of what the network sees; None keeps the size of the set, which must
+            then be the same for all images (digits: 32).
+        val_fraction: share of the training split that is held out for validation, in [0, 1). 0 holds out
+            nothing: validation is then the set's own validation split if another one is the test split,
+            and else there is none.
+        split_seed: seed of the images that are held out and of those that `limit` keeps.
+        mean: of each channel of pixels in [0, 1], subtracted; RDI-Net's values for CIFAR-10 and CIFAR-100.
+        std: of each channel, divided by.
+        crop_padding: zero pixels around an image of which training sees a random crop; memory only.
+        flip: whether training mirrors every other image.
+        storage: "memory" keeps decoded images on the device and crops with padding; "stream" decodes anew in
+            every epoch and crops at random sizes; "auto" is memory for images of one size up to 2 GiB.
+        workers: processes that decode images; 0 decodes in the main process.
+        limit: number of training images to use, of those that are not held out; None uses all.
+    """
+
+    source: str = "digits"
+    root: str | None = None
+    image_size: int | None = None
+    val_fraction: float = 0.1
+    split_seed: int = 0
+    mean: Triple = (0.4914, 0.4822, 0.4465)
+    std: Triple = (0.2023, 0.1994, 0.2010)
+    crop_padding: int = DEFAULT_CROP_PADDING
+    flip: bool = True
+    storage: Storage = "auto"
+    workers: int = 2
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_source(self.source, self.root)
+        _check_pixels(self.mean, self.std)
+        if not 0.0 <= self.val_fraction < 1.0:
+            raise RecipeError(f"val_fraction must be in [0, 1), got {self.val_fraction}; 0 holds out nothing")
+        if self.storage not in get_args(Storage):
+            raise RecipeError(f"storage must be one of {', '.join(get_args(Storage))}, got {self.storage!r}")
+        for name, least in (
+            ("split_seed", 0),
+            ("crop_padding", 0),
+            ("workers", 0),
+            ("image_size", 1),
+            ("limit", 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise RecipeError(f"{name} must be at least {least}, got {value}")
+        if self.storage == "stream":
+            check_stream(self)
+
+
+def check_stream(config: DataConfig) -> None:
+    """Return if the settings suit a streamed set.
+
+    Raises:
+        RecipeError: if `crop_padding` was changed, which a streamed set has no use for.
+    """
+    if config.crop_padding != DEFAULT_CROP_PADDING:
+        raise RecipeError(
+            f"crop_padding has no effect on a streamed set, which is cropped at random sizes, got "
+            f"{config.crop_padding}; drop it, or set storage: memory"
+        )
+
+
+def _check_source(source: str, root: str | None) -> None:
+    if source in ("", "hfds/") or (source.startswith("torch/") and source not in TORCH_SOURCES):
+        raise RecipeError(f"source must be {SOURCES}, got {source!r}")
+    if source.startswith("torch/") and root is None:
+        raise RecipeError(
+            f"root must be set for source {source!r}: the folder that holds or gets the download"
+        )
+    if root is not None and not source.startswith(("torch/", "hfds/")):
+        raise RecipeError(
+            f"root has no effect on source {source!r}, which downloads nothing, got {root!r}; drop it"
+        )
+
+
+def _check_pixels(mean: Triple, std: Triple) -> None:
+    if len(mean) != 3 or not all(0.0 <= value <= 1.0 for value in mean):
+        raise RecipeError(f"mean must be three numbers in [0, 1], one for each channel, got {mean}")
+    if len(std) != 3 or not all(value > 0.0 for value in std):
+        raise RecipeError(f"std must be three numbers above 0, one for each channel, got {std}")

@@ -1,0 +1,189 @@
+"""From a DataConfig to image sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import torch
+
+from sidestep.data.config import DataConfig
+from sidestep.data.decode import Decoder, Framing, Request, Size, choose_framing, decode_batches
+from sidestep.data.folders import open_folder, open_hub
+from sidestep.data.histogram import Statistics
+from sidestep.data.imageset import ImageSet, Indices
+from sidestep.data.memory import MemorySet
+from sidestep.data.sources import Role, Split, open_digits, open_torch
+from sidestep.data.stream import StreamSet
+from sidestep.errors import DataError, RecipeError
+
+_MEMORY_LIMIT = 2 * 1024**3
+_CHUNK = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """An image set, ready to train and to evaluate on.
+
+    Attributes:
+        train: images to train on, or None where this split was not asked for.
+        val: images held out of the training split, or None also where there are none.
+        test: images to test on, or None.
+        num_classes: number of classes.
+        class_names: name of each class.
+        input_size: (height, width) of the images.
+    """
+
+    train: ImageSet | None
+    val: ImageSet | None
+    test: ImageSet | None
+    num_classes: int
+    class_names: tuple[str, ...]
+    input_size: Size
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Images of an opened split that make one set."""
+
+    split: Split
+    framing: Framing
+    indices: Indices
+
+
+def load_data(
+    config: DataConfig,
+    *,
+    statistics: Statistics | None = None,
+    splits: Sequence[Role] = ("train", "val", "test"),
+    device: torch.device | str = "cpu",
+) -> Data:
+    """Return the image sets of a config; splits that are not asked for are neither decoded nor kept.
+
+    >>> data = load_data(DataConfig(source="digits", workers=0), splits=("train", "val"))
+    >>> len(data.train), len(data.val), data.test, data.input_size
+    (1350, 150, None, (32, 32))
+    >>> next(data.train.train_batches(epoch=0, batch_size=50, seed=0)).images.shape
+    torch.Size([50, 3, 32, 32])
+
+    Args:
+        config: settings.
+        statistics: mapping that fills `Batch.statistics`, such as `color_histogram`; None leaves it empty.
+        splits: which of train, val and test to load.
+        device: where the batches come up.
+
+    Raises:
+        DataError: if images are missing, broken or of the wrong size, or labels outside the classes.
+        RecipeError: if a setting has no effect on how the set is stored.
+    """
+    unknown = [name for name in splits if name not in get_args(Role)]
+    if unknown or not splits:
+        raise RecipeError(f"splits must be some of {', '.join(get_args(Role))}, got {list(splits)}")
+    parts = _open_parts(config, splits)
+    shown = next(iter(parts.values()))
+    for part in parts.values():
+        _check_alike(shown, part)
+    sets = {role: _build(part, config, statistics, device) for role, part in parts.items()}
+    return Data(
+        train=sets.get("train"),
+        val=sets.get("val"),
+        test=sets.get("test"),
+        num_classes=len(shown.split.class_names),
+        class_names=shown.split.class_names,
+        input_size=shown.framing.size,
+    )
+
+
+def open_split(config: DataConfig, role: Role) -> Split | None:
+    """Return the split of the source that plays a role, or None where there is no validation split."""
+    if config.source == "digits":
+        return open_digits(config.source, role)
+    if config.source.startswith("torch/"):
+        return open_torch(config.source, str(config.root), role)
+    if config.source.startswith("hfds/"):
+        return open_hub(config.source, config.root, role)
+    return open_folder(config.source, role)
+
+
+def _open_parts(config: DataConfig, splits: Sequence[Role]) -> dict[Role, _Part]:
+    parts: dict[Role, _Part] = {}
+    holds_out = config.val_fraction > 0
+    needs_train = "train" in splits or ("val" in splits and holds_out)
+    if needs_train and (split := open_split(config, "train")) is not None:
+        framing = choose_framing(split, config)
+        val, train = _hold_out(len(split.images), config)
+        if "train" in splits:
+            parts["train"] = _Part(split, framing, train)
+        if "val" in splits and holds_out:
+            parts["val"] = _Part(split, framing, val)
+    own: list[Role] = ["test"] if "test" in splits else []
+    own += ["val"] if "val" in splits and not holds_out else []
+    for role in own:
+        if (split := open_split(config, role)) is not None:
+            parts[role] = _Part(split, choose_framing(split, config), np.arange(len(split.images)))
+    if not parts:
+        raise DataError(
+            f"source {config.source!r} must have a validation split where val_fraction is 0, got none; "
+            f"set val_fraction: 0.1"
+        )
+    return parts
+
+
+def _hold_out(num_images: int, config: DataConfig) -> tuple[Indices, Indices]:
+    """Return the images of the training split to validate and to train on, each in ascending order."""
+    order = np.random.default_rng(config.split_seed).permutation(num_images)
+    num_val = round(config.val_fraction * num_images)
+    num_train = num_images - num_val
+    if num_train < 1 or (config.val_fraction > 0 and num_val < 1):
+        raise DataError(
+            f"val_fraction {config.val_fraction} must leave images to both parts of the training split, got "
+            f"{num_val} and {num_train}; change it, or set it to 0"
+        )
+    if config.limit is not None and config.limit > num_train:
+        raise DataError(
+            f"limit must be at most {num_train}, the training images there are, got {config.limit}"
+        )
+    return np.sort(order[:num_val]), np.sort(order[num_val:][: config.limit])
+
+
+def _check_alike(one: _Part, other: _Part) -> None:
+    if one.framing.size != other.framing.size:
+        sizes = [f"{part.framing.size[0]}x{part.framing.size[1]}" for part in (other, one)]
+        raise DataError(
+            f"image_size must be set where splits differ in size: those of {other.split.name} are {sizes[0]}"
+            f", those of {one.split.name} {sizes[1]}"
+        )
+    if one.split.class_names != other.split.class_names:
+        raise DataError(
+            f"the classes of {other.split.name} must be those of {one.split.name}, got "
+            f"{len(other.split.class_names)} and {len(one.split.class_names)} with other names or numbers"
+        )
+
+
+def _build(
+    part: _Part, config: DataConfig, statistics: Statistics | None, device: torch.device | str
+) -> ImageSet:
+    if _storage(part, config) == "stream":
+        return StreamSet(
+            part.split, part.indices, config, framing=part.framing, statistics=statistics, device=device
+        )
+    decoder = Decoder(part.split, part.framing, flip=config.flip)
+    chunks = [Request(part.indices[start : start + _CHUNK]) for start in range(0, len(part.indices), _CHUNK)]
+    shape = (len(part.indices), 3, *part.framing.size)
+    images = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
+    labels = torch.empty(len(part.indices), dtype=torch.int64)
+    for step, decoded in enumerate(decode_batches(decoder, chunks, workers=config.workers)):
+        rows = slice(step * _CHUNK, (step + 1) * _CHUNK)
+        images[rows], labels[rows] = decoded.images, decoded.labels
+    return MemorySet(images, labels, config, statistics=statistics, device=device)
+
+
+def _storage(part: _Part, config: DataConfig) -> str:
+    if config.storage != "auto":
+        return config.storage
+    num_bytes = len(part.split.images) * 3 * part.framing.size[0] * part.framing.size[1]
+    if part.framing.one_size and num_bytes <= _MEMORY_LIMIT:
+        return "memory"
+    return "stream"

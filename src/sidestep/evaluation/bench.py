@@ -1,0 +1,260 @@
+"""How long a network takes: masked and gathered beside its static origin in the runtimes users would pick."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import cycle
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sidestep.backbones.routed import RoutedNetwork, masked
+from sidestep.errors import ExecutionError
+from sidestep.evaluation.runtimes import Runner, export_onnx, pytorch_input, static_runners
+from sidestep.execution.gathered import gathered
+from sidestep.execution.prepare import Precision, cast, prepare
+from sidestep.layers.residual import Execute
+
+# ONNX Runtime's idle threads spin for 50 ms, and whoever comes next would share the cores with them.
+_PAUSE_SECONDS = 0.1
+# A turn's first call wakes caches and threads; it is timed only if it alone fills the turn.
+_TURN_SECONDS = 0.02
+_MIN_ROUNDS = 3
+# A single image's path says little: small batches alternate between as many different images.
+_MIN_IMAGES = 32
+_FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "sve",
+    "bf16",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchRow:
+    """One way of running the network at one batch size.
+
+    Attributes:
+        runtime: "masked" and "gathered" route, "static ..." executes every unit.
+        precision: of weights and features.
+        batch_size: images per call.
+        median_ms: of a call.
+        ms_per_image: the same over the batch size.
+        ratio_to_best_static: median over that of the fastest static row of this batch size and precision;
+            below 1 skipping has paid.
+    """
+
+    runtime: str
+    precision: Precision
+    batch_size: int
+    median_ms: float
+    ms_per_image: float
+    ratio_to_best_static: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchResult:
+    """The result of a bench.
+
+    Attributes:
+        hardware: processor, its relevant flags, cores, and threads in use.
+        versions: of Python and the runtimes.
+        rows: by precision, batch size and runtime.
+    """
+
+    hardware: dict[str, Any]
+    versions: dict[str, str]
+    rows: list[BenchRow]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result as plain values, ready for JSON."""
+        return asdict(self)
+
+
+def bench_network(
+    network: RoutedNetwork,
+    *,
+    input_size: tuple[int, int],
+    batch_sizes: Sequence[int] = (1, 32, 256),
+    images: Tensor | None = None,
+    precisions: Sequence[Precision] = ("float32", "bfloat16"),
+    seconds: float = 10.0,
+) -> BenchResult:
+    """Return measured times of a network beside those of its static backbone.
+
+    For every precision and batch size all runtimes take turns in one process, with the same number of threads
+    (`torch.get_num_threads()`), so that a slow spell of the machine hits them all. Everything that does not
+    depend on the images is done before: folding, casting, export, compilation, conversion of the input. Only
+    runtimes that are installed appear; on CUDA that is PyTorch alone.
+
+    Args:
+        network: left untouched; without a router only static rows appear.
+        input_size: height and width of the images.
+        batch_sizes: images per call.
+        images: (N, 3, H, W) normalised images to route on, repeated where a batch wants more; random by
+            default, on which a trained network takes paths that it takes on no real image.
+        precisions: of weights and features.
+        seconds: time limit of every precision and batch size, after the warm-up; every runtime gets at least
+            three turns.
+
+    Raises:
+        ExecutionError: when the images do not have the input size.
+    """
+    device = next(network.parameters()).device
+    images = _checked(images, input_size, max(batch_sizes)).to(device)
+    prepared = prepare(network, images[:2])
+    onnx = export_onnx(prepared.backbone, input_size) if device.type == "cpu" else None
+    rows = []
+    for precision in precisions:
+        dynamic = _dynamic_runners(prepared, precision)
+        for batch_size in batch_sizes:
+            runners = dynamic | static_runners(prepared.backbone, onnx, precision, batch_size)
+            medians = _measure(runners, _batches(images, batch_size), seconds)
+            rows += _rows(medians, precision, batch_size)
+    return BenchResult(hardware=hardware(device), versions=versions(), rows=rows)
+
+
+def interleave(calls: Mapping[str, Callable[[], object]], *, seconds: float) -> dict[str, float]:
+    """Return the median milliseconds of every call.
+
+    After a warm-up the calls take turns of 20 ms or one call, whichever is longer, with a pause before each
+    and in an order that is reversed every round, until the time is up.
+
+    Args:
+        calls: what is timed, by name; each returns when its work is done.
+        seconds: time limit without the warm-up; three rounds are played in any case.
+    """
+    for call in calls.values():
+        call()
+        call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    order, rounds, end = list(calls), 0, time.monotonic() + seconds
+    while rounds < _MIN_ROUNDS or time.monotonic() < end:
+        for name in order:
+            times[name] += _turn(calls[name])
+        order.reverse()
+        rounds += 1
+    return {name: 1e3 * median(durations) for name, durations in times.items()}
+
+
+def hardware(device: torch.device | None = None) -> dict[str, Any]:
+    """Return processor, its relevant instruction sets, cores and threads in use, and the GPU of a device."""
+    cpu = _cpuinfo()
+    flags = cpu.get("flags", cpu.get("Features", "")).split()
+    values = {
+        "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
+        "flags": [flag for flag in _FLAGS if flag in flags],
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    if device is not None and device.type == "cuda":
+        values["gpu"] = torch.cuda.get_device_name(device)
+    return values
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the runtimes that are installed."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in ("onnxruntime", "openvino"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Return Linux's description of the last core; nothing elsewhere."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    pairs = (line.partition(":") for line in lines)
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _dynamic_runners(prepared: RoutedNetwork, precision: Precision) -> dict[str, Runner]:
+    if prepared.router is None:
+        return {}
+    network = cast(prepared, precision)
+
+    def runner(execute: Execute) -> Runner:
+        return Runner(
+            convert=pytorch_input(precision), run=lambda images: network(images, execute=execute).logits
+        )
+
+    return {"masked": runner(masked), "gathered": runner(gathered)}
+
+
+def _measure(runners: Mapping[str, Runner], batches: Sequence[Tensor], seconds: float) -> dict[str, float]:
+    on_cuda = batches[0].is_cuda
+
+    def call(runner: Runner) -> Callable[[], object]:
+        inputs = cycle([runner.convert(batch) for batch in batches])
+
+        def run() -> None:
+            runner.run(next(inputs))
+            if on_cuda:
+                torch.cuda.synchronize()
+
+        return run
+
+    with torch.inference_mode():
+        return interleave({name: call(runner) for name, runner in runners.items()}, seconds=seconds)
+
+
+def _turn(call: Callable[[], object]) -> list[float]:
+    """Return the durations in seconds of at least one call."""
+    durations: list[float] = []
+    time.sleep(_PAUSE_SECONDS)
+    while sum(durations) < _TURN_SECONDS:
+        start = time.perf_counter()
+        call()
+        durations.append(time.perf_counter() - start)
+    return durations[1:] or durations
+
+
+def _rows(medians: Mapping[str, float], precision: Precision, batch_size: int) -> list[BenchRow]:
+    best = min(ms for runtime, ms in medians.items() if runtime.startswith("static"))
+    return [
+        BenchRow(
+            runtime=runtime,
+            precision=precision,
+            batch_size=batch_size,
+            median_ms=ms,
+            ms_per_image=ms / batch_size,
+            ratio_to_best_static=ms / best,
+        )
+        for runtime, ms in medians.items()
+    ]
+
+
+def _checked(images: Tensor | None, input_size: tuple[int, int], count: int) -> Tensor:
+    if images is None:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(max(count, _MIN_IMAGES), 3, *input_size, generator=generator)
+    if images.shape[1:] != (3, *input_size) or not len(images):
+        raise ExecutionError(
+            f"images must be at least one of shape {(3, *input_size)}, got {tuple(images.shape)}; "
+            "pass the images that the network was trained for, or their input_size"
+        )
+    return images
+
+
+def _batches(images: Tensor, batch_size: int) -> list[Tensor]:
+    """Return one large batch or several small ones, repeating the images where they are too few."""
+    count = max(1, _MIN_IMAGES // batch_size)
+    rows = torch.arange(count * batch_size, device=images.device) % len(images)
+    return list(images[rows].view(count, batch_size, *images.shape[1:]))

@@ -1,0 +1,116 @@
+"""What a network does on a set of images: accuracy, cost, and the paths it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sidestep.backbones.routed import RoutedNetwork, masked
+from sidestep.layers.residual import Execute
+from sidestep.types import Batch, CostModel, Decisions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The result of an evaluation.
+
+    Attributes:
+        execution: how units were run.
+        num_images: number of images.
+        accuracy: top-1, in [0, 1].
+        gflops: mean 2 x MACs per image / 1e9, routers included.
+        gflops_without_routers: the same without the routers.
+        fraction_of_full: mean MACs, routers included, over the static network's.
+        keep_rates: mean execution of every unit, in [0, 1].
+        keep_rates_per_class: the same for the images of every class (0 for a class without images).
+        num_paths: number of distinct paths.
+        executed_mean: mean number of executed units per image.
+        executed_std: its standard deviation over images.
+    """
+
+    execution: str
+    num_images: int
+    accuracy: float
+    gflops: float
+    gflops_without_routers: float
+    fraction_of_full: float
+    keep_rates: list[float]
+    keep_rates_per_class: list[list[float]]
+    num_paths: int
+    executed_mean: float
+    executed_std: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, ready for JSON."""
+        return asdict(self)
+
+
+def evaluate_network(
+    network: RoutedNetwork,
+    batches: Iterable[Batch],
+    cost: CostModel,
+    *,
+    num_classes: int,
+    execute: Execute = masked,
+    execution: str = "masked",
+) -> Report:
+    """Return the report of a network on batches, by arg-max decisions without noise.
+
+    The network is put in evaluation mode and left in the mode it came in.
+
+    Args:
+        network: the network.
+        batches: normalised images with labels.
+        cost: its price list.
+        num_classes: classes of the labels.
+        execute: how units are run.
+        execution: its name, for the report.
+    """
+    was_training = network.training
+    network.eval()
+    correct, labels, weights = [], [], []
+    with torch.inference_mode():
+        for batch in batches:
+            output = network(batch.images, execute=execute)
+            correct.append((output.logits.argmax(dim=1) == batch.labels).cpu())
+            labels.append(batch.labels.cpu())
+            weights.append(output.decisions.weights.float().cpu())
+    network.train(was_training)
+    return _report(
+        Decisions(weights=torch.cat(weights)),
+        torch.cat(correct),
+        _class_masks(torch.cat(labels), num_classes),
+        cost,
+        execution,
+    )
+
+
+def _class_masks(labels: Tensor, num_classes: int) -> Tensor:
+    return torch.nn.functional.one_hot(labels, num_classes).float()
+
+
+def _report(
+    decisions: Decisions, correct: Tensor, classes: Tensor, cost: CostModel, execution: str
+) -> Report:
+    executed = decisions.execution()
+    per_image = executed.sum(dim=1)
+    gflops = 2e-9 * cost.per_sample(decisions).double().mean().item()
+    bare = 2e-9 * cost.per_sample(decisions, routers=False).double().mean().item()
+    per_class = classes.T @ executed / classes.sum(dim=0).clamp_min(1).unsqueeze(1)
+    return Report(
+        execution=execution,
+        num_images=len(correct),
+        accuracy=correct.double().mean().item(),
+        gflops=gflops,
+        gflops_without_routers=bare,
+        fraction_of_full=gflops / (2e-9 * cost.full_macs),
+        keep_rates=executed.double().mean(dim=0).tolist(),
+        keep_rates_per_class=per_class.double().tolist(),
+        num_paths=len(torch.unique(decisions.paths(), dim=0)),
+        executed_mean=per_image.mean().item(),
+        executed_std=per_image.std(unbiased=False).item(),
+    )

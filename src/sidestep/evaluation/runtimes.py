@@ -1,0 +1,162 @@
+"""Static networks in the runtimes that a user would otherwise pick: the rivals of dynamic execution."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sidestep.backbones.backbone import Backbone
+from sidestep.execution.prepare import DTYPES, Precision, cast
+
+# OpenVINO's throughput grows no further with more images a request (ResNet-110 on AVX-512 and AMX).
+_OPENVINO_PART = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runner:
+    """A way from images to class scores, with the part that is not timed set apart.
+
+    Attributes:
+        convert: (B, 3, H, W) float32 images -> the same as the runtime wants them; not timed.
+        run: what `convert` returned -> (B, C) logits, as a tensor or an array; timed.
+    """
+
+    convert: Callable[[Tensor], Any]
+    run: Callable[[Any], Any]
+
+
+def static_runners(
+    backbone: Backbone, onnx: bytes | None, precision: Precision, batch_size: int
+) -> dict[str, Runner]:
+    """Return every static runtime that is installed and knows the precision, by name.
+
+    All use `torch.get_num_threads()` threads.
+
+    Args:
+        backbone: prepared, in float32.
+        onnx: the same as ONNX (see `export_onnx`), or None for PyTorch alone.
+        precision: of weights and features.
+        batch_size: images per call.
+    """
+    runners = {"static pytorch": pytorch_runner(backbone, precision)}
+    if onnx is not None and _installed("onnxruntime") and precision == "float32":
+        runners["static onnxruntime"] = onnxruntime_runner(onnx)
+    if onnx is not None and _installed("openvino") and precision in openvino_precisions():
+        runners["static openvino"] = openvino_runner(onnx, precision, batch_size)
+    return runners
+
+
+def export_onnx(backbone: Backbone, input_size: tuple[int, int]) -> bytes | None:
+    """Return the static network as ONNX with a free batch size, or None where nothing installed could run it.
+
+    Args:
+        backbone: prepared, on the CPU, in float32; every unit is executed.
+        input_size: height and width of the images.
+    """
+    runs = _installed("onnxruntime") or _installed("openvino")
+    if not (runs and _installed("onnx") and _installed("onnxscript")):
+        return None
+    with warnings.catch_warnings():
+        # The exporter's own deprecations are none of the user's business.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            backbone,
+            (torch.zeros(2, 3, *input_size),),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: "batch"},),
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise AssertionError("torch.onnx.export returns a program when it is given no file")
+    onnx: bytes = program.model_proto.SerializeToString()
+    return onnx
+
+
+def pytorch_runner(backbone: Backbone, precision: Precision) -> Runner:
+    """Return PyTorch in eager mode on channels_last maps."""
+    return Runner(convert=pytorch_input(precision), run=cast(backbone, precision))
+
+
+def pytorch_input(precision: Precision) -> Callable[[Tensor], Tensor]:
+    """Return what brings images into a precision and into channels_last."""
+    return lambda images: images.to(DTYPES[precision], memory_format=torch.channels_last)
+
+
+def onnxruntime_runner(onnx: bytes) -> Runner:
+    """Return ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+    return Runner(convert=_array, run=lambda images: session.run(None, {"images": images})[0])
+
+
+def openvino_runner(onnx: bytes, precision: Precision, batch_size: int) -> Runner:
+    """Return OpenVINO on the CPU: one request with all threads, or several at once where the batch allows.
+
+    A batch that the threads can share evenly is cut into requests of at most 32 images that run in parallel
+    streams, as OpenVINO's guide advises for throughput; a single image is run for latency.
+    """
+    import openvino
+
+    core = openvino.Core()
+    # read_model and not convert_model: that one reports its use over the network.
+    model = core.read_model(onnx)
+    part = openvino_part(batch_size, torch.get_num_threads())
+    model.reshape([part, *list(model.input().partial_shape)[1:]])
+    hints = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+        "PERFORMANCE_HINT": "LATENCY" if part == batch_size else "THROUGHPUT",
+    }
+    compiled = core.compile_model(model, "CPU", hints)
+    requests = [compiled.create_infer_request() for _ in range(batch_size // part)]
+
+    def run(parts: list[Any]) -> Any:
+        for request, images in zip(requests, parts, strict=True):
+            request.start_async([images], share_inputs=True)
+        for request in requests:
+            request.wait()
+        return np.concatenate([request.get_output_tensor().data for request in requests])
+
+    return Runner(convert=lambda images: np.split(_array(images), len(requests)), run=run)
+
+
+def openvino_part(batch_size: int, threads: int) -> int:
+    """Return the images per request: the largest equal share of a thread's share that is 32 or less.
+
+    >>> openvino_part(256, 2), openvino_part(32, 2), openvino_part(1, 2), openvino_part(33, 2)
+    (32, 16, 1, 33)
+    """
+    if batch_size % threads:
+        return batch_size
+    share = batch_size // threads
+    return max(part for part in range(1, min(share, _OPENVINO_PART) + 1) if share % part == 0)
+
+
+def openvino_precisions() -> set[str]:
+    """Return the precisions that OpenVINO has kernels for on this CPU."""
+    import openvino
+
+    names = {"FP32": "float32", "BF16": "bfloat16"}
+    known = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return {names[name] for name in known if name in names}
+
+
+def _array(images: Tensor) -> Any:
+    return images.contiguous().numpy()
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

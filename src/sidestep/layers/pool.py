@@ -1,0 +1,38 @@
+"""Global average pooling as routers need it: cheap in both directions, in bfloat16 too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def global_average_pool(features: Tensor) -> Tensor:
+    """Return the (B, C) spatial means of (B, C, H, W) features.
+
+    torch's mean takes ten times as long over channels_last bfloat16 maps on CPU, and adding its expanded
+    gradient ten times as long as adding a dense one; a router pools in front of every unit, so both count.
+    """
+    pooled: Tensor = _Pool.apply(features) if features.requires_grad else _mean(features)
+    return pooled
+
+
+class _Pool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        ctx.shape = features.shape
+        return _mean(features)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        batch, channels, height, width = ctx.shape
+        grad = (grads[0] / (height * width)).view(batch, 1, 1, channels)
+        dense: Tensor = grad.expand(batch, height, width, channels).contiguous()
+        return dense.permute(0, 3, 1, 2)
+
+
+def _mean(features: Tensor) -> Tensor:
+    pooled: Tensor = F.adaptive_avg_pool2d(features, 1)
+    return pooled.flatten(1)

@@ -1,0 +1,54 @@
+"""What a method is: data that says which router, sampler and losses a paper uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
+
+from sidestep.backbones.backbone import Backbone
+from sidestep.routing.router import Router
+from sidestep.routing.samplers import Noise, Sampler, argmax
+from sidestep.types import Batch, CostModel, RoutedOutput
+
+Settings = TypeVar("Settings")
+
+
+def no_losses(output: RoutedOutput, batch: Batch, cost: CostModel, settings: Any) -> dict[str, Tensor]:
+    """Return no terms: the task loss alone."""
+    return {}
+
+
+def noise_free(settings: Any, noise: Noise) -> Sampler:
+    """Return the arg-max sampler, for methods that train on the path they evaluate."""
+    return argmax
+
+
+def no_statistics(settings: Any) -> None:
+    """Return None: no loss looks at image statistics."""
+    return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method(Generic[Settings]):
+    """One paper's choices.
+
+    Attributes:
+        name: as recipes say it.
+        summary: one line for `sidestep methods`.
+        settings: frozen dataclass of its options.
+        router: (backbone, settings) -> router, or None for a static network.
+        sampler: (settings, noise) -> sampler of training; evaluation always takes the arg-max.
+        losses: (output, batch, cost, settings) -> weighted terms by name; added to the task loss.
+        statistics: settings -> mapping of (B, 3, H, W) uint8 images to (B, S), or None.
+    """
+
+    name: str
+    summary: str
+    settings: type[Settings]
+    router: Callable[[Backbone, Settings], Router | None]
+    sampler: Callable[[Settings, Noise], Sampler] = noise_free
+    losses: Callable[[RoutedOutput, Batch, CostModel, Settings], dict[str, Tensor]] = no_losses
+    statistics: Callable[[Settings], Callable[[Tensor], Tensor] | None] = no_statistics

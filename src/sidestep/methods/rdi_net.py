@@ -1,0 +1,150 @@
+"""RDI-Net: relational routers, sample relation module, uniform sampling warm-up (ICCV 2021).
+
+The method section of the paper, top to bottom: routers that see the features of the routers before them
+(section 3.2), Gumbel-softmax decisions (eq. 8, 9), the cost loss (eq. 15) and the rank loss of the Sample
+Relation Module (eq. 10 to 12), summed as in eq. 16. Uniform Sampling Warm-up (eq. 14) is a phase of the
+recipe with `paths: uniform`. Gamma 0 without warm-up and rank loss is the paper's vanilla network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from torch import Tensor
+
+from sidestep.backbones.backbone import Backbone
+from sidestep.data.histogram import HistogramConfig, color_histogram
+from sidestep.errors import RecipeError
+from sidestep.losses.budget import Scope, cost_loss
+from sidestep.losses.paths import Reduction, rank_loss
+from sidestep.methods.method import Method
+from sidestep.routing.relational import RelationalConfig, RelationalRouter
+from sidestep.routing.samplers import GumbelSoftmax, Noise, Sampler
+from sidestep.types import Batch, CostModel, RoutedOutput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SrmConfig:
+    """Settings of the Sample Relation Module.
+
+    Args:
+        alpha: weight of the rank loss; 0 switches it off. The paper's 0.2 belongs to an unstated reduction.
+        margin: phi.
+        min_gap: near-tie rule, in mean gaps of an anchor, see `rank_loss`.
+        stride: ranks between the two images of a triplet.
+        reduction: "mean", "anchor", or "sum" as printed.
+        histogram: the mapping H.
+    """
+
+    alpha: float = 0.2
+    margin: float = 0.5
+    min_gap: float = 0.1
+    stride: int = 1
+    reduction: Reduction = "mean"
+    histogram: HistogramConfig = field(default_factory=HistogramConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "margin", "min_gap"):
+            if getattr(self, name) < 0:
+                raise RecipeError(f"{name} must be at least 0, got {getattr(self, name)}; 0 switches it off")
+        if self.stride < 1:
+            raise RecipeError(
+                f"stride must be at least 1, got {self.stride}; the paper compares neighbours (1)"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RdiNetConfig:
+    """Settings of RDI-Net.
+
+    Args:
+        target: t of the cost loss: the mean execution rate, or with cost_scope "network" the fraction of the
+            static network's MACs, routers included.
+        cost_weight: lambda of eq. 16.
+        cost_scope: what is compared with t, see `cost_loss`.
+        cost_reduction: over units; the paper sums.
+        gate_mode: "soft" blends as eq. 9, "hard" rounds with a straight-through gradient.
+        temperature: tau of the Gumbel-softmax.
+        noise_scale: factor on the Gumbel noise; below 1 the gates are sharper.
+        router: the relational router.
+        srm: the Sample Relation Module.
+    """
+
+    target: float = 0.5
+    cost_weight: float = 1.0
+    cost_scope: Scope = "unit"
+    cost_reduction: Literal["sum", "mean"] = "sum"
+    gate_mode: Literal["soft", "hard"] = "soft"
+    temperature: float = 1.0
+    noise_scale: float = 1.0
+    router: RelationalConfig = field(default_factory=RelationalConfig)
+    srm: SrmConfig = field(default_factory=SrmConfig)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.target <= 1.0:
+            raise RecipeError(f"target must be in [0, 1], got {self.target}; 0.5 runs half of the blocks")
+        if self.cost_weight < 0:
+            raise RecipeError(f"cost_weight must be at least 0, got {self.cost_weight}; the paper uses 1")
+        if self.temperature <= 0:
+            raise RecipeError(f"temperature must be above 0, got {self.temperature}; the usual value is 1")
+        if self.noise_scale < 0:
+            raise RecipeError(f"noise_scale must be at least 0, got {self.noise_scale}; 1 is Gumbel-softmax")
+
+
+def _router(backbone: Backbone, settings: RdiNetConfig) -> RelationalRouter:
+    units = backbone.units
+    return RelationalRouter([u.in_channels for u in units], [u.stage for u in units], settings.router)
+
+
+def _sampler(settings: RdiNetConfig, noise: Noise) -> Sampler:
+    return GumbelSoftmax(
+        noise=noise,
+        temperature=settings.temperature,
+        noise_scale=settings.noise_scale,
+        hard=settings.gate_mode == "hard",
+    )
+
+
+def _losses(output: RoutedOutput, batch: Batch, cost: CostModel, settings: RdiNetConfig) -> dict[str, Tensor]:
+    decisions = output.decisions
+    terms = {
+        "cost": settings.cost_weight
+        * cost_loss(
+            decisions,
+            settings.target,
+            cost,
+            scope=settings.cost_scope,
+            reduction=settings.cost_reduction,
+        )
+    }
+    if settings.srm.alpha > 0 and batch.statistics is not None:
+        srm = settings.srm
+        terms["rank"] = srm.alpha * rank_loss(
+            decisions.relaxed_execution(),
+            batch.statistics,
+            margin=srm.margin,
+            min_gap=srm.min_gap,
+            stride=srm.stride,
+            reduction=srm.reduction,
+        )
+    return terms
+
+
+def _statistics(settings: RdiNetConfig) -> Callable[[Tensor], Tensor] | None:
+    if settings.srm.alpha == 0:
+        return None
+    return partial(color_histogram, config=settings.srm.histogram)
+
+
+RDI_NET = Method(
+    name="rdi_net",
+    summary="RDI-Net (ICCV 2021): relational routers, rank loss, uniform sampling warm-up",
+    settings=RdiNetConfig,
+    router=_router,
+    sampler=_sampler,
+    losses=_losses,
+    statistics=_statistics,
+)

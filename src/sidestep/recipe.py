@@ -1,0 +1,238 @@
+"""Recipes: YAML -> Recipe, with every error at once and the nearest valid names."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from sidestep.backbones.build import ModelConfig
+from sidestep.data import DataConfig
+from sidestep.errors import RecipeError
+from sidestep.methods import METHODS, Method
+from sidestep.training.config import TrainingConfig
+
+SECTIONS: dict[str, type] = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything that defines a run.
+
+    Attributes:
+        name: how the run is called.
+        method: name of the method.
+        settings: the method's settings, an instance of its settings class.
+        model: the network that is made dynamic.
+        data: what it is trained on.
+        training: how.
+    """
+
+    name: str
+    method: str
+    settings: Any
+    model: ModelConfig
+    data: DataConfig
+    training: TrainingConfig
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values from which `from_dict` makes the same recipe."""
+        sections = {name: _plain(asdict(getattr(self, name))) for name in SECTIONS}
+        return {
+            "name": self.name,
+            "method": {"name": self.method} | _plain(asdict(self.settings)),
+            **sections,
+        }
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe in a YAML file, with command-line overrides applied.
+
+    Args:
+        path: the YAML file.
+        overrides: "--method.target=0.4" or "--method.target", "0.4"; lists are indexed by number
+            ("--training.phases.0.epochs").
+
+    Raises:
+        RecipeError: naming all errors at once.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"recipe {path} must be a readable YAML file; `ls recipes` shows those that exist"
+        ) from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {path} must be YAML, but it does not parse: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"recipe {path} must be a mapping of name, method, model, data and training")
+    values.setdefault("name", path.stem)
+    errors: list[str] = []
+    for key, value in _pairs(overrides, errors):
+        _override(values, key, value, errors)
+    return _finish(values, errors, str(path))
+
+
+def from_dict(values: dict[str, Any], source: str = "recipe") -> Recipe:
+    """Return the recipe that plain values describe.
+
+    Raises:
+        RecipeError: naming all errors at once.
+    """
+    return _finish(values, [], source)
+
+
+def method_of(recipe: Recipe) -> Method[Any]:
+    """Return the method that a recipe names."""
+    return METHODS[recipe.method]
+
+
+def _finish(values: dict[str, Any], errors: list[str], source: str) -> Recipe:
+    known = {"name", "method", *SECTIONS}
+    errors += [_unknown(key, "", known) for key in values if key not in known]
+    method_values = dict(values.get("method") or {}) if isinstance(values.get("method"), dict | None) else {}
+    method = method_values.pop("name", None)
+    settings = None
+    if method in METHODS:
+        settings = _build(METHODS[method].settings, method_values, "method", errors)
+    else:
+        errors.append(
+            f"method.name must be one of {', '.join(METHODS)}, got {method!r}{_nearest(method, METHODS)}"
+        )
+    sections = {name: _build(cls, values.get(name) or {}, name, errors) for name, cls in SECTIONS.items()}
+    if not errors:
+        errors += _ramp_errors(sections["training"], settings)
+    if errors:
+        count = "one error" if len(errors) == 1 else f"{len(errors)} errors"
+        raise RecipeError(f"{source} has {count}:\n" + "\n".join(f"  - {error}" for error in errors))
+    return Recipe(name=str(values.get("name", "run")), method=str(method), settings=settings, **sections)
+
+
+def _build(cls: type, values: Any, place: str, errors: list[str]) -> Any:
+    """Return an instance of a config dataclass, or None after adding to `errors`."""
+    if not isinstance(values, dict):
+        errors.append(f"{place} must be a mapping, got {values!r}")
+        return None
+    hints = get_type_hints(cls)
+    names = {field.name for field in fields(cls)}
+    before = len(errors)
+    errors += [_unknown(key, place, names) for key in values if key not in names]
+    built = {
+        name: _value(hints[name], value, f"{place}.{name}", errors)
+        for name, value in values.items()
+        if name in names
+    }
+    for field in fields(cls):
+        required = field.default is MISSING and field.default_factory is MISSING
+        if required and field.name not in values:
+            errors.append(
+                f"{place}.{field.name} is required, got nothing; set it to a {_describe(hints[field.name])}"
+            )
+    if len(errors) > before:
+        return None
+    try:
+        return cls(**built)
+    except RecipeError as error:
+        errors.append(f"{place}.{error}")
+        return None
+
+
+def _value(hint: Any, value: Any, place: str, errors: list[str]) -> Any:
+    if is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, place, errors)
+    if get_origin(hint) is list and is_dataclass(get_args(hint)[0]) and isinstance(value, list):
+        return [
+            _value(get_args(hint)[0], item, f"{place}.{index}", errors) for index, item in enumerate(value)
+        ]
+    if get_origin(hint) is dict and is_dataclass(get_args(hint)[1]) and isinstance(value, dict):
+        return {key: _value(get_args(hint)[1], item, f"{place}.{key}", errors) for key, item in value.items()}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    try:
+        parsed = parser.parse_object({"value": value}).value
+    except ArgumentError:
+        nearest = _nearest(value, _choices(hint))
+        errors.append(f"{place} must be a {_describe(hint)}, got {value!r}{nearest}")
+        return None
+    return tuple(parsed) if get_origin(hint) is tuple else parsed
+
+
+def _describe(hint: Any) -> str:
+    if _choices(hint) and get_origin(hint) is Literal:
+        return "value out of " + ", ".join(map(str, _choices(hint)))
+    if get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_describe(arg) for arg in get_args(hint))
+    if hint is type(None):
+        return "null"
+    names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+    return names.get(hint, str(hint).replace("typing.", ""))
+
+
+def _choices(hint: Any) -> list[Any]:
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    return [choice for arg in get_args(hint) for choice in _choices(arg)]
+
+
+def _unknown(key: Any, place: str, known: Any) -> str:
+    name = f"{place}.{key}" if place else str(key)
+    hint = _nearest(key, known) or "; known: " + ", ".join(sorted(known))
+    return f"{name} is no setting of {place or 'a recipe'}{hint}"
+
+
+def _nearest(name: Any, known: Any) -> str:
+    matches = difflib.get_close_matches(str(name), [str(choice) for choice in known], n=1)
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+def _ramp_errors(training: TrainingConfig, settings: Any) -> list[str]:
+    numbers = {f.name for f in fields(settings) if isinstance(getattr(settings, f.name), float)}
+    return [
+        _unknown(name, f"training.phases.{index}.ramps", numbers)
+        for index, phase in enumerate(training.phases)
+        for name in phase.ramps
+        if name not in numbers
+    ]
+
+
+def _pairs(overrides: Sequence[str], errors: list[str]) -> list[tuple[str, Any]]:
+    """Return (key, value) for "--key=value" and "--key", "value"."""
+    pairs, rest = [], list(overrides)
+    while rest:
+        item = rest.pop(0)
+        key, equals, value = item.partition("=")
+        if not key.startswith("--") or (not equals and not rest):
+            errors.append(
+                f"{item!r} must be --key value; keys are those of the recipe, such as --method.target 0.4"
+            )
+            continue
+        pairs.append((key.removeprefix("--"), yaml.safe_load(value if equals else rest.pop(0))))
+    return pairs
+
+
+def _override(values: dict[str, Any], key: str, value: Any, errors: list[str]) -> None:
+    target: Any = values
+    *path, last = key.split(".")
+    try:
+        for part in path:
+            target = target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
+        target[int(last) if isinstance(target, list) else last] = value
+    except (AttributeError, IndexError, TypeError, ValueError):
+        errors.append(
+            f"--{key} names no place in the recipe; lists are counted from 0 (--training.phases.0.epochs)"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Return the value with tuples as lists, as YAML has no tuples."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

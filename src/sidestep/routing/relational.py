@@ -1,0 +1,157 @@
+"""The relational router of RDI-Net (ICCV 2021, section 3.2): decisions that know the ones before them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sidestep.errors import RecipeError
+from sidestep.layers.pool import global_average_pool
+from sidestep.routing.router import Router
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelationalConfig:
+    """Settings of the relational router.
+
+    Args:
+        dim: width d of router features (paper: 256).
+        gamma: decay of the edge weight per unit of distance; 0 is the vanilla gate, 1 the plain sum,
+            "auto" the cosine similarity of the features (table 3).
+        reach: number r of previous routers that are seen directly. The paper draws 2 (figure 2) and finds
+            its best accuracy at 6 (figure 7a).
+        share_gcn: which routers share one GCN weight; the paper shares none.
+        normalize_adj: divide edge weights by their sum; needed for gamma near 1 with a long reach, where
+            the unnormalised sum diverges.
+        batch_norm: BatchNorm between the alignment layer and its ReLU (released code; the paper is silent).
+        gate_bias: initial bias of skip and execute; (0.1, 2.0) starts at P(execute) = 0.87 as ConvNet-AIG.
+        initial_rates: initial P(execute) of every unit in (0, 1), instead of gate_bias: gates that start
+            near a good fixed subset of blocks.
+    """
+
+    dim: int = 256
+    gamma: float | Literal["auto"] = 0.5
+    reach: int = 2
+    share_gcn: Literal["none", "stage", "all"] = "none"
+    normalize_adj: bool = False
+    batch_norm: bool = True
+    gate_bias: tuple[float, float] = (0.1, 2.0)
+    initial_rates: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        if any(not 0 < rate < 1 for rate in self.initial_rates or ()):
+            raise RecipeError(
+                f"initial_rates must be in (0, 1), got {self.initial_rates}; 0.97 nearly always runs"
+            )
+        if self.dim < 1:
+            raise RecipeError(f"dim must be at least 1, got {self.dim}; the paper uses 256")
+        if self.reach < 0:
+            raise RecipeError(f"reach must be at least 0, got {self.reach}; the paper uses 2 to 6")
+        if self.gamma != "auto" and not 0.0 <= self.gamma <= 1.0:
+            raise RecipeError(f"gamma must be in [0, 1] or 'auto', got {self.gamma}; the paper uses 0.5")
+
+
+class RelationalRouter(Router):
+    """Routers linked by a graph convolution over the last r of them (eq. 5 to 8).
+
+    With GAP for global average pooling, router n computes::
+
+        s~_n = relu(BN(align_n(GAP(x_n))))
+        z_n  = s~_n + sum_{k=1..min(r, n-1)} gamma^k s_{n-k}
+        s_n  = relu(W_n z_n)
+        logits_n = decide_n(s_n)
+
+    Departures from the paper: its adjacency (eq. 4) is upper triangular, with which the last row of eq. 7
+    would see nothing but itself, so the transpose is used; the first routers see the predecessors that
+    exist (the released code repeats features instead).
+
+    Args:
+        channels: input channels of every unit.
+        stages: stage index of every unit.
+        config: settings.
+        num_options: options per unit.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        stages: Sequence[int],
+        config: RelationalConfig | None = None,
+        *,
+        num_options: int = 2,
+    ) -> None:
+        super().__init__()
+        self.config = config = config or RelationalConfig()
+        self.align = nn.ModuleList(_align(c, config) for c in channels)
+        keys = {"none": list(range(len(channels))), "stage": list(stages), "all": [0] * len(channels)}
+        shared = {key: _gcn(config.dim) for key in dict.fromkeys(keys[config.share_gcn])}
+        self.gcn = nn.ModuleList(shared[key] for key in keys[config.share_gcn])
+        self.decide = nn.ModuleList(
+            _decide(config.dim, bias, num_options) for bias in _biases(config, len(channels))
+        )
+
+    def begin(self, images: Tensor) -> tuple[Tensor, ...]:
+        return ()
+
+    def forward(
+        self, unit: int, features: Tensor, state: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return logits (B, K) and the features s of the last r routers, newest first."""
+        own = self.align[unit](global_average_pool(features))
+        s = F.relu(self.gcn[unit](self._aggregate(own, state)))
+        logits: Tensor = self.decide[unit](s)
+        return logits, (s, *state)[: self.config.reach]
+
+    def _aggregate(self, own: Tensor, state: tuple[Tensor, ...]) -> Tensor:
+        gamma = self.config.gamma
+        if gamma == 0 or not state:
+            return own
+        if gamma == "auto":
+            edges = [F.cosine_similarity(own, s, dim=1, eps=1e-6).unsqueeze(1) for s in state]
+            total = own + sum((e * s for e, s in zip(edges, state, strict=True)), torch.zeros_like(own))
+            return total / (1 + sum(edges)) if self.config.normalize_adj else total
+        total = own
+        for distance, s in enumerate(state, start=1):
+            total = torch.add(total, s, alpha=gamma**distance)
+        if self.config.normalize_adj:
+            total = total / sum(gamma**distance for distance in range(len(state) + 1))
+        return total
+
+
+def _align(channels: int, config: RelationalConfig) -> nn.Sequential:
+    linear = nn.Linear(channels, config.dim)
+    nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+    nn.init.zeros_(linear.bias)
+    norm = [nn.BatchNorm1d(config.dim)] if config.batch_norm else []
+    return nn.Sequential(linear, *norm, nn.ReLU(inplace=True))
+
+
+def _gcn(dim: int) -> nn.Linear:
+    linear = nn.Linear(dim, dim, bias=False)
+    # The released code's rule. Kaiming makes gamma = 1 diverge even at r = 2 over 54 routers.
+    nn.init.uniform_(linear.weight, -(dim**-0.5), dim**-0.5)
+    return linear
+
+
+def _biases(config: RelationalConfig, num_units: int) -> list[tuple[float, float]]:
+    """Return the initial bias of skip and execute for every unit."""
+    rates = config.initial_rates
+    if rates is None:
+        return [config.gate_bias] * num_units
+    if len(rates) != num_units:
+        raise RecipeError(f"initial_rates must name every unit once, got {len(rates)} for {num_units} units")
+    return [(0.0, math.log(rate / (1 - rate))) for rate in rates]
+
+
+def _decide(dim: int, bias: tuple[float, float], num_options: int) -> nn.Linear:
+    linear = nn.Linear(dim, num_options)
+    nn.init.normal_(linear.weight, std=0.001)
+    with torch.no_grad():
+        linear.bias.copy_(torch.tensor([bias[0]] + [bias[1]] * (num_options - 1)))
+    return linear

@@ -1,0 +1,110 @@
+"""Samplers: how the logits of a router become the weights that a unit is run with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Sample(NamedTuple):
+    """Weights that are executed, and the relaxed weights behind them; both (B, K)."""
+
+    weights: Tensor
+    relaxed: Tensor
+
+
+class Sampler(Protocol):
+    """Turns (B, K) logits of one unit into a `Sample`."""
+
+    def __call__(self, logits: Tensor) -> Sample: ...
+
+
+class Noise:
+    """Uniform draws that do not depend on how a batch is split over processes.
+
+    Every process draws for the whole global batch from the same generator and keeps its own rows, so two
+    processes see the numbers that one would have seen.
+
+    Args:
+        generator: source of the draws, seeded by the caller.
+        rank: index of this process.
+        world_size: number of processes, all with equal batches.
+    """
+
+    def __init__(self, generator: torch.Generator, *, rank: int = 0, world_size: int = 1) -> None:
+        self.generator = generator
+        self.rank = rank
+        self.world_size = world_size
+
+    def uniform(self, rows: int, columns: int, device: torch.device) -> Tensor:
+        """Return this process's (rows, columns) float32 numbers in [0, 1)."""
+        drawn = torch.rand(
+            rows * self.world_size, columns, generator=self.generator, device=self.generator.device
+        )
+        return drawn[self.rank * rows : (self.rank + 1) * rows].to(device)
+
+
+def one_hot_argmax(scores: Tensor) -> Tensor:
+    """Return the (B, K) one-hot of the largest score in every row; of equals the cheapest option wins."""
+    return torch.zeros_like(scores).scatter_(1, scores.argmax(dim=1, keepdim=True), 1.0)
+
+
+def argmax(logits: Tensor) -> Sample:
+    """Return hard, noise-free weights: the sampler of evaluation (a tie skips)."""
+    weights = one_hot_argmax(logits)
+    return Sample(weights, weights)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GumbelSoftmax:
+    """The sampler of training (RDI-Net eq. 8, ConvNet-AIG): softmax((logits + G) / temperature).
+
+    The paper prints a logarithm around logits + G, which is undefined for negative arguments; the usual
+    Gumbel-softmax is meant, where log class probabilities differ from the logits by a constant only.
+
+    Args:
+        noise: source of the uniform draws.
+        temperature: divisor of the perturbed logits.
+        noise_scale: factor on the Gumbel noise; 1 samples from softmax(logits), smaller values are sharper.
+        hard: straight-through: one-hot in the forward pass, gradient of the soft weights.
+    """
+
+    noise: Noise
+    temperature: float = 1.0
+    noise_scale: float = 1.0
+    hard: bool = False
+
+    def __call__(self, logits: Tensor) -> Sample:
+        logits = logits.float()
+        uniform = self.noise.uniform(logits.shape[0], logits.shape[1], logits.device).clamp_(1e-10, 1 - 1e-7)
+        gumbel = -torch.log(-torch.log(uniform))
+        soft = torch.softmax((logits + self.noise_scale * gumbel) / self.temperature, dim=1)
+        if not self.hard:
+            return Sample(soft, soft)
+        return Sample(one_hot_argmax(soft.detach()) - soft.detach() + soft, soft)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Categorical:
+    """Hard draws from softmax(logits) without a gradient: uniform sampling and random dropping.
+
+    Args:
+        noise: source of the uniform draws.
+        per: "sample" draws anew for every image, "batch" one option for the whole batch (on this process).
+    """
+
+    noise: Noise
+    per: Literal["sample", "batch"] = "sample"
+
+    def __call__(self, logits: Tensor) -> Sample:
+        with torch.no_grad():
+            cumulated = torch.softmax(logits.float(), dim=1).cumsum(dim=1)
+            uniform = self.noise.uniform(logits.shape[0], 1, logits.device)
+            if self.per == "batch":
+                uniform = uniform[:1].expand(logits.shape[0], 1)
+            option = (uniform >= cumulated[:, :-1]).sum(dim=1, keepdim=True)
+            weights = torch.zeros_like(cumulated).scatter_(1, option, 1.0)
+        return Sample(weights, weights)

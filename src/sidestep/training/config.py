@@ -1,0 +1,161 @@
+"""How a network is trained: phases, optimiser, batch, precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sidestep.errors import RecipeError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ramp:
+    """A method setting that moves linearly from `start` to `end` over the first `until` of a phase."""
+
+    start: float
+    end: float
+    until: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.until <= 1.0:
+            raise RecipeError(f"until must be in (0, 1], got {self.until}; 1 ramps over the whole phase")
+
+    def at(self, progress: float) -> float:
+        """Return the value at `progress` in [0, 1] of the phase."""
+        return self.start + (self.end - self.start) * min(1.0, progress / self.until)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """A stretch of training with its own optimiser and schedule.
+
+    Args:
+        name: how logs call it.
+        epochs: its length.
+        train: which parameters learn; the others are frozen, their BatchNorm statistics too.
+        paths: who decides: the routers ("routed"), a coin per image and unit ("uniform", USW, eq. 14), a
+            coin per unit for the whole batch ("uniform_batch"), or nobody ("full", everything executed).
+        lr: base learning rate.
+        schedule: "constant", "cosine" to zero, or "multistep".
+        milestones: epochs of the phase at which "multistep" multiplies the rate by 0.1.
+        warmup_epochs: linear warm-up from zero.
+        ramps: method settings that move during the phase, by name ("target").
+    """
+
+    name: str
+    epochs: int
+    train: Literal["all", "blocks", "routers"] = "all"
+    paths: Literal["routed", "uniform", "uniform_batch", "full"] = "routed"
+    lr: float = 0.1
+    schedule: Literal["constant", "cosine", "multistep"] = "constant"
+    milestones: list[int] = field(default_factory=list)
+    warmup_epochs: float = 0.0
+    ramps: dict[str, Ramp] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise RecipeError(f"epochs must be at least 1, got {self.epochs}; remove the phase instead")
+        if self.lr <= 0:
+            raise RecipeError(f"lr must be above 0, got {self.lr}; the paper starts at 0.1")
+        if bool(self.milestones) != (self.schedule == "multistep"):
+            raise RecipeError(
+                f"milestones belong to schedule 'multistep' and it needs some, got {self.milestones} "
+                f"with {self.schedule!r}"
+            )
+        if not 0 <= self.warmup_epochs <= self.epochs:
+            raise RecipeError(
+                f"warmup_epochs must be between 0 and epochs ({self.epochs}), got {self.warmup_epochs}"
+            )
+        if self.paths != "routed" and self.train != "blocks":
+            raise RecipeError(
+                f"paths {self.paths!r} asks no router, so train must be 'blocks', got {self.train!r}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig:
+    """Settings of SGD.
+
+    Args:
+        momentum: classical momentum.
+        nesterov: Nesterov's form of it.
+        weight_decay: of all parameters, routers included.
+        router_lr_factor: learning rate of the routers relative to the blocks'.
+    """
+
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    router_lr_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("momentum", "weight_decay", "router_lr_factor"):
+            if getattr(self, name) < 0:
+                raise RecipeError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillationConfig:
+    """Learning from the static origin (model.init).
+
+    Args:
+        weight: of the distillation loss; 0 switches it off.
+        temperature: of both soft-maxes.
+    """
+
+    weight: float = 0.0
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise RecipeError(f"weight must be at least 0, got {self.weight}; 0 switches distillation off")
+        if self.temperature <= 0:
+            raise RecipeError(f"temperature must be above 0, got {self.temperature}; 2 to 4 are usual")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """Settings of the training loop.
+
+    Args:
+        phases: one after the other, each with a fresh optimiser.
+        batch_size: images per step over all processes.
+        seed: of initialisation, order, augmentation and noise.
+        precision: "bf16-mixed" runs convolutions and matrix products in bfloat16.
+        channels_last: memory format of images and features; the faster one on CPU and GPU.
+        label_smoothing: of the task loss.
+        optimizer: settings of SGD.
+        distillation: learning from the static origin.
+        ema_decay: decay per step of the weights' moving average that is evaluated and kept; 0 is none.
+        max_fraction: largest fraction of the static MACs on the validation split with which an epoch can
+            become the best one; None lets every epoch of the last phase compete.
+        max_steps: stops every phase after so many steps, for trying things out.
+    """
+
+    phases: list[Phase]
+    batch_size: int = 256
+    seed: int = 0
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    channels_last: bool = True
+    label_smoothing: float = 0.0
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    ema_decay: float = 0.0
+    max_fraction: float | None = None
+    max_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise RecipeError("phases must name at least one phase, got none")
+        if self.batch_size < 2:
+            raise RecipeError(f"batch_size must be at least 2, got {self.batch_size}; BatchNorm needs two")
+        if not 0 <= self.label_smoothing < 1:
+            raise RecipeError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        if not 0 <= self.ema_decay < 1:
+            raise RecipeError(f"ema_decay must be in [0, 1), got {self.ema_decay}; 0 keeps no average")
+        if self.max_fraction is not None and self.max_fraction <= 0:
+            raise RecipeError(f"max_fraction must be above 0, got {self.max_fraction}")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise RecipeError(
+                f"max_steps must be at least 1, got {self.max_steps}; remove it for whole epochs"
+            )

@@ -1,0 +1,298 @@
+"""The one training loop: phases, epochs, steps, in plain sight."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from sidestep.backbones.backbone import Backbone
+from sidestep.backbones.routed import RoutedNetwork
+from sidestep.checkpoint import Checkpoint, save_checkpoint
+from sidestep.data import Data, Shard
+from sidestep.errors import InterruptedRunError, TrainingError
+from sidestep.evaluation.report import Report, evaluate_network
+from sidestep.methods.method import Method
+from sidestep.routing.samplers import Noise
+from sidestep.training.config import Phase, TrainingConfig
+from sidestep.training.log import RunLog
+from sidestep.training.optimizer import build_optimizer, build_schedule
+from sidestep.training.state import TrainingState, restore_optimizer
+from sidestep.training.step import TrainingStep, select_parameters
+from sidestep.types import CostModel
+
+CHECKPOINT_SECONDS = 60.0
+LAST, BEST = "last.safetensors", "best.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is trained, on what, and how.
+
+    Attributes:
+        network: with its weights initialised.
+        teacher: static origin for distillation, or None.
+        method: losses and sampler.
+        settings: the method's.
+        cost: price list of the network.
+        data: splits; without a validation split the last epoch is the best.
+        config: phases and the rest.
+        values: plain values that go into every checkpoint (the recipe).
+    """
+
+    network: RoutedNetwork
+    teacher: Backbone | None
+    method: Method[Any]
+    settings: Any
+    cost: CostModel
+    data: Data
+    config: TrainingConfig
+    values: dict[str, Any]
+
+
+def fit(job: Job, folder: Path, fabric: Fabric, *, resume: Checkpoint | None = None) -> None:
+    """Train through all phases, and leave last and best checkpoint and the metrics in `folder`.
+
+    Args:
+        job: what is trained.
+        folder: an existing run folder.
+        fabric: launched; says devices, processes and precision.
+        resume: the last checkpoint of an interrupted run.
+
+    Raises:
+        TrainingError: when the loss is not finite; the last good checkpoint stays.
+        InterruptedRunError: after an interrupt, with a checkpoint of the step before it.
+    """
+    trainer = _Trainer(job, folder, fabric)
+    if resume is not None:
+        trainer.state.restore(resume)
+    position = trainer.state.position
+    with (
+        RunLog(folder, resume_step=position.steps_done, active=fabric.is_global_zero) as log,
+        _stop_flag() as stop,
+    ):
+        for index in range(position.phase, len(job.config.phases)):
+            trainer.run_phase(job.config.phases[index], log, stop, resume)
+            resume = None
+
+
+class _Trainer:
+    """The running parts of one `fit`."""
+
+    def __init__(self, job: Job, folder: Path, fabric: Fabric) -> None:
+        if job.data.train is None:
+            raise TrainingError(
+                "training needs the training split, got none; load it with splits=('train', ...)"
+            )
+        self.job, self.folder, self.fabric = job, folder, fabric
+        self.train_set = job.data.train
+        self.state = TrainingState(job.network, ema_decay=job.config.ema_decay)
+        self.shard = Shard(fabric.global_rank, fabric.world_size)
+        steps = self.train_set.num_steps(job.config.batch_size)
+        if steps == 0:
+            raise TrainingError(
+                f"batch_size must not exceed the training images, got {job.config.batch_size}; "
+                "choose a smaller one"
+            )
+        self.steps_per_epoch = min(steps, job.config.max_steps or steps)
+        self.saved_at = self.clock = time.monotonic()
+
+    def run_phase(self, phase: Phase, log: RunLog, stop: dict[str, bool], resume: Checkpoint | None) -> None:
+        """Train one phase from the current position to its end."""
+        job, position = self.job, self.state.position
+        set_modes = select_parameters(job.network, phase.train)
+        self.optimizer = build_optimizer(job.network, phase, job.config.optimizer)
+        if resume is not None:
+            restore_optimizer(self.optimizer, resume)
+        schedule = build_schedule(self.optimizer, phase, self.steps_per_epoch)
+        step = TrainingStep(
+            job.network,
+            method=job.method,
+            settings=job.settings,
+            cost=job.cost,
+            config=job.config,
+            teacher=job.teacher,
+        )
+        wrapped, optimizer = self.fabric.setup(step, self.optimizer)
+        while position.epoch < self._epochs(phase):
+            title = f"{phase.name} {position.epoch + 1}/{phase.epochs}"
+            log.begin_epoch(title, done=position.step, steps=self.steps_per_epoch)
+            set_modes()
+            for batch in self._batches():
+                done = position.epoch * self.steps_per_epoch + position.step
+                schedule.step_update(done)
+                step.begin(phase, done / (phase.epochs * self.steps_per_epoch), self._noise())
+                losses, figures = wrapped(batch.images, batch.labels, batch.statistics)
+                loss = self._total(losses)
+                optimizer.zero_grad()
+                self.fabric.backward(loss)
+                optimizer.step()
+                self._count(losses, figures, loss)
+                self.state.average()
+                log.advance(self._progress())
+                self._maybe_save(stop["now"])
+            self._end_epoch(phase, log)
+        position.phase, position.epoch = position.phase + 1, 0
+        self._save(LAST)
+
+    def _epochs(self, phase: Phase) -> int:
+        return phase.epochs if self.job.config.max_steps is None else 1
+
+    def _batches(self) -> Iterator[Any]:
+        position = self.state.position
+        batches = self.train_set.train_batches(
+            epoch=position.epochs_done,
+            start_step=position.step,
+            batch_size=self.job.config.batch_size,
+            shard=self.shard,
+            seed=self.job.config.seed,
+        )
+        for batch in batches:
+            if position.step >= self.steps_per_epoch:
+                return
+            yield batch
+
+    def _noise(self) -> Noise:
+        """Return draws that are a function of seed and step, the same for one process and for several."""
+        key = np.random.SeedSequence([self.job.config.seed, self.state.position.steps_done])
+        generator = torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
+        return Noise(generator, rank=self.shard.rank, world_size=self.shard.world_size)
+
+    def _total(self, losses: dict[str, Tensor]) -> Tensor:
+        total = torch.stack(list(losses.values())).sum()
+        if not math.isfinite(float(self._reduced(total.detach()))):
+            terms = ", ".join(f"{name} {float(term.detach()):.3g}" for name, term in losses.items())
+            raise TrainingError(
+                f"loss must be finite, got {float(total.detach()):.3g} at step "
+                f"{self.state.position.steps_done + 1} ({terms}); {LAST} in the run folder is from before: "
+                "lower the learning rate or the weight of that term and start again"
+            )
+        return total
+
+    def _reduced(self, values: Tensor) -> Tensor:
+        """Return the mean over processes."""
+        reduced = self.fabric.all_reduce(values, reduce_op="mean")
+        assert isinstance(reduced, Tensor)  # a tensor goes in
+        return reduced
+
+    def _count(self, losses: dict[str, Tensor], figures: dict[str, Tensor], loss: Tensor) -> None:
+        position = self.state.position
+        for name, value in {"loss": loss, **losses, **figures}.items():
+            position.sums[name] = position.sums.get(name, 0.0) + float(value.detach())
+        position.step += 1
+        position.steps_done += 1
+        position.seconds += self._lap()
+
+    def _lap(self) -> float:
+        """Return the seconds since the last call; between runs none pass."""
+        before, self.clock = self.clock, time.monotonic()
+        return self.clock - before
+
+    def _progress(self) -> str:
+        position = self.state.position
+        rate = position.step * self.job.config.batch_size / position.seconds
+        means = {name: value / position.step for name, value in position.sums.items()}
+        return (
+            f"loss {means['loss']:.3f}  accuracy {means['accuracy']:.1%}  cost {means['fraction']:.1%}  "
+            f"{rate:.0f} images/s"
+        )
+
+    def _end_epoch(self, phase: Phase, log: RunLog) -> None:
+        position = self.state.position
+        names = list(position.sums)
+        sums = torch.tensor([position.sums[name] for name in names], dtype=torch.float64)
+        means = self._reduced(sums) / max(position.step, 1)
+        row: dict[str, Any] = {"phase": phase.name, "epoch": position.epoch, "step": position.steps_done}
+        row["train"] = dict(zip(names, means.tolist(), strict=True)) | {
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "images_per_s": position.step * self.job.config.batch_size / position.seconds,
+        }
+        position.epoch, position.step = position.epoch + 1, 0
+        position.epochs_done += 1
+        position.sums = {}
+        seconds, position.seconds = position.seconds, 0.0
+        report = self._validate()
+        if report is not None:
+            row["val"] = report.as_dict()
+        row["seconds"] = seconds + self._lap()
+        log.write(row)
+        if self._is_best(report):
+            self._save(BEST)
+        self._save(LAST)
+
+    def _validate(self) -> Report | None:
+        val = self.job.data.val
+        if val is None or not self.fabric.is_global_zero:
+            return None
+        with self.fabric.autocast():
+            return evaluate_network(
+                self.state.evaluated,
+                val.eval_batches(batch_size=1024),
+                self.job.cost,
+                num_classes=self.job.data.num_classes,
+            )
+
+    def _is_best(self, report: Report | None) -> bool:
+        """Tell whether this epoch of the last phase beats the ones before it within the allowed cost."""
+        position, config = self.state.position, self.job.config
+        if position.phase != len(config.phases) - 1:
+            return False
+        if report is None:
+            return self.job.data.val is None
+        score = {"accuracy": report.accuracy, "excess": 0.0}
+        if config.max_fraction is not None:
+            score["excess"] = max(0.0, report.fraction_of_full - config.max_fraction)
+        best = position.best
+        if best and (score["excess"], -score["accuracy"]) >= (best["excess"], -best["accuracy"]):
+            return False
+        position.best = score
+        return True
+
+    def _maybe_save(self, interrupted: bool) -> None:
+        if interrupted:
+            self._save(LAST)
+            raise InterruptedRunError(
+                f"training was interrupted after step {self.state.position.steps_done}; "
+                "the run folder is whole, continue with --resume"
+            )
+        if time.monotonic() - self.saved_at > CHECKPOINT_SECONDS:
+            self._save(LAST)
+
+    def _save(self, name: str) -> None:
+        if self.fabric.is_global_zero:
+            checkpoint = self.state.checkpoint(self.optimizer, self.job.values)
+            if name == BEST:
+                kept = {key: t for key, t in checkpoint.tensors.items() if key.startswith("model.")}
+                checkpoint = Checkpoint(tensors=kept, values=checkpoint.values)
+            save_checkpoint(self.folder / name, checkpoint)
+        self.fabric.barrier()
+        self.saved_at = time.monotonic()
+
+
+@contextmanager
+def _stop_flag() -> Iterator[dict[str, bool]]:
+    """Yield a flag that the first interrupt raises; a step is finished before the loop looks at it."""
+    flag = {"now": False}
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if flag["now"]:
+            raise KeyboardInterrupt
+        flag["now"] = True
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,48 @@
+"""SGD over blocks and routers, and timm's schedules in steps."""
+
+from __future__ import annotations
+
+import torch
+from timm.scheduler.scheduler import Scheduler
+from timm.scheduler.scheduler_factory import create_scheduler_v2
+
+from sidestep.backbones.routed import RoutedNetwork
+from sidestep.training.config import OptimizerConfig, Phase
+
+
+def build_optimizer(network: RoutedNetwork, phase: Phase, config: OptimizerConfig) -> torch.optim.SGD:
+    """Return SGD over the parameters that learn, blocks and routers in groups of their own."""
+    groups = [{"params": _learning(network.backbone), "lr": phase.lr}]
+    if network.router is not None:
+        groups.append({"params": _learning(network.router), "lr": phase.lr * config.router_lr_factor})
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        lr=phase.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
+    )
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, phase: Phase, steps_per_epoch: int) -> Scheduler:
+    """Return timm's schedule for a phase; its state is a function of the step, so nothing is saved."""
+    kind = {"constant": "multistep", "multistep": "multistep", "cosine": "cosine"}[phase.schedule]
+    scheduler: Scheduler | None = create_scheduler_v2(
+        optimizer,
+        sched=kind,
+        num_epochs=phase.epochs,
+        decay_milestones=phase.milestones or [phase.epochs + 1],
+        decay_rate=0.1,
+        min_lr=0.0,
+        warmup_lr=0.0,
+        warmup_epochs=phase.warmup_epochs,  # type: ignore[arg-type]  # timm multiplies it by the updates
+        step_on_epochs=False,
+        updates_per_epoch=steps_per_epoch,
+    )[0]
+    if scheduler is None:
+        raise AssertionError("timm returns a scheduler for every kind named above")
+    return scheduler
+
+
+def _learning(module: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]

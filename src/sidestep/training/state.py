@@ -1,0 +1,88 @@
+"""Everything that a run needs to go on where it stopped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from sidestep.backbones.routed import RoutedNetwork
+from sidestep.checkpoint import Checkpoint, load_weights
+
+
+@dataclass(slots=True, kw_only=True)
+class Position:
+    """Where a run stands: the next thing to do, and what the current epoch has summed up so far."""
+
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    steps_done: int = 0
+    epochs_done: int = 0
+    seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for the checkpoint."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class TrainingState:
+    """The parts of a run that change: weights, their average, the optimiser's momentum, the position.
+
+    Draws need no state: every one is a function of seed and step.
+
+    Args:
+        network: what learns.
+        ema_decay: decay of the weights' moving average; 0 keeps none.
+    """
+
+    def __init__(self, network: RoutedNetwork, *, ema_decay: float) -> None:
+        self.network = network
+        self.ema = ModelEmaV3(network, decay=ema_decay, use_warmup=True) if ema_decay else None
+        self.position = Position()
+
+    @property
+    def evaluated(self) -> RoutedNetwork:
+        """Return the network that is evaluated and kept: the moving average where there is one."""
+        return self.network if self.ema is None else self.ema.module
+
+    def average(self) -> None:
+        """Move the average towards the weights, after an optimiser step."""
+        if self.ema is not None:
+            self.ema.update(self.network, step=self.position.steps_done)
+
+    def checkpoint(self, optimizer: torch.optim.Optimizer, values: dict[str, Any]) -> Checkpoint:
+        """Return all of it, ready to be written."""
+        tensors = _prefixed("model", self.evaluated)
+        if self.ema is not None:
+            tensors |= _prefixed("raw", self.network)
+        for index, entry in optimizer.state_dict()["state"].items():
+            for name, value in entry.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{index}.{name}"] = value
+        return Checkpoint(tensors=tensors, values=values | {"position": self.position.as_dict()})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Put weights, average and position back; the optimiser follows with `restore_optimizer`."""
+        load_weights(self.evaluated, checkpoint.section("model"), "the last checkpoint")
+        if self.ema is not None:
+            load_weights(self.network, checkpoint.section("raw"), "the last checkpoint")
+        self.position = Position(**checkpoint.values["position"])
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
+    """Put the optimiser's buffers back, for a run that resumes inside a phase."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in checkpoint.section("optimizer").items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _prefixed(section: str, module: nn.Module) -> dict[str, Tensor]:
+    return {f"{section}.{name}": tensor for name, tensor in module.state_dict().items()}

@@ -1,0 +1,146 @@
+"""One training step as a module: from images to the terms of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sidestep.backbones.backbone import Backbone
+from sidestep.backbones.routed import RoutedNetwork
+from sidestep.losses.distillation import distillation_loss
+from sidestep.losses.paths import rank_correlation
+from sidestep.methods.method import Method
+from sidestep.routing.router import ConstantRouter, Router
+from sidestep.routing.samplers import Categorical, Noise, Sampler, argmax
+from sidestep.training.config import Phase, TrainingConfig
+from sidestep.types import Batch, CostModel, RoutedOutput
+
+
+class TrainingStep(nn.Module):
+    """Runs a network on a batch as a phase says, and returns the terms of its loss.
+
+    Task loss, distillation and the method's own losses meet here, inside one module, so that a distributed
+    wrapper sees a single forward pass.
+
+    Args:
+        network: what learns.
+        method: which losses and which sampler.
+        settings: the method's settings.
+        cost: price list of the network.
+        config: training settings.
+        teacher: static origin for distillation, in evaluation mode, or None.
+    """
+
+    def __init__(
+        self,
+        network: RoutedNetwork,
+        *,
+        method: Method[Any],
+        settings: Any,
+        cost: CostModel,
+        config: TrainingConfig,
+        teacher: Backbone | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.method = method
+        self.settings = settings
+        self.cost = cost
+        self.config = config
+        # In a tuple the teacher is no submodule: it is neither trained, nor saved, nor synchronised.
+        self._teacher = (teacher,)
+
+    def begin(self, phase: Phase, progress: float, noise: Noise) -> None:
+        """Set what the next forward pass stands in; distributed wrappers pass tensors only.
+
+        Args:
+            phase: which paths are taken.
+            progress: position in the phase, in [0, 1].
+            noise: source of all draws of the step.
+        """
+        self._phase = phase
+        self._now = ramped(self.settings, phase, progress)
+        self._noise = noise
+
+    def forward(
+        self, images: Tensor, labels: Tensor, statistics: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the weighted terms whose sum is minimised, and figures that are only logged; all scalars.
+
+        Args:
+            images: (B, 3, H, W) normalised pixels.
+            labels: (B,) classes.
+            statistics: (B, S) image statistics or None.
+        """
+        sampler, router = self._decider(images.device)
+        output: RoutedOutput = self.network(images, sampler=sampler, router=router)
+        batch = Batch(images=images, labels=labels, statistics=statistics, teacher_logits=self._teach(images))
+        losses = self._task_losses(output, batch)
+        figures = {
+            "accuracy": (output.logits.argmax(dim=1) == labels).float().mean(),
+            "fraction": self.cost.fraction(output.decisions).mean().detach(),
+        }
+        if self._phase.paths == "routed":
+            losses |= self.method.losses(output, batch, self.cost, self._now)
+            if statistics is not None:
+                paths = output.decisions.relaxed_execution()
+                figures["rank_correlation"] = rank_correlation(paths, statistics)
+        return losses, figures
+
+    def _decider(self, device: torch.device) -> tuple[Sampler, Router | None]:
+        """Return who samples, and who decides instead of the network's own router."""
+        if self._phase.paths == "routed":
+            return self.method.sampler(self._now, self._noise), None
+        units = len(self.network.backbone.units)
+        if self._phase.paths == "full":
+            return argmax, ConstantRouter([1.0] * units).to(device)
+        per: Literal["batch", "sample"] = "batch" if self._phase.paths == "uniform_batch" else "sample"
+        return Categorical(noise=self._noise, per=per), ConstantRouter([0.5] * units).to(device)
+
+    def _teach(self, images: Tensor) -> Tensor | None:
+        (teacher,) = self._teacher
+        if teacher is None:
+            return None
+        with torch.no_grad():
+            logits: Tensor = teacher(images)
+        return logits
+
+    def _task_losses(self, output: RoutedOutput, batch: Batch) -> dict[str, Tensor]:
+        logits = output.logits.float()
+        losses = {"task": F.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)}
+        if batch.teacher_logits is not None:
+            distillation = self.config.distillation
+            losses["distillation"] = distillation.weight * distillation_loss(
+                logits, batch.teacher_logits, temperature=distillation.temperature
+            )
+        return losses
+
+
+def ramped(settings: Any, phase: Phase, progress: float) -> Any:
+    """Return the method's settings at `progress` of a phase."""
+    if not phase.ramps:
+        return settings
+    return replace(settings, **{name: ramp.at(progress) for name, ramp in phase.ramps.items()})
+
+
+def select_parameters(network: RoutedNetwork, train: str) -> Callable[[], None]:
+    """Let the parameters learn that a phase names, and return what puts the modules into their modes.
+
+    Frozen parts stay in evaluation mode, so that their BatchNorm statistics do not move either.
+    """
+    parts: dict[str, nn.Module] = {"blocks": network.backbone}
+    if network.router is not None:
+        parts["routers"] = network.router
+    for name, part in parts.items():
+        part.requires_grad_(train in ("all", name))
+
+    def set_modes() -> None:
+        for name, part in parts.items():
+            part.train(train in ("all", name))
+
+    return set_modes

@@ -1,0 +1,127 @@
+"""The nouns that every room shares: decisions, outputs, costs, budgets, and a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sidestep.errors import RecipeError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decisions:
+    """What a network chose: one weight per image, unit and option.
+
+    Attributes:
+        weights: (B, L, K), each row over K sums to 1; one-hot when the decision is hard. Options rise in
+            cost: option 0 is the cheapest, and index 1 of a gate (K = 2) means *execute*.
+        logits: (B, L, K) before any noise, or None where nothing was asked (a static network).
+        relaxed: (B, L, K) the soft weights behind hard ones, for losses that need a gradient through the
+            path (the rank loss of RDI-Net); equal to `weights` when these are soft.
+    """
+
+    weights: Tensor
+    logits: Tensor | None = None
+    relaxed: Tensor | None = None
+
+    def execution(self) -> Tensor:
+        """Return the (B, L) weight of executing a unit: all options but the cheapest."""
+        return _execution(self.weights)
+
+    def relaxed_execution(self) -> Tensor:
+        """Return the (B, L) soft weight of executing a unit, differentiable even when decisions are hard."""
+        return _execution(self.weights if self.relaxed is None else self.relaxed)
+
+    def keep_rates(self) -> Tensor:
+        """Return the (L,) mean execution weight of every unit, in [0, 1]."""
+        return self.execution().mean(dim=0)
+
+    def paths(self) -> Tensor:
+        """Return the (B, L) index of the option with the largest weight."""
+        return self.weights.argmax(dim=2)
+
+
+def _execution(weights: Tensor) -> Tensor:
+    return weights[..., 1] if weights.shape[-1] == 2 else weights[..., 1:].sum(dim=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutedOutput:
+    """What every model returns, in training and in evaluation.
+
+    Attributes:
+        logits: (B, C) class scores.
+        decisions: what was executed to get them.
+        exit_logits: (E, B, C) class scores of early exits, or None.
+    """
+
+    logits: Tensor
+    decisions: Decisions
+    exit_logits: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostModel:
+    """The price list of a network in MACs (one multiply-add counts once) for one image.
+
+    Attributes:
+        fixed_macs: stem and head, paid by every image.
+        option_macs: (L, K) price of every option of every unit, shortcuts included.
+        router_macs: (L,) price of asking the router at every unit.
+    """
+
+    fixed_macs: float
+    option_macs: Tensor
+    router_macs: Tensor
+
+    @property
+    def full_macs(self) -> float:
+        """Return the MACs of the static network: every unit at its dearest option, no routers."""
+        return self.fixed_macs + float(self.option_macs[:, -1].sum())
+
+    def per_sample(self, decisions: Decisions, *, routers: bool = True) -> Tensor:
+        """Return the (B,) MACs of every image, differentiable in the decision weights.
+
+        Args:
+            decisions: weights (B, L, K) that match this price list.
+            routers: whether asking the routers is counted.
+        """
+        weights = decisions.weights.float()
+        macs = torch.einsum("blk,lk->b", weights, self.option_macs.to(weights)) + self.fixed_macs
+        return macs + float(self.router_macs.sum()) if routers else macs
+
+    def fraction(self, decisions: Decisions) -> Tensor:
+        """Return the (B,) MACs of every image, routers included, as a fraction of the static network's."""
+        return self.per_sample(decisions) / self.full_macs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """A target for the mean MACs of a network, as a fraction of the static network's."""
+
+    fraction: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.fraction <= 1.0:
+            raise RecipeError(
+                f"budget must be in (0, 1], got {self.fraction}; 0.5 means half of the static MACs"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one step sees.
+
+    Attributes:
+        images: (B, 3, H, W) normalised pixels.
+        labels: (B,) class indices.
+        statistics: (B, S) image statistics of the raw pixels (histograms), or None when no loss wants them.
+        teacher_logits: (B, C) class scores of the static origin, or None without distillation.
+    """
+
+    images: Tensor
+    labels: Tensor
+    statistics: Tensor | None = None
+    teacher_logits: Tensor | None = None

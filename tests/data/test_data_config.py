@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+
+from sidestep.data import DataConfig
+from sidestep.errors import RecipeError
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"source": ""}, "source must be 'digits', 'hfds/<hub id or local folder>', .* got ''"),
+        ({"source": "hfds/"}, "source must be .* got 'hfds/'"),
+        ({"source": "torch/mnist", "root": "x"}, "source must be .* 'torch/cifar100' .* got 'torch/mnist'"),
+        ({"source": "torch/cifar10"}, "root must be set for source 'torch/cifar10': the folder"),
+        ({"source": "digits", "root": "x"}, "root has no effect on source 'digits', .* got 'x'; drop it"),
+        ({"source": "some/folder", "root": "x"}, "root has no effect on source 'some/folder'"),
+        ({"image_size": 0}, "image_size must be at least 1, got 0"),
+        ({"val_fraction": 1.0}, r"val_fraction must be in \[0, 1\), got 1.0; 0 holds out nothing"),
+        ({"val_fraction": -0.1}, r"val_fraction must be in \[0, 1\), got -0.1"),
+        ({"split_seed": -1}, "split_seed must be at least 0, got -1"),
+        ({"mean": (0.5, 0.5)}, r"mean must be three numbers in \[0, 1\].* got \(0.5, 0.5\)"),
+        ({"mean": (123.0, 116.0, 103.0)}, r"mean must be three numbers in \[0, 1\]"),
+        ({"std": (0.2, 0.2, 0.0)}, "std must be three numbers above 0"),
+        ({"std": (0.2,)}, "std must be three numbers above 0"),
+        ({"crop_padding": -1}, "crop_padding must be at least 0, got -1"),
+        ({"storage": "disk"}, "storage must be one of auto, memory, stream, got 'disk'"),
+        ({"workers": -1}, "workers must be at least 0, got -1"),
+        ({"limit": 0}, "limit must be at least 1, got 0"),
+        (
+            {"storage": "stream", "crop_padding": 2},
+            "crop_padding has no effect on a streamed set.* got 2; drop",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_named_with_rule_and_value(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(RecipeError, match=sentence) as caught:
+        DataConfig(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_defaults_are_those_of_the_rdi_net_recipe() -> None:
+    config = DataConfig()
+    assert config.mean == (0.4914, 0.4822, 0.4465)
+    assert config.std == (0.2023, 0.1994, 0.2010)
+    assert (config.crop_padding, config.flip) == (4, True)
+
+
+def test_a_config_is_frozen_and_keyword_only() -> None:
+    with pytest.raises(FrozenInstanceError):
+        DataConfig().flip = False  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        DataConfig("digits")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "source", ["digits", "hfds/uoft-cs/cifar10", "hfds//abs", "hfds/../up", "photos", "/abs"]
+)
+def test_every_form_of_source_is_accepted(source: str) -> None:
+    assert DataConfig(source=source).source == source

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+import torch
+
+from sidestep.backbones.backbone import Backbone
+from sidestep.backbones.routed import RoutedNetwork
+from sidestep.errors import ExecutionError
+from sidestep.evaluation import bench as bench_module
+from sidestep.evaluation import runtimes
+from sidestep.evaluation.bench import BenchResult, bench_network, hardware, interleave, versions
+from sidestep.evaluation.runtimes import export_onnx, openvino_part, openvino_precisions, static_runners
+from sidestep.execution.prepare import prepare
+from tests import strategies
+from tests.doubles import lively_backbone, lively_network
+
+ROW_KEYS = ["runtime", "precision", "batch_size", "median_ms", "ms_per_image", "ratio_to_best_static"]
+
+
+@cache
+def exported() -> tuple[Backbone, bytes | None]:
+    torch.manual_seed(0)
+    backbone = prepare(RoutedNetwork(lively_backbone(8, "B")), strategies.images(2, 0)).backbone
+    return backbone, export_onnx(backbone, (8, 8))
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(bench_module, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(bench_module, "_TURN_SECONDS", 0.002)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def torch_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtimes, "_installed", lambda package: False)
+
+
+def bench(network: RoutedNetwork, **settings: object) -> BenchResult:
+    return bench_network(network, input_size=(8, 8), seconds=0.0, **settings)  # type: ignore[arg-type]
+
+
+def test_a_bench_has_a_row_for_every_runtime_precision_and_batch_size(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+    values = bench(lively_network(8), batch_sizes=(1, 4)).as_dict()
+    dynamic = ["masked", "gathered", "static pytorch"]
+    low = ["static openvino"] if "bfloat16" in openvino_precisions() else []
+    expected = [
+        (runtime, precision, batch_size)
+        for precision, others in (
+            ("float32", ["static onnxruntime", "static openvino"]),
+            ("bfloat16", low),
+        )
+        for batch_size in (1, 4)
+        for runtime in dynamic + others
+    ]
+    assert [(r["runtime"], r["precision"], r["batch_size"]) for r in values["rows"]] == expected
+    assert list(values) == ["hardware", "versions", "rows"]
+    assert all(list(row) == ROW_KEYS for row in values["rows"])
+    assert json.loads(json.dumps(values)) == values
+    assert values["versions"].keys() >= {"python", "torch", "onnxruntime", "openvino"}
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("torch_only")
+def test_times_are_per_image_and_relative_to_the_best_static_row() -> None:
+    result = bench(lively_network(8), batch_sizes=(4,), precisions=("float32",))
+    rows = {row.runtime: row for row in result.rows}
+    static = rows["static pytorch"].median_ms
+    assert list(rows) == ["masked", "gathered", "static pytorch"]
+    assert rows["static pytorch"].ratio_to_best_static == 1.0
+    for row in result.rows:
+        assert row.median_ms > 0
+        assert row.ms_per_image == pytest.approx(row.median_ms / 4)
+        assert row.ratio_to_best_static == pytest.approx(row.median_ms / static)
+
+
+@pytest.mark.usefixtures("torch_only")
+def test_a_static_network_has_static_rows_only() -> None:
+    result = bench(RoutedNetwork(lively_backbone(8)), batch_sizes=(2,))
+    assert [(row.runtime, row.precision) for row in result.rows] == [
+        ("static pytorch", "float32"),
+        ("static pytorch", "bfloat16"),
+    ]
+
+
+@pytest.mark.usefixtures("torch_only")
+def test_the_network_is_left_as_it_was() -> None:
+    network = lively_network(8).train()
+    before = copy.deepcopy(network.state_dict())
+    bench(network, batch_sizes=(2,), images=strategies.images(3, 0))
+    assert network.training
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 16, 8), (0, 3, 8, 8)])
+def test_images_of_another_size_are_refused_with_a_way_out(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ExecutionError, match=r"images must be .* \(3, 8, 8\), got .*; pass the images"):
+        bench(lively_network(8), images=torch.zeros(shape))
+
+
+@pytest.mark.parametrize(("batch_size", "count"), [(1, 32), (5, 6), (32, 1), (40, 1)])
+def test_small_batches_alternate_between_images_and_large_ones_repeat_them(
+    batch_size: int, count: int
+) -> None:
+    batches = bench_module._batches(torch.arange(30).view(30, 1, 1, 1), batch_size)
+    assert [len(batch) for batch in batches] == [batch_size] * count
+    assert torch.cat(batches).flatten().tolist() == [i % 30 for i in range(count * batch_size)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
+@pytest.mark.parametrize("runtime", ["pytorch", "onnxruntime", "openvino"])
+def test_static_runtimes_compute_the_logits_of_the_backbone(runtime: str, batch_size: int) -> None:
+    if runtime != "pytorch":
+        for package in ("onnx", "onnxscript", runtime):
+            pytest.importorskip(package)
+    (backbone, onnx), images = exported(), strategies.images(batch_size, 1)
+    runner = static_runners(backbone, onnx, "float32", batch_size)[f"static {runtime}"]
+    with torch.inference_mode():
+        actual = torch.as_tensor(runner.run(runner.convert(images)))
+        expected = backbone(images)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_openvino_in_bfloat16_stays_near_the_backbone(threads: int) -> None:
+    for package in ("onnx", "onnxscript", "openvino"):
+        pytest.importorskip(package)
+    if "bfloat16" not in openvino_precisions():
+        pytest.skip("this CPU has no bfloat16")
+    torch.set_num_threads(threads)
+    (backbone, onnx), images = exported(), strategies.images(4, 1)
+    runner = static_runners(backbone, onnx, "bfloat16", 4)["static openvino"]
+    with torch.inference_mode():
+        actual = torch.as_tensor(runner.run(runner.convert(images)))
+        expected = backbone(images)
+    torch.testing.assert_close(actual, expected, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "threads", "part"),
+    [(1, 1, 1), (1, 2, 1), (2, 2, 1), (32, 2, 16), (256, 2, 32), (33, 2, 33), (256, 16, 16), (100, 2, 25)],
+)
+def test_every_thread_gets_equal_parts_of_a_batch(batch_size: int, threads: int, part: int) -> None:
+    assert openvino_part(batch_size, threads) == part
+
+
+def test_calls_take_turns_and_their_order_is_reversed() -> None:
+    order: list[str] = []
+
+    def call(name: str, seconds: float) -> None:
+        order.append(name)
+        time.sleep(seconds)
+
+    medians = interleave(
+        {"short": lambda: call("short", 0.003), "long": lambda: call("long", 0.01)}, seconds=0
+    )
+    assert order == ["short"] * 2 + ["long"] * 2 + ["short", "long", "long", "short", "short", "long"]
+    assert 3 <= medians["short"] < medians["long"]
+
+
+def test_the_first_call_of_a_turn_is_not_timed_unless_it_fills_the_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(bench_module.time, "perf_counter", lambda: now[0])
+    steps = iter([0.0015, 0.0001, 0.0002, 0.0003, 0.0004])
+
+    def call() -> None:
+        now[0] += next(steps)
+
+    assert bench_module._turn(call) == pytest.approx([0.0001, 0.0002, 0.0003])
+    steps = iter([0.5])
+    assert bench_module._turn(call) == pytest.approx([0.5])
+
+
+def test_hardware_and_versions_are_named() -> None:
+    values = hardware()
+    assert values["cpu"]
+    assert values["cores"] >= values["threads"] == 1
+    assert versions()["torch"] == torch.__version__

@@ -1,0 +1,1 @@
+"""Slow literal formulas, one loop per index of the equation."""

@@ -1,0 +1,204 @@
+"""Runs from Python and from the command line, each as a user would."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import sidestep
+from sidestep.cli import main
+from sidestep.errors import CheckpointError, RecipeError
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "method": {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "hard"},
+    "model": {"name": "cifar_resnet8"},
+    "data": {"source": "digits", "image_size": 16, "limit": 100, "crop_padding": 1, "flip": False},
+    "training": {"phases": [{"name": "joint", "epochs": 2, "lr": 0.05}], "batch_size": 32},
+}
+
+
+def write(folder: Path, values: dict[str, Any] = TINY) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "sidestep", *map(str, arguments)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    assert main(["train", str(write(folder)), "--out", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+def test_load_gives_a_network_that_is_ready_for_images(run: Path) -> None:
+    network = sidestep.load(run)
+    output = network(torch.randn(3, 3, 16, 16))
+    assert output.logits.shape == (3, 10)
+    assert output.decisions.weights.shape == (3, 3, 2)
+    assert not network.training
+
+
+def test_masked_and_gathered_evaluation_agree(run: Path) -> None:
+    masked, gathered = (sidestep.evaluate(run, execution=name).as_dict() for name in ("masked", "gathered"))
+    assert (masked.pop("execution"), gathered.pop("execution")) == ("masked", "gathered")
+    assert masked == gathered
+
+
+def test_evaluate_prints_one_json_object_and_nothing_else(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {
+        "execution", "num_images", "accuracy", "gflops", "gflops_without_routers", "fraction_of_full",
+        "keep_rates", "num_paths",
+    } <= report.keys()  # fmt: skip
+    assert 0 <= report["accuracy"] <= 1
+    assert report["gflops_without_routers"] < report["gflops"]
+    assert report == json.loads((run / "report.json").read_text())["best"]
+
+
+def test_bench_prints_one_json_object_and_nothing_else(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", str(run), "--batch-sizes", "1,4", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {"hardware", "versions", "rows"} <= result.keys()
+    assert {
+        "runtime", "precision", "batch_size", "median_ms", "ms_per_image", "ratio_to_best_static",
+    } <= result["rows"][0].keys()  # fmt: skip
+    assert {row["batch_size"] for row in result["rows"]} == {1, 4}
+
+
+def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "--json"]) == 0
+    assert {"rdi_net", "static", "fixed_path"} <= json.loads(capsys.readouterr().out).keys()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_trains_two_steps_on_synthetic_data(path: Path, tmp_path: Path) -> None:
+    """The digits stand in for the images, and a fresh network for the static weights."""
+    arguments = ["--data.source=digits", "--data.image_size=16", "--data.limit=120", "--training.max_steps=2"]
+    arguments += ["--training.batch_size=32", "--training.precision=32-true"]
+    if yaml.safe_load(path.read_text())["model"].get("init"):
+        arguments.append(f"--model.init={static_weights(path, tmp_path)}")
+    assert main(["train", str(path), "--out", str(tmp_path / "run"), *arguments]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == len(yaml.safe_load(path.read_text())["training"]["phases"])
+    assert rows[-1]["step"] == 2 * len(rows)
+
+
+def static_weights(recipe: Path, folder: Path) -> Path:
+    from safetensors.torch import save_file
+
+    from sidestep.backbones.build import build_backbone
+    from sidestep.recipe import load_recipe
+
+    backbone = build_backbone(load_recipe(recipe).model, 10)
+    save_file(backbone.state_dict(), folder / "static.safetensors")
+    return folder / "static.safetensors"
+
+
+def test_the_loss_of_a_smoke_run_falls(tmp_path: Path) -> None:
+    recipe = write(tmp_path, {**TINY, "data": {**TINY["data"], "limit": 600}})
+    assert main(["train", str(recipe), "--out", str(tmp_path / "run"), "--training.phases.0.epochs=4"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["train"]["task"] < 0.8 * rows[0]["train"]["task"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method.tagret=1"], "did you mean target?"),
+        (["--data.source=hfds/nowhere/at-all-here"], "data"),
+        (["--model.init=nowhere.safetensors"], "nowhere.safetensors must be an existing file"),
+        (["--training.batch_size=5000"], "batch_size must not exceed"),
+    ],
+)
+def test_wrong_input_is_one_sentence_exit_code_two_and_no_folder(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["train", str(write(tmp_path)), "--out", str(tmp_path / "run"), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"must hold best\.safetensors"):
+        sidestep.load(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "best.safetensors").write_bytes((run / "best.safetensors").read_bytes()[:-100])
+    assert main(["evaluate", str(tmp_path)]) == 2
+
+
+def test_an_unknown_execution_is_refused(run: Path) -> None:
+    with pytest.raises(RecipeError, match="execution must be one of masked, gathered, got 'magic'"):
+        sidestep.evaluate(run, execution="magic")
+
+
+def test_a_killed_run_resumes(tmp_path: Path) -> None:
+    recipe = write(tmp_path)
+    arguments = ("train", recipe, "--out", tmp_path / "run", "--training.phases.0.epochs=6")
+    process = subprocess.Popen(command(*arguments), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "last.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert main(["train", *map(str, arguments[1:]), "--resume"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == list(range(6))
+
+
+def test_two_processes_reach_the_metrics_of_one(tmp_path: Path) -> None:
+    recipe = write(tmp_path, {**TINY, "method": {**TINY["method"], "srm": {"alpha": 0}}})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for devices, name in ((1, "one"), (2, "two")):
+        arguments = command(
+            "train", recipe, "--out", tmp_path / name, "--accelerator", "cpu", "--devices", devices,
+            *(("--strategy", "ddp") if devices > 1 else ()),
+        )  # fmt: skip
+        done = subprocess.run(
+            arguments, capture_output=True, text=True, env=environment, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    for a, b in zip(one, two, strict=True):
+        assert b["train"]["loss"] == pytest.approx(a["train"]["loss"], rel=1e-4)
+        assert b["train"]["fraction"] == pytest.approx(a["train"]["fraction"], abs=1e-3)
+        assert b["val"]["accuracy"] == pytest.approx(a["val"]["accuracy"], abs=0.02)
+
+
+def test_importing_sidestep_is_light() -> None:
+    code = (
+        "import sys, sidestep; print(sorted({'torch', 'timm', 'datasets', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in sidestep.__all__:
+        assert getattr(sidestep, name).__doc__, name
