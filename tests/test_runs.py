@@ -124,7 +124,7 @@ def test_the_loss_of_a_smoke_run_falls(tmp_path: Path) -> None:
         (["--method.tagret=1"], "did you mean target?"),
         (["--data.source=hfds/nowhere/at-all-here"], "data"),
         (["--model.init=nowhere.safetensors"], "nowhere.safetensors must be an existing file"),
-        (["--training.batch_size=5000"], "batch_size must not exceed"),
+        (["--training.batch_size=5000"], "batch_size must be in 1 to 100"),
     ],
 )
 def test_wrong_input_is_one_sentence_exit_code_two_and_no_folder(
@@ -170,7 +170,9 @@ def test_a_killed_run_resumes(tmp_path: Path) -> None:
 
 
 def test_two_processes_reach_the_metrics_of_one(tmp_path: Path) -> None:
-    recipe = write(tmp_path, {**TINY, "method": {**TINY["method"], "srm": {"alpha": 0}}})
+    # Soft gates, since rounding may flip a hard one; no rank loss, which ranks within a process.
+    method = {**TINY["method"], "gate_mode": "soft", "srm": {"alpha": 0}}
+    recipe = write(tmp_path, {**TINY, "method": method})
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for devices, name in ((1, "one"), (2, "two")):
         arguments = command(

@@ -68,10 +68,10 @@ def test_per_sample_macs_pass_a_gradient_of_the_prices() -> None:
 
 def test_half_precision_decisions_are_priced_in_full_precision() -> None:
     prices = CostModel(
-        fixed_macs=0.0, option_macs=torch.tensor([[0.0, 4_718_592.0]] * 54), router_macs=torch.zeros(54)
+        fixed_macs=0.0, option_macs=torch.tensor([[0.0, 4_718_592.0]] * 53), router_macs=torch.zeros(53)
     )
-    everything = Decisions(weights=torch.tensor([0.0, 1.0], dtype=torch.bfloat16).expand(1, 54, 2))
-    assert prices.per_sample(everything).item() == 54 * 4_718_592
+    everything = Decisions(weights=torch.tensor([0.0, 1.0], dtype=torch.bfloat16).expand(1, 53, 2))
+    assert prices.per_sample(everything).item() == 53 * 4_718_592
 
 
 @given(strategies.priced_decisions())

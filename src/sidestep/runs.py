@@ -204,6 +204,8 @@ def _job(recipe: Recipe, fabric: Fabric) -> Job:
         splits=("train", "val", "test"),
         device=fabric.device,
     )
+    if data.train is not None:
+        data.train.num_steps(recipe.training.batch_size)  # refuses a batch that is too large
     network = untrained(recipe, num_classes=data.num_classes)
     teacher = _start_from_static(network, recipe, data.num_classes)
     cost = measure_cost(network, data.input_size)

@@ -75,8 +75,9 @@ def make_hub(tmp_path: Path) -> Callable[..., str]:
         image_key: str = "image",
         label_key: str = "label",
         classes: Sequence[str] | None = ("cat", "dog"),
+        label_type: str = "int64",
     ) -> str:
-        kind = datasets.ClassLabel(names=list(classes)) if classes else datasets.Value("int64")
+        kind = datasets.ClassLabel(names=list(classes)) if classes else datasets.Value(label_type)
         features = datasets.Features({image_key: datasets.Image(), label_key: kind})
         root = tmp_path / "hub"
         for split, (images, labels) in splits.items():

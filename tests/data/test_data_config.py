@@ -53,7 +53,7 @@ def test_a_config_is_frozen_and_keyword_only() -> None:
     with pytest.raises(FrozenInstanceError):
         DataConfig().flip = False  # type: ignore[misc]
     with pytest.raises(TypeError):
-        DataConfig("digits")  # type: ignore[misc]
+        DataConfig("digits")  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_four_red_pixels_by_hand() -> None:
     # 64 bins: 0 falls into bin 0, 3 into 0 (0.75), 4 into 1 (1.004), 255 into 63
     image = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
     image[0, 0] = torch.tensor([[0, 3], [4, 255]])
-    red, green, blue = color_histogram(image)[0].split(64)
+    red, green, blue = color_histogram(image).view(3, 64)
     assert red[0] == 0.5 and red[1] == 0.25 and red[63] == 0.25
     assert green[0] == 1.0 and blue[0] == 1.0
 

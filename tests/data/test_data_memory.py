@@ -15,7 +15,7 @@ from sidestep.data.imageset import epoch_order
 from sidestep.errors import DataError, RecipeError
 from sidestep.types import Batch
 
-PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+PLAIN: Any = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 def make_set(count: int = 23, *, statistics: Any = None, **changes: Any) -> MemorySet:

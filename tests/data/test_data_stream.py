@@ -14,12 +14,12 @@ from torch import Tensor
 
 from sidestep.data import DataConfig, ImageSet, Shard, StreamSet, color_histogram, load_data
 from sidestep.data.augment import Normalize
+from sidestep.data.folders import FolderImages
 from sidestep.data.imageset import epoch_order
-from sidestep.data.sources import EncodedImages
 from sidestep.errors import DataError, RecipeError
 from sidestep.types import Batch
 
-PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+PLAIN: Any = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 @pytest.fixture
@@ -41,16 +41,16 @@ def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], list
     """Return a function that lists (process, index) of the images that were opened."""
     record = tmp_path / "opened"
     record.touch()
-    original = EncodedImages.open
+    original = FolderImages.open
 
     @contextmanager
-    def recording(self: EncodedImages, index: int) -> Iterator[Image.Image]:
+    def recording(self: FolderImages, index: int) -> Iterator[Image.Image]:
         with record.open("a") as file:
             file.write(f"{os.getpid()} {index}\n")
         with original(self, index) as image:
             yield image
 
-    monkeypatch.setattr(EncodedImages, "open", recording)
+    monkeypatch.setattr(FolderImages, "open", recording)
 
     def read() -> list[tuple[int, int]]:
         rows = [line.split() for line in record.read_text().splitlines()]
@@ -159,7 +159,7 @@ def test_global_random_state_is_neither_read_nor_moved(photos: Callable[..., Ima
 
 
 def test_photographs_are_evaluated_at_256_to_224_like_timm(photos: Callable[..., ImageSet]) -> None:
-    from timm.data import create_transform
+    from timm.data.transforms_factory import create_transform
 
     images = photos(split="test")
     transform = create_transform(8, crop_pct=0.875, interpolation="bilinear", normalize=False)
@@ -177,7 +177,7 @@ def test_photographs_are_evaluated_at_256_to_224_like_timm(photos: Callable[...,
 def test_a_photograph_that_has_the_size_is_framed_like_the_others(
     photos: Callable[..., ImageSet], picture: Callable[..., Image.Image]
 ) -> None:
-    from timm.data import create_transform
+    from timm.data.transforms_factory import create_transform
 
     images = photos(split="test")
     small = picture(3, (8, 8))
@@ -231,7 +231,7 @@ def test_memory_and_stream_agree_on_evaluation(make_folder: Callable[..., Path],
     root = make_folder(count=9)
     seen = []
     for storage in ("memory", "stream"):
-        config = DataConfig(source=str(root), storage=storage, workers=workers, image_size=10)  # type: ignore[arg-type]
+        config = DataConfig(source=str(root), storage=storage, workers=workers, image_size=10)
         data = load_data(config, statistics=color_histogram)
         for images in (data.train, data.val, data.test):
             assert images is not None

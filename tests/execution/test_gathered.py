@@ -6,10 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from sidestep.backbones.routed import masked
 from sidestep.errors import ExecutionError
 from sidestep.execution.gathered import gathered
+from sidestep.layers.residual import ResidualUnit
 from tests import strategies
 from tests.doubles import TableRouter, branch_rows, lively_backbone, lively_network, shared_network
 
@@ -124,19 +126,25 @@ def test_images_keep_their_places(mode: type) -> None:
 
 
 @pytest.mark.parametrize("shortcut", ["A", "B"])
-def test_channels_last_is_kept(shortcut: Literal["A", "B"]) -> None:
+def test_channels_last_is_kept_inside_and_behind_the_branches(shortcut: Literal["A", "B"]) -> None:
     network = lively_network(14, shortcut).to(memory_format=torch.channels_last)
     kept = []
 
-    def recording(unit: object, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    def check(tensor: Tensor) -> None:
+        kept.append(tensor.is_contiguous(memory_format=torch.channels_last))
+
+    def recording(unit: ResidualUnit, x: Tensor, weights: Tensor) -> Tensor:
         out = gathered(unit, x, weights)
-        kept.append(out.is_contiguous(memory_format=torch.channels_last))
+        check(out)
         return out
 
+    for unit in network.backbone.units:
+        unit.conv1.register_forward_pre_hook(lambda module, inputs: check(inputs[0]))
     images = strategies.images(4, 0, size=16).to(memory_format=torch.channels_last)
+    table = torch.tensor([[1, 0, 1, 0, 1, 1]] * 2 + [[0, 1, 0, 1, 0, 1]] * 2)
     with torch.inference_mode():
-        network(images, execute=recording)
-    assert kept == [True] * 6
+        network(images, router=TableRouter(table), execute=recording)
+    assert kept == [True] * 12
 
 
 @pytest.mark.parametrize("batch", [1, 4])

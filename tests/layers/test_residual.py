@@ -162,6 +162,14 @@ def test_soft_value_and_gradients_equal_the_literal_formula(
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.parametrize(("stride", "option"), SHORTCUTS)
+def test_execute_is_the_same_with_and_without_gradient(stride: int, option: Literal["A", "B"]) -> None:
+    block, x = lively_block(stride, option), torch.rand(2, 2, 6, 6)
+    with torch.no_grad():
+        without = block.execute(x)
+    assert torch.equal(block.execute(x).detach(), without)
+
+
 def test_a_training_step_updates_the_batch_norm_of_a_projection_once() -> None:
     block = BasicBlock(2, 4, stride=2, stage=1, option="B").train()
     block(torch.rand(4, 2, 6, 6), gates(0.2, 0.4, 0.6, 0.8))
@@ -174,4 +182,7 @@ def test_the_input_of_a_block_is_left_as_it_was() -> None:
     before = x.clone()
     block(x, gates(0.5, 1.0))
     block.execute(x)
+    with torch.inference_mode():
+        block(x, gates(0.5, 1.0))
+        block.execute(x)
     assert torch.equal(x, before)

@@ -156,6 +156,18 @@ def test_a_fresh_router_executes_with_the_probability_of_its_bias() -> None:
         torch.testing.assert_close(executes, torch.full((64,), 1.9).sigmoid(), atol=0.02, rtol=0)
 
 
+def test_initial_rates_set_the_probability_of_every_unit() -> None:
+    rates = [0.97, 0.5, 0.03]
+    router = RelationalRouter([16] * 3, [0] * 3, RelationalConfig(initial_rates=rates)).eval()
+    for logits, rate in zip(run(router, [torch.zeros(2, 16, 4, 4)] * 3), rates, strict=True):
+        torch.testing.assert_close(logits.softmax(dim=1)[:, 1], torch.full((2,), rate))
+
+
+def test_initial_rates_for_another_number_of_units_are_refused() -> None:
+    with pytest.raises(RecipeError, match="initial_rates must name every unit once, got 2 for 3 units"):
+        RelationalRouter([16] * 3, [0] * 3, RelationalConfig(initial_rates=[0.5, 0.5]))
+
+
 def test_the_gate_bias_repeats_for_dearer_options() -> None:
     router = RelationalRouter([4], [0], RelationalConfig(dim=8, gate_bias=(0.5, 1.5)), num_options=3)
     assert router.decide[0].bias.tolist() == [0.5, 1.5, 1.5]
@@ -211,6 +223,8 @@ def test_a_zero_feature_leaves_auto_edges_and_their_gradients_finite() -> None:
         ({"dim": 0}, "dim must be at least 1, got 0"),
         ({"reach": -1}, "reach must be at least 0, got -1"),
         ({"gamma": 1.5}, r"gamma must be in \[0, 1\] or 'auto', got 1.5"),
+        ({"initial_rates": [0.5, 1.0]}, r"initial_rates must be in \(0, 1\), got \[0.5, 1.0\]"),
+        ({"initial_rates": [0.0]}, r"initial_rates must be in \(0, 1\), got \[0.0\]"),
         ({"gamma": -0.1}, r"gamma must be in \[0, 1\] or 'auto', got -0.1"),
     ],
 )

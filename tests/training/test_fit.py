@@ -65,11 +65,11 @@ def at_step(step: int, action: Callable[[], None], monkeypatch: pytest.MonkeyPat
     calls = {"n": 0}
     begin = TrainingStep.begin
 
-    def counted(self: TrainingStep, *arguments: Any) -> None:
+    def counted(self: TrainingStep, *arguments: Any, **options: Any) -> None:
         calls["n"] += 1
         if calls["n"] == step:
             action()
-        begin(self, *arguments)
+        begin(self, *arguments, **options)
 
     monkeypatch.setattr(TrainingStep, "begin", counted)
 

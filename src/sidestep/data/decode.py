@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,15 +194,19 @@ def decode_batches(
     Raises:
         DataError: at the first image that cannot be decoded.
     """
-    loader = DataLoader(
-        decoder,
-        sampler=requests,
-        batch_size=None,
-        num_workers=min(workers, len(requests)),
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # or else every pass over the images would draw from the global one
-    )
-    for decoded in loader:
+    with warnings.catch_warnings():
+        # `workers` is the user's word, also where there are fewer cores: decoding waits for disks as well.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        loader = DataLoader(
+            decoder,
+            sampler=requests,
+            batch_size=None,
+            num_workers=min(workers, len(requests)),
+            pin_memory=pin_memory,
+            generator=torch.Generator(),  # or else every pass over the images would draw from the global one
+        )
+        batches = iter(loader)
+    for decoded in batches:
         if isinstance(decoded, DataError):
             raise decoded
         yield decoded

@@ -1,8 +1,11 @@
-"""Splits that are read with timm: folders of images, and sets of Hugging Face datasets."""
+"""Encoded images on the disk: folders, and sets of Hugging Face datasets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,61 @@ from PIL import Image
 from torch import Tensor
 
 from sidestep.data.config import SOURCES
-from sidestep.data.sources import TEST_NAMES, EncodedImages, Role, Split, choose_split, reason, require
+from sidestep.data.sources import (
+    TEST_NAMES,
+    Role,
+    Split,
+    choose_split,
+    open_encoded,
+    reason,
+    require,
+)
 from sidestep.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
+
+
+@dataclass(frozen=True, slots=True)
+class FolderImages:
+    """Images from timm's reader of folders.
+
+    Not timm's ImageDataset: in place of an image that cannot be decoded it returns the next one.
+    """
+
+    reader: Any
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def open(self, index: int) -> AbstractContextManager[Image.Image]:
+        return open_encoded(self.reader[index][0])
+
+    def name(self, index: int) -> str:
+        return f"image {self.reader.filename(index, absolute=True)!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class HubImages:
+    """Images from a column, not decoded, of a Hugging Face dataset.
+
+    Not timm's reader of these, which would load the set a second time and, in older versions, makes paths
+    lower-case and knows no classes but those of a column "label".
+    """
+
+    column: Any
+    key: str
+    split: str
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def open(self, index: int) -> AbstractContextManager[Image.Image]:
+        image = self.column[index][self.key]
+        return open_encoded(BytesIO(image["bytes"]) if image["bytes"] else Path(image["path"]).open("rb"))
+
+    def name(self, index: int) -> str:
+        return f"image {index} of {self.split}"
 
 
 def open_folder(source: str, role: Role) -> Split | None:
@@ -38,9 +91,9 @@ def open_folder(source: str, role: Role) -> Split | None:
     Image.init()
     endings = [ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN]
     # timm's default endings leave out .webp and .bmp; it says nothing about files that it passes over.
-    create_reader = require("timm.data.readers", source).create_reader
+    reader_type = require("timm.data.readers.reader_image_folder", source).ReaderImageFolder
     try:
-        reader = create_reader("", root=str(root / name), input_key=";".join(endings))
+        reader = reader_type(str(root / name), input_key=";".join(endings))
     except RuntimeError as error:
         raise DataError(
             f"{str(root / name)!r} must hold at least one image, got none; check the source"
@@ -51,7 +104,7 @@ def open_folder(source: str, role: Role) -> Split | None:
     where = f"folder {str(root / name)!r}"
     return Split(
         name=where,
-        images=EncodedImages(reader, where, has_paths=True),
+        images=FolderImages(reader),
         labels=labels,
         class_names=class_names,
     )
@@ -89,34 +142,28 @@ def open_hub(source: str, cache: str | None, role: Role) -> Split | None:
         name = str(Path(name).expanduser())
         if not Path(name).is_dir():
             raise DataError(f"source {source!r} must name a folder after 'hfds/', got none; check the path")
-    info = _prepare(source, name, cache)
-    image_key, label_key = (_column(source, info, names) for names in (IMAGE_COLUMNS, LABEL_COLUMNS))
-    create_reader = require("timm.data.readers", source).create_reader
-
-    def read(split: str) -> tuple[Any, Tensor]:
-        keys = {"input_key": image_key, "target_key": label_key}
-        reader = create_reader(f"hfds/{name}", root=cache, split=split, **keys)
-        return reader, _labels(reader, label_key, f"split {split!r} of {source!r}")
-
-    present = list(info.splits)
-    if role != "train" and "test" in present:
-        labels = read("test")[1]
-        if len(labels) and (labels == -1).all():
-            present.remove("test")
+    builder = _prepare(source, name, cache)
+    features = builder.info.features
+    image_key, label_key = (_column(source, features, names) for names in (IMAGE_COLUMNS, LABEL_COLUMNS))
+    present = list(builder.info.splits)
+    if role != "train" and "test" in present and (_labels(source, builder, "test", label_key) == -1).all():
+        present.remove("test")
     split = choose_split(role, present, source)
     if split is None:
         return None
-    where = f"split {split!r} of {source!r}"
-    reader, labels = read(split)
-    class_names = tuple(reader.class_to_idx)
+    labels = _labels(source, builder, split, label_key)
+    class_names = tuple(getattr(features[label_key], "names", ()))
     if not class_names:
-        class_names = _count_classes(labels if role == "train" else read("train")[1])
-    images = EncodedImages(reader, where, has_paths=False)
+        class_names = _count_classes(_labels(source, builder, "train", label_key))
+    where = f"split {split!r} of {source!r}"
+    encoded = require("datasets", source).Image(decode=False)
+    column = builder.as_dataset(split).select_columns([image_key]).cast_column(image_key, encoded)
+    images = HubImages(column, image_key, where)
     return Split(name=where, images=images, labels=labels, class_names=class_names)
 
 
 def _prepare(source: str, name: str, cache: str | None) -> Any:
-    """Return the description of a set, downloaded and unpacked: `splits` and `features`."""
+    """Return the builder of a set that is downloaded and unpacked."""
     datasets = require("datasets", source)
     try:
         builder = datasets.load_dataset_builder(name, cache_dir=cache)
@@ -126,25 +173,29 @@ def _prepare(source: str, name: str, cache: str | None) -> Any:
             f"source {source!r} must be a set that Hugging Face datasets can load, got {reason(error)}; "
             f"check name and network, or point to a local folder: hfds/<folder>"
         ) from error
-    return builder.info
+    return builder
 
 
-def _column(source: str, info: Any, names: Sequence[str]) -> str:
+def _column(source: str, features: Mapping[str, Any], names: Sequence[str]) -> str:
     for name in names:
-        if name in info.features:
+        if name in features:
             return name
-    columns = ", ".join(info.features)
+    columns = ", ".join(features)
     raise DataError(
         f"source {source!r} must have a column named {' or '.join(names)}, got {columns}; rename one"
     )
 
 
-def _labels(reader: Any, key: str, where: str) -> Tensor:
-    column = reader.dataset.select_columns([key]).with_format("numpy")[:][key]
-    labels = np.asarray(column)
+def _labels(source: str, builder: Any, split: str, key: str) -> Tensor:
+    where = f"split {split!r} of {source!r}"
+    if split not in builder.info.splits:
+        raise DataError(
+            f"{where} must be there to count its classes, which have no names; add it or the names"
+        )
+    if not builder.info.splits[split].num_examples:
+        raise DataError(f"{where} must hold at least one image, got none; check the source")
+    labels = np.asarray(builder.as_dataset(split).select_columns([key]).with_format("numpy")[:][key])
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        if not len(labels):
-            return torch.zeros(0, dtype=torch.int64)
         raise DataError(
             f"column {key!r} of {where} must hold one class index per image, got {labels.dtype} of shape "
             f"{labels.shape}; cast it to ClassLabel"
@@ -154,5 +205,4 @@ def _labels(reader: Any, key: str, where: str) -> Tensor:
 
 def _count_classes(training_labels: Tensor) -> tuple[str, ...]:
     """Return "0", "1", ... up to the largest label, for classes without names."""
-    largest = int(training_labels.max()) if len(training_labels) else -1
-    return tuple(str(index) for index in range(largest + 1))
+    return tuple(str(index) for index in range(int(training_labels.max()) + 1))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -82,30 +82,11 @@ class ArrayImages:
         return f"image {index} of {self.split}"
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedImages:
-    """Images from a reader of timm.
-
-    timm's own ImageDataset is not used: in place of an image that cannot be decoded it returns the next one.
-    """
-
-    reader: Any
-    split: str
-    has_paths: bool
-
-    def __len__(self) -> int:
-        return len(self.reader)
-
-    @contextmanager
-    def open(self, index: int) -> Iterator[Image.Image]:
-        file, _ = self.reader[index]
-        with file, _identify(file) as image:
-            yield image
-
-    def name(self, index: int) -> str:
-        if self.has_paths:
-            return f"image {self.reader.filename(index, absolute=True)!r}"
-        return f"image {index} of {self.split}"
+@contextmanager
+def open_encoded(file: IO[bytes]) -> Iterator[Image.Image]:
+    """Return an image file as an image, closed at the end."""
+    with file, _identify(file) as image:
+        yield image
 
 
 def _identify(file: IO[bytes]) -> Image.Image:

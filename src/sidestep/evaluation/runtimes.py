@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +121,7 @@ def openvino_runner(onnx: bytes, precision: Precision, batch_size: int) -> Runne
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
         "PERFORMANCE_HINT": "LATENCY" if part == batch_size else "THROUGHPUT",
     }
-    compiled = core.compile_model(model, "CPU", hints)
+    compiled = _on_own_thread(lambda: core.compile_model(model, "CPU", hints))
     requests = [compiled.create_infer_request() for _ in range(batch_size // part)]
 
     def run(parts: list[Any]) -> Any:
@@ -150,8 +151,18 @@ def openvino_precisions() -> set[str]:
     import openvino
 
     names = {"FP32": "float32", "BF16": "bfloat16"}
-    known = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    known = _on_own_thread(lambda: openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     return {names[name] for name in known if name in names}
+
+
+def _on_own_thread(call: Callable[[], Any]) -> Any:
+    """Return what `call` returns, run on a thread that ends with it.
+
+    OpenVINO's CPU plugin leaves the thread that loads it with a signal stack that it frees later, and the
+    next signal to that thread (a data worker that ends, say) would kill the process.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(call).result()
 
 
 def _array(images: Tensor) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def blend_outputs(branch: Tensor, skipped: Tensor, execution: Tensor) -> Tensor:
@@ -32,6 +33,7 @@ class _Blend(torch.autograd.Function):
         return torch.lerp(skipped, executed, v)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (grad,) = grads
         executed, skipped, v = ctx.saved_tensors

@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from sidestep.layers.blend import blend_outputs
@@ -100,6 +101,7 @@ class _Pad(torch.autograd.Function):
         return _pad(x, padding)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         out = torch.zeros_like(ctx.like, device=grads[0].device, dtype=grads[0].dtype)
         out[:, :, ::2, ::2] = grads[0][:, ctx.padding : grads[0].shape[1] - ctx.padding]

@@ -56,7 +56,8 @@ def rank_correlation(paths: Tensor, statistics: Tensor) -> Tensor:
     a = _average_ranks(_pairwise(paths.detach().float()).gather(1, order))
     b = _average_ranks(distances)
     a, b = (ranks - ranks.mean(dim=1, keepdim=True) for ranks in (a, b))
-    return ((a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-12)).mean()
+    correlations: Tensor = (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-12)
+    return correlations.mean()
 
 
 def _ranking(statistics: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,6 +33,7 @@ from sidestep.training.step import TrainingStep, select_parameters
 from sidestep.types import CostModel
 
 CHECKPOINT_SECONDS = 60.0
+NOTED_EVERY = 10
 LAST, BEST = "last.safetensors", "best.safetensors"
 
 
@@ -100,11 +101,6 @@ class _Trainer:
         self.state = TrainingState(job.network, ema_decay=job.config.ema_decay)
         self.shard = Shard(fabric.global_rank, fabric.world_size)
         steps = self.train_set.num_steps(job.config.batch_size)
-        if steps == 0:
-            raise TrainingError(
-                f"batch_size must not exceed the training images, got {job.config.batch_size}; "
-                "choose a smaller one"
-            )
         self.steps_per_epoch = min(steps, job.config.max_steps or steps)
         self.saved_at = self.clock = time.monotonic()
 
@@ -132,7 +128,8 @@ class _Trainer:
             for batch in self._batches():
                 done = position.epoch * self.steps_per_epoch + position.step
                 schedule.step_update(done)
-                step.begin(phase, done / (phase.epochs * self.steps_per_epoch), self._noise())
+                progress = done / (phase.epochs * self.steps_per_epoch)
+                step.begin(phase, progress, self._noise(), noted=position.step % NOTED_EVERY == 0)
                 losses, figures = wrapped(batch.images, batch.labels, batch.statistics)
                 loss = self._total(losses)
                 optimizer.zero_grad()
@@ -189,7 +186,8 @@ class _Trainer:
     def _count(self, losses: dict[str, Tensor], figures: dict[str, Tensor], loss: Tensor) -> None:
         position = self.state.position
         for name, value in {"loss": loss, **losses, **figures}.items():
-            position.sums[name] = position.sums.get(name, 0.0) + float(value.detach())
+            total, count = position.sums.get(name, (0.0, 0))
+            position.sums[name] = (total + float(value.detach()), count + 1)
         position.step += 1
         position.steps_done += 1
         position.seconds += self._lap()
@@ -202,7 +200,7 @@ class _Trainer:
     def _progress(self) -> str:
         position = self.state.position
         rate = position.step * self.job.config.batch_size / position.seconds
-        means = {name: value / position.step for name, value in position.sums.items()}
+        means = {name: total / count for name, (total, count) in position.sums.items()}
         return (
             f"loss {means['loss']:.3f}  accuracy {means['accuracy']:.1%}  cost {means['fraction']:.1%}  "
             f"{rate:.0f} images/s"
@@ -211,8 +209,9 @@ class _Trainer:
     def _end_epoch(self, phase: Phase, log: RunLog) -> None:
         position = self.state.position
         names = list(position.sums)
-        sums = torch.tensor([position.sums[name] for name in names], dtype=torch.float64)
-        means = self._reduced(sums) / max(position.step, 1)
+        means = self._reduced(
+            torch.tensor([total / count for total, count in position.sums.values()], dtype=torch.float64)
+        )
         row: dict[str, Any] = {"phase": phase.name, "epoch": position.epoch, "step": position.steps_done}
         row["train"] = dict(zip(names, means.tolist(), strict=True)) | {
             "lr": self.optimizer.param_groups[0]["lr"],
@@ -244,17 +243,17 @@ class _Trainer:
             )
 
     def _is_best(self, report: Report | None) -> bool:
-        """Tell whether this epoch of the last phase beats the ones before it within the allowed cost."""
+        """Tell all processes whether this epoch of the last phase is the best within the allowed cost."""
         position, config = self.state.position, self.job.config
         if position.phase != len(config.phases) - 1:
             return False
-        if report is None:
-            return self.job.data.val is None
-        score = {"accuracy": report.accuracy, "excess": 0.0}
-        if config.max_fraction is not None:
-            score["excess"] = max(0.0, report.fraction_of_full - config.max_fraction)
+        score = {"accuracy": 0.0, "excess": 0.0}
+        if report is not None:
+            allowed = config.max_fraction if config.max_fraction is not None else math.inf
+            score = {"accuracy": report.accuracy, "excess": max(0.0, report.fraction_of_full - allowed)}
+        score = self.fabric.broadcast(score)
         best = position.best
-        if best and (score["excess"], -score["accuracy"]) >= (best["excess"], -best["accuracy"]):
+        if best and (score["excess"], -score["accuracy"]) > (best["excess"], -best["accuracy"]):
             return False
         position.best = score
         return True

@@ -23,7 +23,7 @@ class Position:
     steps_done: int = 0
     epochs_done: int = 0
     seconds: float = 0.0
-    sums: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, tuple[float, int]] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:

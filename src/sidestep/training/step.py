@@ -55,17 +55,19 @@ class TrainingStep(nn.Module):
         # In a tuple the teacher is no submodule: it is neither trained, nor saved, nor synchronised.
         self._teacher = (teacher,)
 
-    def begin(self, phase: Phase, progress: float, noise: Noise) -> None:
+    def begin(self, phase: Phase, progress: float, noise: Noise, *, noted: bool = True) -> None:
         """Set what the next forward pass stands in; distributed wrappers pass tensors only.
 
         Args:
             phase: which paths are taken.
             progress: position in the phase, in [0, 1].
             noise: source of all draws of the step.
+            noted: whether figures are computed that cost time and are only logged.
         """
         self._phase = phase
         self._now = ramped(self.settings, phase, progress)
         self._noise = noise
+        self._noted = noted
 
     def forward(
         self, images: Tensor, labels: Tensor, statistics: Tensor | None = None
@@ -87,7 +89,7 @@ class TrainingStep(nn.Module):
         }
         if self._phase.paths == "routed":
             losses |= self.method.losses(output, batch, self.cost, self._now)
-            if statistics is not None:
+            if statistics is not None and self._noted:
                 paths = output.decisions.relaxed_execution()
                 figures["rank_correlation"] = rank_correlation(paths, statistics)
         return losses, figures

@@ -1,0 +1,314 @@
+"""Folders, sets of Hugging Face datasets, and downloads of torchvision."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sidestep.data import Data, DataConfig, ImageSet, load_data
+from sidestep.errors import DataError
+
+PLAIN: Any = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "workers": 0}
+
+
+def load(source: object, **changes: Any) -> Data:
+    splits = changes.pop("splits", ("train", "val", "test"))
+    return load_data(DataConfig(source=str(source), **{**PLAIN, **changes}), splits=splits)
+
+
+def pixels(images: ImageSet | None) -> Tensor:
+    assert images is not None
+    return torch.cat([batch.images for batch in images.eval_batches(batch_size=16)])
+
+
+def labels(images: ImageSet | None) -> list[int]:
+    assert images is not None
+    return [int(label) for batch in images.eval_batches(batch_size=16) for label in batch.labels]
+
+
+def counts(data: Data) -> list[int]:
+    return [len(images or []) for images in (data.train, data.val, data.test)]
+
+
+def raw(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
+
+
+# ---- folders
+
+
+def test_folder_images_and_labels_by_hand(make_folder: Callable[..., Path]) -> None:
+    root = make_folder(classes=("class10", "class9"), count=3)
+    data = load(root, val_fraction=0.0)
+    assert data.class_names == ("class9", "class10")  # natural order
+    assert labels(data.test) == [0, 0, 0, 1, 1, 1]
+    paths = [root / "test" / name / f"{n}.png" for name in data.class_names for n in range(3)]
+    expected = torch.stack([raw(Image.open(path)) for path in paths])
+    torch.testing.assert_close(pixels(data.test), expected, check_stride=False)
+
+
+def test_a_path_with_capital_letters_is_found(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    shutil.move(make_folder(), tmp_path / "Photos")
+    assert counts(load(tmp_path / "Photos", val_fraction=0.0)) == [8, 0, 8]
+
+
+def test_a_test_folder_without_some_class_keeps_the_numbers_of_training(
+    make_folder: Callable[..., Path],
+) -> None:
+    root = make_folder(classes=("bird", "cat", "dog"), count=2)
+    shutil.rmtree(root / "test" / "cat")
+    data = load(root, splits=("test",))
+    assert labels(data.test) == [0, 0, 2, 2]
+    assert data.num_classes == 3
+
+
+@pytest.mark.parametrize("name", ["test", "validation", "val"])
+def test_the_test_split_has_one_of_three_names(make_folder: Callable[..., Path], name: str) -> None:
+    data = load(make_folder(("train", name), count=5))
+    assert counts(data) == [9, 1, 10]
+
+
+def test_every_ending_that_pillow_reads_counts(make_folder: Callable[..., Path], picture: Any) -> None:
+    root = make_folder(count=1)
+    for ending in ("webp", "bmp", "JPG", "gif"):
+        picture(7).save(root / "test" / "dog" / f"x.{ending}")
+    assert labels(load(root, splits=("test",)).test) == [0, 1, 1, 1, 1, 1]
+
+
+def test_a_grey_image_a_palette_and_an_alpha_channel_become_rgb(
+    make_folder: Callable[..., Path], picture: Any
+) -> None:
+    root = make_folder(count=1)
+    grey = picture(5, mode="L")
+    grey.save(root / "test" / "cat" / "1.png")
+    picture(6).convert("RGBA").save(root / "test" / "cat" / "2.png")
+    picture(7).convert("P").save(root / "test" / "cat" / "3.png", transparency=b"\x80\x40")
+    seen = pixels(load(root, splits=("test",)).test)
+    torch.testing.assert_close(seen[1], raw(grey), check_stride=False)
+    torch.testing.assert_close(seen[2], raw(picture(6)), check_stride=False)
+    torch.testing.assert_close(seen[3], raw(picture(7).convert("P")), check_stride=False)
+
+
+def test_an_image_of_sixteen_bits_is_refused_rather_than_clipped(make_folder: Callable[..., Path]) -> None:
+    root = make_folder(count=1)
+    Image.fromarray(np.full((12, 12), 40_000, np.uint16)).save(root / "test" / "cat" / "1.png")
+    with pytest.raises(DataError, match=r"1.png' .* got pixels of mode I;16, which have more than 8 bits"):
+        load(root, splits=("test",))
+
+
+def test_what_a_folder_lacks_is_named(make_folder: Callable[..., Path], tmp_path: Path, picture: Any) -> None:
+    with pytest.raises(
+        DataError, match=r"source must be 'digits', .*, got 'digit', which is no folder; check"
+    ):
+        load("digit")
+    with pytest.raises(DataError, match=r"must have a split named train, got none"):
+        load(tmp_path)
+    root = make_folder(("train",))
+    with pytest.raises(DataError, match=r"must have a split named one of test, validation, val, got train"):
+        load(root)
+    (root / "test").mkdir()
+    with pytest.raises(DataError, match=r"test' must hold at least one image, got none"):
+        load(root)
+    (root / "test" / "bird").mkdir()
+    picture(0).save(root / "test" / "bird" / "0.png")
+    with pytest.raises(DataError, match=r"named like a class of the training split, got folder 'bird'"):
+        load(root)
+    (root / "train" / "bird").mkdir()
+    with pytest.raises(DataError, match=r"class folder '.*bird' must hold at least one image, got none"):
+        load(root)
+
+
+# ---- sets of Hugging Face datasets
+
+
+def test_hub_images_and_labels_by_hand(make_hub: Callable[..., str], picture: Any, tmp_path: Path) -> None:
+    images = [picture(n) for n in range(4)]
+    source = make_hub({"train": (images, [0, 1, 0, 1]), "test": (images[:3], [1, 0, 1])})
+    data = load(source, val_fraction=0.0, root=str(tmp_path / "cache"))
+    assert data.class_names == ("cat", "dog")
+    assert (labels(data.train), labels(data.test)) == ([0, 1, 0, 1], [1, 0, 1])
+    expected = torch.stack([raw(image) for image in images])
+    torch.testing.assert_close(pixels(data.train), expected, check_stride=False)
+    assert any((tmp_path / "cache").rglob("*.arrow"))  # root is where datasets keeps what it unpacks
+
+
+def test_a_hub_folder_with_capital_letters_is_found(
+    make_hub: Callable[..., str], picture: Any, tmp_path: Path
+) -> None:
+    shutil.move(make_hub({"test": ([picture(0)], [1])}).removeprefix("hfds/"), tmp_path / "Hub")
+    data = load(f"hfds/{tmp_path / 'Hub'}", root=str(tmp_path / "cache"), splits=("test",))
+    assert labels(data.test) == [1]
+
+
+@pytest.mark.parametrize(
+    ("image_key", "label_key"), [("img", "label"), ("image", "labels"), ("img", "fine_label")]
+)
+def test_columns_have_the_usual_names(
+    make_hub: Callable[..., str], picture: Any, tmp_path: Path, image_key: str, label_key: str
+) -> None:
+    source = make_hub({"validation": ([picture(0)], [1])}, image_key=image_key, label_key=label_key)
+    assert labels(load(source, root=str(tmp_path / "cache"), splits=("test",)).test) == [1]
+
+
+def test_unusual_columns_are_named(make_hub: Callable[..., str], picture: Any, tmp_path: Path) -> None:
+    source = make_hub({"train": ([picture(0)], [1])}, image_key="photo")
+    with pytest.raises(
+        DataError, match=r"must have a column named image or img, got photo, label; rename one"
+    ):
+        load(source, root=str(tmp_path / "cache"))
+
+
+def test_classes_without_names_are_counted_in_the_training_split(
+    make_hub: Callable[..., str], picture: Any, tmp_path: Path
+) -> None:
+    two = [picture(0), picture(1)]
+    source = make_hub({"train": (two, [0, 2]), "test": (two, [0, 1])}, classes=None)
+    assert load(source, root=str(tmp_path / "cache"), splits=("test",)).class_names == ("0", "1", "2")
+
+
+def test_classes_that_cannot_be_counted_are_named(
+    make_hub: Callable[..., str], picture: Any, tmp_path: Path
+) -> None:
+    source = make_hub({"test": ([picture(0)], [1])}, classes=None)
+    with pytest.raises(DataError, match=r"split 'train' of .* must be there to count its classes"):
+        load(source, root=str(tmp_path / "cache"), splits=("test",))
+
+
+def test_a_label_outside_the_classes_is_named(
+    make_hub: Callable[..., str], picture: Any, tmp_path: Path
+) -> None:
+    two = [picture(0), picture(1)]
+    source = make_hub({"train": (two, [0, 2]), "test": (two, [0, 3])}, classes=None)
+    sentence = r"the label of image 1 of split 'test' of .* must be a class index in 0 to 2, got 3; mend or"
+    with pytest.raises(DataError, match=sentence):
+        load(source, root=str(tmp_path / "cache"), splits=("test",))
+    source = make_hub({"train": (two, [-1, 0]), "test": (two, [0, 3])}, classes=None)
+    with pytest.raises(DataError, match=r"label of image 0 of split 'train' of .* got -1"):
+        load(source, root=str(tmp_path / "cache"))
+
+
+def test_labels_in_words_are_refused(make_hub: Callable[..., str], picture: Any, tmp_path: Path) -> None:
+    source = make_hub({"train": ([picture(0)], ["cat"])}, classes=None, label_type="string")
+    with pytest.raises(
+        DataError, match=r"column 'label' of split 'train' .* must hold one class index per image"
+    ):
+        load(source, root=str(tmp_path / "cache"))
+
+
+def test_an_unlabelled_test_split_does_not_count(
+    make_hub: Callable[..., str], picture: Any, tmp_path: Path
+) -> None:
+    two = [picture(0), picture(1)]
+    source = make_hub({"train": (two, [0, 1]), "validation": (two, [1, 1]), "test": (two, [-1, -1])})
+    data = load(source, root=str(tmp_path / "cache"), val_fraction=0.0)
+    assert labels(data.test) == [1, 1]
+    assert data.val is None  # rather than the images of the test once more
+
+
+def test_an_empty_split_is_named(make_hub: Callable[..., str], picture: Any, tmp_path: Path) -> None:
+    one = ([picture(0)], [1])
+    source = make_hub({"train": one, "validation": one, "test": ([], [])})
+    with pytest.raises(DataError, match=r"split 'test' of 'hfds/.*' must hold at least one image, got none"):
+        load(source, root=str(tmp_path / "cache"), val_fraction=0.0)
+
+
+def test_a_broken_image_is_named_by_its_index(
+    make_hub: Callable[..., str], picture: Any, tmp_path: Path
+) -> None:
+    images = [picture(0), {"bytes": b"not an image", "path": None}]
+    source = make_hub({"test": (images, [0, 1])})
+    with pytest.raises(DataError) as caught:
+        load(source, root=str(tmp_path / "cache"), splits=("test",))
+    assert str(caught.value) == (
+        f"image 1 of split 'test' of {source!r} must be an image that Pillow can decode, got cannot identify "
+        "image file; replace or remove it"
+    )
+
+
+def test_an_absent_image_is_named_too(make_hub: Callable[..., str], picture: Any, tmp_path: Path) -> None:
+    source = make_hub({"test": ([picture(0), None, picture(1)], [0, 1, 0])})
+    with pytest.raises(DataError, match=r"image 1 of split 'test' .* must be an image"):
+        load(source, root=str(tmp_path / "cache"), splits=("test",))
+
+
+@pytest.mark.parametrize("source", ["hfds/../nowhere", "hfds//nowhere/at/all", "hfds/~/nowhere"])
+def test_a_missing_local_folder_is_not_looked_for_on_the_network(source: str) -> None:
+    with pytest.raises(DataError, match=r"must name a folder after 'hfds/', got none; check the path"):
+        load(source)
+
+
+def test_an_empty_local_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(DataError, match=r"must be a set that Hugging Face datasets can load, got .*; check"):
+        load(f"hfds/{tmp_path / 'nothing'}", root=str(tmp_path / "cache"))
+
+
+def test_without_network_a_hub_id_leads_to_a_local_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError(
+            "Couldn't reach 'uoft-cs/cifar10' on the Hub (LocalEntryNotFoundError)\nmore lines"
+        )
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", unreachable)
+    with pytest.raises(DataError) as caught:
+        load("hfds/uoft-cs/cifar10")
+    assert str(caught.value) == (
+        "source 'hfds/uoft-cs/cifar10' must be a set that Hugging Face datasets can load, got Couldn't reach "
+        "'uoft-cs/cifar10' on the Hub (LocalEntryNotFoundError); check name and network, or point to a local "
+        "folder: hfds/<folder>"
+    )
+
+
+# ---- torchvision
+
+
+@pytest.fixture
+def torch_cifar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Return a root with CIFAR-10 in the format that torchvision downloads, of four images."""
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    for name, count in (("data_batch_1", 3), ("test_batch", 1)):
+        data = np.arange(count * 3072, dtype=np.int64).reshape(count, 3072).astype(np.uint8)
+        (folder / name).write_bytes(pickle.dumps({"data": data, "labels": list(range(count))}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    monkeypatch.setattr(CIFAR10, "train_list", [["data_batch_1", None]])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", None]])
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": None})
+    return tmp_path
+
+
+def test_torch_reads_what_lies_under_root(torch_cifar: Path) -> None:
+    data = load("torch/cifar10", root=str(torch_cifar), val_fraction=0.0)
+    assert counts(data) == [3, 0, 1]
+    assert data.class_names == tuple("abcdefghij")
+    assert labels(data.train) == [0, 1, 2]
+    expected = torch.arange(3072).remainder(256).view(1, 3, 32, 32) / 255
+    torch.testing.assert_close(pixels(data.test), expected, check_stride=False)
+
+
+def test_torch_without_network_leads_to_a_local_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unreachable(self: object) -> None:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR100.download", unreachable)
+    sentence = (
+        r"'torch/cifar100' must lie under root '.*' or be downloadable, got .*Name or service not known"
+    )
+    with pytest.raises(DataError, match=sentence + r".*; copy it there, or set source: hfds/<local folder>"):
+        load("torch/cifar100", root=str(tmp_path))
