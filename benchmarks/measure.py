@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sidestep.evaluation.bench import hardware, interleave, versions
+from sidestep.evaluation.bench import interleave
+from sidestep.evaluation.environment import commit, hardware, in_words, versions
 
 __all__ = ["Ratio", "interleave", "options", "report"]
 
@@ -65,18 +65,16 @@ def options(description: str, *, seconds: float) -> argparse.Namespace:
 
 def report(title: str, lines: Sequence[Ratio], chosen: argparse.Namespace) -> None:
     """Print the table with everything that is needed to read it, and write it to --out."""
-    machine = hardware()
     names = ["what", "median, ms", "against, ms", "ratio", "aim", "met"]
     rows = [names, ["---"] * len(names), *(line.cells() for line in lines)]
     text = "\n".join(
         [
             f"# {title}",
             "",
-            f"- hardware: {machine['cpu']} ({', '.join(machine['flags'])}), {machine['cores']} cores, "
-            f"{machine['threads']} threads used",
+            f"- hardware: {in_words(hardware())}",
             f"- load average before the run: {chosen.load:.2f} (0 is a quiet machine)",
             f"- versions: {', '.join(f'{name} {version}' for name, version in versions().items())}",
-            f"- commit: {_commit()}",
+            f"- commit: {commit()}",
             f"- date: {datetime.now(UTC):%Y-%m-%d}",
             f"- limit: {chosen.seconds:g} s a group",
             "",
@@ -86,10 +84,3 @@ def report(title: str, lines: Sequence[Ratio], chosen: argparse.Namespace) -> No
     print(text)
     if chosen.out is not None:
         chosen.out.write_text(text + "\n")
-
-
-def _commit() -> str:
-    """Return the commit that was measured, marked dirty where files have changed since."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "none"

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidestep.errors import RecipeError, SidestepError
-from sidestep.types import Batch, Budget, CostModel, Decisions, RoutedOutput
+from sidestep.types import Batch, CostModel, Decisions, RoutedOutput
 from tests import strategies
 from tests.reference import budget as reference
 
@@ -135,21 +134,6 @@ def test_permuting_a_batch_permutes_its_costs(priced: tuple[CostModel, Decisions
     torch.testing.assert_close(permuted, prices.per_sample(decisions)[order])
 
 
-@pytest.mark.parametrize("fraction", [0.0, -0.5, 1.01, float("nan")])
-def test_a_budget_outside_its_range_is_refused_with_its_value(fraction: float) -> None:
-    with pytest.raises(RecipeError, match=f"budget must be in .* got {fraction}"):
-        Budget(fraction=fraction)
-
-
-def test_a_budget_may_be_the_whole_network() -> None:
-    assert Budget(fraction=1.0).fraction == 1.0
-
-
-def test_recipe_errors_are_caught_as_sidestep_errors() -> None:
-    with pytest.raises(SidestepError):
-        Budget(fraction=2.0)
-
-
 @pytest.mark.parametrize(
     "noun",
     [
@@ -157,7 +141,6 @@ def test_recipe_errors_are_caught_as_sidestep_errors() -> None:
         PRICES,
         RoutedOutput(logits=torch.zeros(2, 3), decisions=GATES),
         Batch(images=torch.zeros(2, 3, 4, 4), labels=torch.zeros(2)),
-        Budget(fraction=0.5),
     ],
     ids=lambda noun: type(noun).__name__,
 )
@@ -167,7 +150,7 @@ def test_nouns_are_frozen(noun: object) -> None:
         setattr(noun, field, None)
 
 
-@pytest.mark.parametrize("noun", [Decisions, RoutedOutput, CostModel, Budget, Batch])
+@pytest.mark.parametrize("noun", [Decisions, RoutedOutput, CostModel, Batch])
 def test_nouns_take_keywords_only(noun: type) -> None:
     with pytest.raises(TypeError, match="positional"):
         noun(torch.zeros(1))

@@ -2,7 +2,7 @@
 
 >>> import sidestep
 >>> sorted(sidestep.__all__)[:3]
-['Batch', 'Budget', 'CheckpointError']
+['Batch', 'CheckpointError', 'CostModel']
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ if TYPE_CHECKING:
     from sidestep.routing.relational import RelationalRouter
     from sidestep.routing.router import Router
     from sidestep.runs import bench, evaluate, load, train
-    from sidestep.types import Batch, Budget, CostModel, Decisions, RoutedOutput
+    from sidestep.types import Batch, CostModel, Decisions, RoutedOutput
 
 # Public names and their homes. They are imported on first use, so that `import sidestep` stays light.
 _HOMES = {
     "Batch": "types",
-    "Budget": "types",
     "CheckpointError": "errors",
     "CostModel": "types",
     "DataError": "errors",
@@ -58,7 +57,6 @@ _HOMES = {
 
 __all__ = [
     "Batch",
-    "Budget",
     "CheckpointError",
     "CostModel",
     "DataError",

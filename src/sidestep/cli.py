@@ -49,6 +49,9 @@ def _run(arguments: list[str]) -> int:
     overrides: list[str] = []
     if arguments[:1] in (["train"], ["quickstart"]):
         arguments, overrides = _split(arguments)
+    if arguments[:1] == ["train"] and {"-h", "--help"} & set(arguments):
+        _print_train_help()
+        return 0
     options = _parser().parse_args(arguments)
     command = options.subcommand
     settings = options[command]
@@ -128,6 +131,17 @@ def _evaluate_parser() -> ArgumentParser:
     parser.add_argument("--source", type=str | None, help="where the data lies now (as data.source)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser
+
+
+def _print_train_help() -> None:
+    from sidestep.recipe import settings_by_key
+
+    print("usage: sidestep train RECIPE [--out DIR] [--resume] [--accelerator NAME] [--devices N]")
+    print("                             [--strategy NAME] [--key value ...]\n")
+    print("Trains a recipe into a run folder (default: runs/<recipe name>). Keys override the recipe;")
+    print("those of a recipe with method rdi_net are:\n")
+    for key, text in settings_by_key("rdi_net").items():
+        print(f"  --{key}  {text}")
 
 
 def _train(settings: Any, overrides: list[str]) -> int:

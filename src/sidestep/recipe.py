@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -93,6 +93,25 @@ def from_dict(values: dict[str, Any], source: str = "recipe") -> Recipe:
 def method_of(recipe: Recipe) -> Method[Any]:
     """Return the method that a recipe names."""
     return METHODS[recipe.method]
+
+
+def settings_by_key(method: str) -> dict[str, str]:
+    """Return every key of a recipe of this method with what it takes and its default, for help texts."""
+    sections = {"method": METHODS[method].settings, **SECTIONS}
+    return {key: text for name, cls in sections.items() for key, text in _keys(cls, name)}
+
+
+def _keys(cls: type, place: str) -> Iterator[tuple[str, str]]:
+    hints = get_type_hints(cls)
+    for field in fields(cls):
+        key, hint = f"{place}.{field.name}", hints[field.name]
+        item = get_args(hint)[0] if get_origin(hint) is list else None
+        if is_dataclass(hint) or is_dataclass(item):
+            yield from _keys(typing.cast(type, item or hint), f"{key}.0" if item else key)
+        elif field.default is MISSING:
+            yield key, _describe(hint)
+        else:
+            yield key, f"{_describe(hint)} (default: {field.default})"
 
 
 def _finish(values: dict[str, Any], errors: list[str], source: str) -> Recipe:

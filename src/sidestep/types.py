@@ -1,4 +1,4 @@
-"""The nouns that every room shares: decisions, outputs, costs, budgets, and a batch."""
+"""The nouns that every room shares: decisions, outputs, costs, and a batch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from sidestep.errors import RecipeError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,19 +93,6 @@ class CostModel:
     def fraction(self, decisions: Decisions) -> Tensor:
         """Return the (B,) MACs of every image, routers included, as a fraction of the static network's."""
         return self.per_sample(decisions) / self.full_macs
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """A target for the mean MACs of a network, as a fraction of the static network's."""
-
-    fraction: float
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.fraction <= 1.0:
-            raise RecipeError(
-                f"budget must be in (0, 1], got {self.fraction}; 0.5 means half of the static MACs"
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from sidestep.losses.budget import cost_loss, global_mean, target_rate_for
+from sidestep.losses.budget import cost_loss, global_mean
 from sidestep.types import CostModel, Decisions
 from tests import strategies
 from tests.reference import budget as reference
@@ -112,20 +112,3 @@ def test_the_loss_does_not_see_the_order_of_the_batch(priced: tuple[CostModel, D
 def test_the_global_mean_of_one_process_is_the_batch_mean() -> None:
     values = torch.rand(4, 3)
     assert torch.equal(global_mean(values), values.mean(dim=0))
-
-
-@given(st.data(), st.integers(1, 5), st.floats(0, 1))
-def test_the_target_rate_inverts_the_cost_of_a_uniform_rate(
-    data: st.DataObject, units: int, rate: float
-) -> None:
-    prices = data.draw(strategies.price_lists(units, 2))
-    fraction = prices.fraction(gates(torch.full((1, units), rate))).item()
-    swing = float((prices.option_macs[:, 1] - prices.option_macs[:, 0]).sum()) / prices.full_macs
-    assume(swing > 0.01)
-    assert target_rate_for(fraction, prices) == pytest.approx(rate, abs=1e-3)
-
-
-def test_the_target_rate_is_clamped_where_the_fraction_is_out_of_reach() -> None:
-    assert target_rate_for(0.1, PRICES) == 0.0
-    assert target_rate_for(1.0, PRICES) == pytest.approx(390 / 400)
-    assert target_rate_for(1.5, PRICES) == 1.0

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from sidestep.errors import CheckpointError
+from sidestep.evaluation.environment import in_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +123,7 @@ def _provenance(result: RunResult) -> list[str]:
     return [
         f"### {result.folder}",
         "",
-        f"Commit {environment['commit']}, {environment['hardware']}, {versions}.",
+        f"Commit {environment['commit']}, {in_words(environment['hardware'])}, {versions}.",
         "",
         "```yaml",
         yaml.safe_dump(result.recipe, sort_keys=False, default_flow_style=None).strip(),

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -18,6 +14,7 @@ from torch import Tensor
 
 from sidestep.backbones.routed import RoutedNetwork, masked
 from sidestep.errors import ExecutionError
+from sidestep.evaluation.environment import hardware, versions
 from sidestep.evaluation.runtimes import Runner, export_onnx, pytorch_input, static_runners
 from sidestep.execution.gathered import gathered
 from sidestep.execution.prepare import Precision, cast, prepare
@@ -30,18 +27,6 @@ _TURN_SECONDS = 0.02
 _MIN_ROUNDS = 3
 # A single image's path says little: small batches alternate between as many different images.
 _MIN_IMAGES = 32
-_FLAGS = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_tile",
-    "amx_int8",
-    "amx_bf16",
-    "asimd",
-    "sve",
-    "bf16",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,40 +134,6 @@ def interleave(calls: Mapping[str, Callable[[], object]], *, seconds: float) -> 
         order.reverse()
         rounds += 1
     return {name: 1e3 * median(durations) for name, durations in times.items()}
-
-
-def hardware(device: torch.device | None = None) -> dict[str, Any]:
-    """Return processor, its relevant instruction sets, cores and threads in use, and the GPU of a device."""
-    cpu = _cpuinfo()
-    flags = cpu.get("flags", cpu.get("Features", "")).split()
-    values = {
-        "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
-        "flags": [flag for flag in _FLAGS if flag in flags],
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
-    if device is not None and device.type == "cuda":
-        values["gpu"] = torch.cuda.get_device_name(device)
-    return values
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the runtimes that are installed."""
-    found = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in ("onnxruntime", "openvino"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _cpuinfo() -> dict[str, str]:
-    """Return Linux's description of the last core; nothing elsewhere."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    pairs = (line.partition(":") for line in lines)
-    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def _dynamic_runners(prepared: RoutedNetwork, precision: Precision) -> dict[str, Runner]:

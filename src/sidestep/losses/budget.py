@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.nn.functional import all_reduce
@@ -52,14 +51,3 @@ def global_mean(values: Tensor) -> Tensor:
         reduced: Tensor = all_reduce(mean)  # type: ignore[no-untyped-call]
         return reduced / dist.get_world_size()
     return mean
-
-
-def target_rate_for(fraction: float, cost: CostModel) -> float:
-    """Return the execution rate of all units at which MACs, routers included, are `fraction` of the static.
-
-    Clamped to [0, 1] where stem, head and routers alone exceed the fraction.
-    """
-    low, high = cost.option_macs[:, 0].sum(), cost.option_macs[:, -1].sum()
-    spent = cost.fixed_macs + float(cost.router_macs.sum()) + float(low)
-    rate = (fraction * cost.full_macs - spent) / float(high - low)
-    return float(torch.tensor(rate).clamp(0.0, 1.0))

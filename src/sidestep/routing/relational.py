@@ -15,6 +15,8 @@ from sidestep.errors import RecipeError
 from sidestep.layers.pool import global_average_pool
 from sidestep.routing.router import Router
 
+_GATE_BIAS = (0.1, 2.0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelationalConfig:
@@ -30,9 +32,10 @@ class RelationalConfig:
         normalize_adj: divide edge weights by their sum; needed for gamma near 1 with a long reach, where
             the unnormalised sum diverges.
         batch_norm: BatchNorm between the alignment layer and its ReLU (released code; the paper is silent).
-        gate_bias: initial bias of skip and execute; (0.1, 2.0) starts at P(execute) = 0.87 as ConvNet-AIG.
-        initial_rates: initial P(execute) of every unit in (0, 1), instead of gate_bias: gates that start
-            near a good fixed subset of blocks.
+        gate_bias: bias of skip and execute at the start; the paper is silent, ConvNet-AIG's (0.1, 2.0) makes
+            P(execute) 0.87.
+        initial_rates: P(execute) of every unit at the start, in (0, 1), instead of gate_bias: gates that
+            start near a good fixed subset of blocks.
     """
 
     dim: int = 256
@@ -41,10 +44,12 @@ class RelationalConfig:
     share_gcn: Literal["none", "stage", "all"] = "none"
     normalize_adj: bool = False
     batch_norm: bool = True
-    gate_bias: tuple[float, float] = (0.1, 2.0)
+    gate_bias: tuple[float, float] = _GATE_BIAS
     initial_rates: list[float] | None = None
 
     def __post_init__(self) -> None:
+        if self.initial_rates is not None and self.gate_bias != _GATE_BIAS:
+            raise RecipeError(f"gate_bias has no effect beside initial_rates, got {self.gate_bias}; set one")
         if any(not 0 < rate < 1 for rate in self.initial_rates or ()):
             raise RecipeError(
                 f"initial_rates must be in (0, 1), got {self.initial_rates}; 0.97 nearly always runs"

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sidestep.errors import RecipeError
+
 
 class Router(nn.Module):
     """Turns the features in front of a unit, and its own state, into logits.
@@ -36,6 +38,8 @@ class ConstantRouter(Router):
 
     def __init__(self, keep_rates: Sequence[float]) -> None:
         super().__init__()
+        if any(not 0 <= rate <= 1 for rate in keep_rates):
+            raise RecipeError(f"keep_rates must be in [0, 1], got {list(keep_rates)}; 1 always executes")
         rates = torch.tensor(list(keep_rates))
         self.register_buffer("logits", torch.stack([(1 - rates).log(), rates.log()], dim=1), persistent=False)
 
