@@ -104,7 +104,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(
     assert_same_run(whole, tmp_path / "run")
 
 
-@pytest.mark.parametrize("step", [3, 8])
+@pytest.mark.parametrize("step", [3, 2 * STEPS_PER_EPOCH + 1, 8])
 def test_a_run_that_died_resumes_bit_for_bit_from_its_last_checkpoint(
     step: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,7 +110,7 @@ class _Trainer:
         job, position = self.job, self.state.position
         set_modes = select_parameters(job.network, phase.train)
         self.optimizer = build_optimizer(job.network, phase, job.config.optimizer)
-        if resume is not None:
+        if resume is not None and (position.epoch or position.step):
             restore_optimizer(self.optimizer, resume)
         schedule = build_schedule(self.optimizer, phase, self.steps_per_epoch)
         step = TrainingStep(
@@ -281,8 +282,14 @@ class _Trainer:
 
 @contextmanager
 def _stop_flag() -> Iterator[dict[str, bool]]:
-    """Yield a flag that the first interrupt raises; a step is finished before the loop looks at it."""
+    """Yield a flag that the first interrupt raises; a step is finished before the loop looks at it.
+
+    Python lets only the main thread handle signals; in another one the flag stays down.
+    """
     flag = {"now": False}
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if flag["now"]:
