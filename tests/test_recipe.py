@@ -81,7 +81,7 @@ def test_all_errors_come_at_once_with_the_nearest_names() -> None:
     values = {
         "method": {"name": "rdi_net", "tagret": 0.4, "gate_mode": "harrd", "router": {"gamma": 2}},
         "modle": {},
-        "training": {"phases": [{"name": "x", "epochs": 0}], "batch_size": "many"},
+        "training": {"phases": [{"name": "x", "epochs": -1}], "batch_size": "many"},
     }
     with pytest.raises(RecipeError) as caught:
         from_dict(values)
@@ -90,7 +90,7 @@ def test_all_errors_come_at_once_with_the_nearest_names() -> None:
     assert "method.gate_mode must be a value out of soft, hard, got 'harrd'; did you mean hard?" in text
     assert "method.router.gamma must be in [0, 1] or 'auto', got 2" in text
     assert "modle is no setting of a recipe; did you mean model?" in text
-    assert "training.phases.0.epochs must be at least 1, got 0" in text
+    assert "training.phases.0.epochs must be at least 0, got -1" in text
     assert "training.batch_size must be a whole number, got 'many'" in text
     assert "6 errors" in text
 

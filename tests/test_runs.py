@@ -73,7 +73,7 @@ def test_evaluate_prints_one_json_object_and_nothing_else(
 
 
 def test_bench_prints_one_json_object_and_nothing_else(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", str(run), "--batch-sizes", "1,4", "--json"]) == 0
+    assert main(["bench", str(run), "--batch-sizes", "1,4", "--seconds", "0.1", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert {"hardware", "versions", "rows"} <= result.keys()
     assert {

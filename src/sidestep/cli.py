@@ -103,6 +103,9 @@ def _parser() -> ArgumentParser:
     )
     bench.add_argument("run", type=str, help="run folder")
     bench.add_argument("--batch-sizes", type=str, default="1,32,256", help="images per call, with commas")
+    bench.add_argument(
+        "--seconds", type=float, default=10.0, help="time limit of each precision and batch size"
+    )
     bench.add_argument("--source", type=str | None, help="where the data lies now (as data.source)")
     bench.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     commands.add_subcommand("bench", bench, help="measured milliseconds of a run")
@@ -195,7 +198,9 @@ def _bench(settings: Any) -> int:
         raise RecipeError(
             f"batch-sizes must be whole numbers from 1, got {settings.batch_sizes!r}; try 1,32,256"
         )
-    result = bench(settings.run, batch_sizes=sizes, source=settings.source).as_dict()
+    result = bench(
+        settings.run, batch_sizes=sizes, seconds=settings.seconds, source=settings.source
+    ).as_dict()
     if settings.json:
         print(json.dumps(result))
     else:
@@ -232,7 +237,7 @@ def _quickstart(settings: Any, overrides: list[str]) -> int:
     from sidestep.runs import bench
 
     folder = _fit(load_recipe(QUICKSTART, overrides), settings)
-    _print_bench(bench(folder, batch_sizes=(1, 256)).as_dict(), str(folder))
+    _print_bench(bench(folder, batch_sizes=(1, 256), seconds=3.0).as_dict(), str(folder))
     return 0
 
 

@@ -24,7 +24,7 @@ from sidestep.checkpoint import Checkpoint, load_checkpoint, load_static_weights
 from sidestep.cost.macs import measure_cost
 from sidestep.data import Data, load_data
 from sidestep.data.sources import Role
-from sidestep.errors import CheckpointError, RecipeError
+from sidestep.errors import CheckpointError, DataError, RecipeError
 from sidestep.evaluation.bench import BenchResult, bench_network
 from sidestep.evaluation.environment import describe_environment
 from sidestep.evaluation.report import Report, evaluate_network
@@ -129,7 +129,7 @@ def evaluate(
         source: where the data lies now, if not where the recipe says.
     """
     opened = _open(Path(run), checkpoint)
-    data = _data(opened.recipe, [split], source)
+    data = _data(opened, split, source)
     batches = data.test if split == "test" else data.val
     if batches is None:
         raise RecipeError(f"split {split!r} is empty in this run; val_fraction of its recipe is 0")
@@ -147,6 +147,7 @@ def bench(
     run: Path | str,
     *,
     batch_sizes: Sequence[int] = (1, 32, 256),
+    seconds: float = 10.0,
     checkpoint: str = "best",
     source: str | None = None,
 ) -> BenchResult:
@@ -155,16 +156,21 @@ def bench(
     Args:
         run: a run folder.
         batch_sizes: images per call.
+        seconds: time limit of every precision and batch size.
         checkpoint: "best" or "last".
         source: where the data lies now, if not where the recipe says; real images decide the paths.
     """
     opened = _open(Path(run), checkpoint)
-    data = _data(opened.recipe, ("test",), source)
+    data = _data(opened, "test", source)
     if data.test is None:
         raise RecipeError("bench needs the test split of the run's data, and there is none")
     images = next(iter(data.test.eval_batches(batch_size=max(batch_sizes)))).images
     return bench_network(
-        opened.network, input_size=tuple(opened.values["input_size"]), batch_sizes=batch_sizes, images=images
+        opened.network,
+        input_size=tuple(opened.values["input_size"]),
+        batch_sizes=batch_sizes,
+        images=images,
+        seconds=seconds,
     )
 
 
@@ -277,9 +283,19 @@ def _execution(name: str) -> Execute:
     return EXECUTIONS[name]
 
 
-def _data(recipe: Recipe, splits: Sequence[Role], source: str | None) -> Data:
-    config = recipe.data if source is None else replace(recipe.data, source=source)
-    return load_data(config, splits=splits)
+def _data(opened: _Opened, split: Role, source: str | None) -> Data:
+    """Return a split of the run's data, or of other data that fits the run's network."""
+    config = opened.recipe.data if source is None else replace(opened.recipe.data, source=source)
+    data = load_data(config, splits=[split])
+    trained, found = len(opened.values["class_names"]), data.num_classes
+    if trained != found:
+        raise DataError(f"source {config.source!r} must have the run's {trained} classes, got {found}")
+    if list(data.input_size) != opened.values["input_size"]:
+        raise DataError(
+            f"images of source {config.source!r} must be {opened.values['input_size']} as in training, "
+            f"got {list(data.input_size)}; set data.image_size when training"
+        )
+    return data
 
 
 def _conclude(folder: Path, job: Job) -> None:

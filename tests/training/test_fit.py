@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,13 @@ def test_frozen_blocks_do_not_move_nor_do_their_statistics(tmp_path: Path) -> No
     fresh = untrained(tiny(phases=phases), num_classes=10).state_dict()
     assert all(torch.equal(trained[key], fresh[key]) for key in fresh if key.startswith("backbone."))
     assert not torch.equal(trained["router.gcn.0.weight"], fresh["router.gcn.0.weight"])
+
+
+def test_a_phase_without_epochs_is_left_out(tmp_path: Path) -> None:
+    recipe = tiny()
+    phases = [replace(recipe.training.phases[0], epochs=0), recipe.training.phases[1]]
+    folder = train(replace(recipe, training=replace(recipe.training, phases=phases)), tmp_path / "run")
+    assert [(row["phase"], row["epoch"]) for row in rows(folder)] == [("joint", 0), ("joint", 1)]
 
 
 def test_the_best_epoch_keeps_to_the_allowed_cost(tmp_path: Path) -> None:

@@ -38,10 +38,8 @@ class _Blend(torch.autograd.Function):
         (grad,) = grads
         executed, skipped, v = ctx.saved_tensors
         grad_v = _inner(grad, executed - skipped).view_as(v)
-        grad_executed = grad * v
-        grad_branch = torch.ops.aten.threshold_backward(grad_executed, executed, 0)
-        grad_skipped = (grad - grad_executed).add_(grad_branch)
-        return grad_branch, grad_skipped, grad_v
+        through_relu = torch.ops.aten.threshold_backward(grad, executed, 0)
+        return through_relu * v, torch.lerp(grad, through_relu, v), grad_v
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:

@@ -31,7 +31,8 @@ class Phase:
 
     Args:
         name: how logs call it.
-        epochs: its length.
+        epochs: its length; 0 leaves the phase out, so that `--training.phases.0.epochs 0` switches a
+            warm-up off.
         train: which parameters learn; the others are frozen, their BatchNorm statistics too.
         paths: who decides: the routers ("routed"), a coin per image and unit ("uniform", USW, eq. 14), a
             coin per unit for the whole batch ("uniform_batch"), or nobody ("full", everything executed).
@@ -53,8 +54,8 @@ class Phase:
     ramps: dict[str, Ramp] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise RecipeError(f"epochs must be at least 1, got {self.epochs}; remove the phase instead")
+        if self.epochs < 0:
+            raise RecipeError(f"epochs must be at least 0, got {self.epochs}; 0 leaves the phase out")
         if self.lr <= 0:
             raise RecipeError(f"lr must be above 0, got {self.lr}; the paper starts at 0.1")
         if bool(self.milestones) != (self.schedule == "multistep"):
@@ -145,8 +146,8 @@ class TrainingConfig:
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.phases:
-            raise RecipeError("phases must name at least one phase, got none")
+        if not self.phases or self.phases[-1].epochs == 0:
+            raise RecipeError("phases must end with one that has epochs, got none; its best epoch is kept")
         if self.batch_size < 2:
             raise RecipeError(f"batch_size must be at least 2, got {self.batch_size}; BatchNorm needs two")
         if not 0 <= self.label_smoothing < 1:

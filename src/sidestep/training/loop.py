@@ -84,8 +84,10 @@ def fit(job: Job, folder: Path, fabric: Fabric, *, resume: Checkpoint | None = N
         RunLog(folder, resume_step=position.steps_done, active=fabric.is_global_zero) as log,
         _stop_flag() as stop,
     ):
-        for index in range(position.phase, len(job.config.phases)):
-            trainer.run_phase(job.config.phases[index], log, stop, resume)
+        for phase in job.config.phases[position.phase :]:
+            if phase.epochs:
+                trainer.run_phase(phase, log, stop, resume)
+            position.phase, position.epoch = position.phase + 1, 0
             resume = None
 
 
@@ -141,8 +143,6 @@ class _Trainer:
                 log.advance(self._progress())
                 self._maybe_save(stop["now"])
             self._end_epoch(phase, log)
-        position.phase, position.epoch = position.phase + 1, 0
-        self._save(LAST)
 
     def _epochs(self, phase: Phase) -> int:
         return phase.epochs if self.job.config.max_steps is None else 1
