@@ -22,7 +22,12 @@ REPORT = {
 def run_folder(folder: Path, name: str) -> Path:
     run = folder / name
     run.mkdir()
-    recipe = {"method": {"name": "rdi_net"}, "training": {"seed": 3}}
+    recipe = {
+        "method": {"name": "rdi_net"},
+        "model": {"init": "/home/someone/static.safetensors"},
+        "data": {"source": "hfds//data/cifar10"},
+        "training": {"seed": 3},
+    }
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     hardware = {"cpu": "Some CPU", "flags": ["avx2"], "cores": 2, "threads": 2}
     environment = {"hardware": hardware, "versions": {"torch": "2.x"}, "commit": "abc123"}
@@ -43,6 +48,8 @@ def test_a_page_says_what_came_out_and_how_it_was_made(tmp_path: Path) -> None:
     row = "| one | rdi_net | 3 | 93.12 | 0.0801 | 58.2 % | 92.99 | 0.0801 | 58.2 % | 8.50 ± 1.25 | 42 | 2.0 |"
     assert row in page
     assert "- two: 90.00 @ 60 %, 94.00 @ 58 %" in page
+    assert "model: {init: static.safetensors}" in page
+    assert "data: {source: cifar10}" in page
     assert "Commit abc123, Some CPU (avx2), 2 cores, 2 threads used, torch 2.x." in page
 
 

@@ -126,7 +126,18 @@ def _provenance(result: RunResult) -> list[str]:
         f"Commit {environment['commit']}, {in_words(environment['hardware'])}, {versions}.",
         "",
         "```yaml",
-        yaml.safe_dump(result.recipe, sort_keys=False, default_flow_style=None).strip(),
+        yaml.safe_dump(_without_folders(result.recipe), sort_keys=False, default_flow_style=None).strip(),
         "```",
         "",
     ]
+
+
+def _without_folders(values: Any) -> Any:
+    """Return a recipe with local files by name alone: a page says what was run, not on whose disk."""
+    if isinstance(values, dict):
+        return {key: _without_folders(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_without_folders(value) for value in values]
+    if isinstance(values, str) and ("//" in values or values.startswith(("/", "~", "."))):
+        return Path(values).name
+    return values
