@@ -37,9 +37,12 @@ class _Blend(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (grad,) = grads
         executed, skipped, v = ctx.saved_tensors
-        grad_v = _inner(grad, executed - skipped).view_as(v)
+        difference = executed - skipped
+        grad_v = _inner(grad, difference).view_as(v)
         through_relu = torch.ops.aten.threshold_backward(grad, executed, 0)
-        return through_relu * v, torch.lerp(grad, through_relu, v), grad_v
+        # Maps are reused, since the page faults of a fresh one cost more than the arithmetic.
+        grad_skipped = torch.lerp(grad, through_relu, v, out=difference)
+        return through_relu.mul_(v), grad_skipped, grad_v
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
