@@ -7,6 +7,7 @@ bf16 autocast, channels_last, relational routers of width 256.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from sidestep.methods.rdi_net import RDI_NET, RdiNetConfig
 from sidestep.methods.static import STATIC, StaticConfig
 from sidestep.routing.samplers import Noise
 from sidestep.training.config import Phase, TrainingConfig
+from sidestep.training.loop import NOTED_EVERY
 from sidestep.training.optimizer import build_optimizer
 from sidestep.training.step import TrainingStep, select_parameters
 from sidestep.types import Batch
@@ -54,8 +56,10 @@ def training_step(method: Method[Any], settings: Any, batch: Batch) -> Callable[
     noise = Noise(torch.Generator().manual_seed(0))
     statistics = batch.statistics if method.statistics(settings) is not None else None
 
+    steps = count()
+
     def run() -> None:
-        step.begin(phase, 0.5, noise)
+        step.begin(phase, 0.5, noise, noted=next(steps) % NOTED_EVERY == 0)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             losses, _ = step(batch.images, batch.labels, statistics)
         optimizer.zero_grad()
