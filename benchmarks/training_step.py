@@ -24,6 +24,7 @@ from sidestep.methods.static import STATIC, StaticConfig
 from sidestep.routing.samplers import Noise
 from sidestep.training.config import Phase, TrainingConfig
 from sidestep.training.loop import NOTED_EVERY
+from sidestep.training.memory import keep_freed_memory
 from sidestep.training.optimizer import build_optimizer
 from sidestep.training.step import TrainingStep, select_parameters
 from sidestep.types import Batch
@@ -83,6 +84,7 @@ def rank_loss_step(batch: Batch) -> Callable[[], None]:
 def main() -> None:
     chosen = options("RDI-Net-110's training step against the static one's", seconds=120.0)
     torch.manual_seed(0)
+    keep_freed_memory()
     batch = random_batch()
     calls = {
         "static": training_step(STATIC, StaticConfig(), batch),

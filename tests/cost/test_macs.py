@@ -17,7 +17,7 @@ from sidestep.routing.router import ConstantRouter
 from sidestep.types import CostModel, Decisions
 from tests import strategies
 from tests.doubles import TableRouter, lively_network, relational_router, shared_network
-from tests.reference.macs import counted_macs
+from tests.reference.macs import CountedMacs
 
 MACS = {
     20: (40_551_040, 40_813_184),
@@ -134,27 +134,27 @@ def test_measuring_leaves_the_model_untouched() -> None:
 
 
 @pytest.mark.parametrize("shortcut", ["A", "B"])
-def test_the_price_of_all_run_is_what_hooks_count_in_a_masked_pass(shortcut: Literal["A", "B"]) -> None:
+def test_the_price_of_all_run_is_what_calls_count_in_a_masked_pass(shortcut: Literal["A", "B"]) -> None:
     network, cost = shared_network(14, shortcut), cost_of_shared(shortcut)
-    with torch.no_grad(), counted_macs(network) as macs:
+    with torch.no_grad(), CountedMacs() as counted:
         network(strategies.images(1, 0), execute=masked)
-    assert sum(macs) == cost.full_macs + float(cost.router_macs.sum())
+    assert sum(counted.macs) == cost.full_macs + float(cost.router_macs.sum())
 
 
 @given(strategies.shortcuts, st.data())
-def test_the_price_of_any_path_is_what_hooks_count_in_a_gathered_pass(
+def test_the_price_of_any_path_is_what_calls_count_in_a_gathered_pass(
     shortcut: Literal["A", "B"], data: st.DataObject
 ) -> None:
     network, cost = shared_network(14, shortcut), cost_of_shared(shortcut)
     table = data.draw(strategies.execution_tables(6, batch=1))
-    with torch.no_grad(), counted_macs(network) as macs:
+    with torch.no_grad(), CountedMacs() as counted:
         output = network(strategies.images(1, 0), router=TableRouter(table), execute=gathered)
-    assert sum(macs) == cost.per_sample(output.decisions, routers=False).item()
+    assert sum(counted.macs) == cost.per_sample(output.decisions, routers=False).item()
 
 
 @given(strategies.seeds)
 def test_the_price_of_a_routed_image_includes_the_routers_that_ran(seed: int) -> None:
     network, cost = shared_network(14), cost_of_shared("A")
-    with torch.no_grad(), counted_macs(network) as macs:
+    with torch.no_grad(), CountedMacs() as counted:
         output = network(strategies.images(1, seed), execute=gathered)
-    assert sum(macs) == cost.per_sample(output.decisions).item()
+    assert sum(counted.macs) == cost.per_sample(output.decisions).item()

@@ -35,6 +35,13 @@ def test_a_prepared_network_computes_the_same_without_batch_norm(
     assert torch.equal(actual.decisions.weights, expected.decisions.weights)
 
 
+def test_what_is_folded_away_leaves_no_module_behind() -> None:
+    prepared = prepare(lively_network(8, "B"), strategies.images(2, 0))
+    router, unit = prepared.router, prepared.backbone.units[1]
+    assert all(type(align) is nn.Linear for align in router.align)  # type: ignore[union-attr]
+    assert type(unit.downsample) is nn.Conv2d
+
+
 @pytest.mark.parametrize("shortcut", ["A", "B"])
 def test_a_static_network_is_prepared_too(shortcut: Literal["A", "B"]) -> None:
     network, images = RoutedNetwork(lively_backbone(8, shortcut)), strategies.images(3, 0)

@@ -1,33 +1,28 @@
-"""What convolutions and linear layers really multiplied, counted by hooks."""
+"""What convolutions and linear layers really multiplied, counted where torch is called."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 
-@contextmanager
-def counted_macs(module: nn.Module) -> Iterator[list[int]]:
-    """Yield a list that receives the MACs of every convolution and linear layer that runs."""
-    macs: list[int] = []
+class CountedMacs(TorchFunctionMode):
+    """Collects the MACs of every convolution and linear layer that runs inside it."""
 
-    def convolution(layer: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        kernel = layer.kernel_size[0] * layer.kernel_size[1]
-        macs.append(output.numel() * layer.in_channels // layer.groups * kernel)
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs: list[int] = []
 
-    def linear(layer: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        macs.append(output.numel() * layer.in_features)
-
-    handles = []
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            handles.append(layer.register_forward_hook(convolution))
-        elif isinstance(layer, nn.Linear):
-            handles.append(layer.register_forward_hook(linear))
-    try:
-        yield macs
-    finally:
-        for handle in handles:
-            handle.remove()
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in (torch.conv2d, functional.linear):
+            weight: Tensor = args[1]
+            # (out, in / groups, height, width) or (out, in): all but the first are summed over.
+            self.macs.append(out.numel() * weight[0].numel())
+        return out

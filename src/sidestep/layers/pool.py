@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 
 def global_average_pool(features: Tensor) -> Tensor:
@@ -41,5 +40,4 @@ class _Pool(torch.autograd.Function):
 
 
 def _mean(features: Tensor) -> Tensor:
-    pooled: Tensor = F.adaptive_avg_pool2d(features, 1)
-    return pooled.flatten(1)
+    return features.mean((2, 3))

@@ -131,7 +131,7 @@ class BasicBlock(ResidualUnit):
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.downsample: nn.Module = nn.Identity()
+        self.downsample: nn.Module | None = None
         if stride != 1 or in_channels != out_channels:
             self.projects = option == "B"
             self.downsample = (
@@ -144,8 +144,7 @@ class BasicBlock(ResidualUnit):
             )
 
     def shortcut(self, x: Tensor) -> Tensor:
-        out: Tensor = self.downsample(x)
-        return out
+        return x if self.downsample is None else self.downsample(x)
 
     def skip(self, x: Tensor) -> Tensor:
         return F.relu(self.shortcut(x)) if self.projects else self.shortcut(x)

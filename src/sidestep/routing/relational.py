@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from sidestep.layers.pool import global_average_pool
 from sidestep.routing.router import Router
 
 _GATE_BIAS = (0.1, 2.0)
+
+# The layers of every unit: alignment, GCN weight, decision weight and bias; and the features s so far.
+State = tuple[list[tuple[nn.Module, Tensor, Tensor, Tensor]], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,31 +104,33 @@ class RelationalRouter(Router):
             _decide(config.dim, bias, num_options) for bias in _biases(config, len(channels))
         )
 
-    def begin(self, images: Tensor) -> tuple[Tensor, ...]:
-        return ()
+    def begin(self, images: Tensor) -> State:
+        # Looked up once per image and called as functions: at batch 1 finding a module and calling it costs
+        # as much as the product that it is for.
+        gates: Iterable[tuple[Any, Any, Any]] = zip(self.align, self.gcn, self.decide, strict=True)
+        return [(align, gcn.weight, decide.weight, decide.bias) for align, gcn, decide in gates], ()
 
-    def forward(
-        self, unit: int, features: Tensor, state: tuple[Tensor, ...]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return logits (B, K) and the features s of the last r routers, newest first."""
-        own = self.align[unit](global_average_pool(features))
-        s = F.relu(self.gcn[unit](self._aggregate(own, state)))
-        logits: Tensor = self.decide[unit](s)
-        return logits, (s, *state)[: self.config.reach]
+    def forward(self, unit: int, features: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return logits (B, K), and a state with the features s of the last r routers, newest first."""
+        gates, seen = state
+        align, gcn, weight, bias = gates[unit]
+        own = align(global_average_pool(features)).relu_()
+        s = F.linear(self._aggregate(own, seen), gcn).relu_()
+        return F.linear(s, weight, bias), (gates, (s, *seen)[: self.config.reach])
 
-    def _aggregate(self, own: Tensor, state: tuple[Tensor, ...]) -> Tensor:
+    def _aggregate(self, own: Tensor, seen: tuple[Tensor, ...]) -> Tensor:
         gamma = self.config.gamma
-        if gamma == 0 or not state:
+        if gamma == 0 or not seen:
             return own
         if gamma == "auto":
-            edges = [F.cosine_similarity(own, s, dim=1, eps=1e-6).unsqueeze(1) for s in state]
-            total = own + sum((e * s for e, s in zip(edges, state, strict=True)), torch.zeros_like(own))
+            edges = [F.cosine_similarity(own, s, dim=1, eps=1e-6).unsqueeze(1) for s in seen]
+            total = own + sum((e * s for e, s in zip(edges, seen, strict=True)), torch.zeros_like(own))
             return total / (1 + sum(edges)) if self.config.normalize_adj else total
-        total = own
-        for distance, s in enumerate(state, start=1):
-            total = torch.add(total, s, alpha=gamma**distance)
+        total, add = own, Tensor.add if torch.is_grad_enabled() else Tensor.add_
+        for distance, s in enumerate(seen, start=1):
+            total = add(total, s, alpha=gamma**distance)
         if self.config.normalize_adj:
-            total = total / sum(gamma**distance for distance in range(len(state) + 1))
+            total = total / sum(gamma**distance for distance in range(len(seen) + 1))
         return total
 
 
@@ -134,7 +139,7 @@ def _align(channels: int, config: RelationalConfig) -> nn.Sequential:
     nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
     nn.init.zeros_(linear.bias)
     norm = [nn.BatchNorm1d(config.dim)] if config.batch_norm else []
-    return nn.Sequential(linear, *norm, nn.ReLU(inplace=True))
+    return nn.Sequential(linear, *norm)
 
 
 def _gcn(dim: int) -> nn.Linear:

@@ -28,6 +28,7 @@ from sidestep.methods.method import Method
 from sidestep.routing.samplers import Noise
 from sidestep.training.config import Phase, TrainingConfig
 from sidestep.training.log import RunLog
+from sidestep.training.memory import keep_freed_memory
 from sidestep.training.optimizer import build_optimizer, build_schedule
 from sidestep.training.state import TrainingState, restore_optimizer
 from sidestep.training.step import TrainingStep, select_parameters
@@ -76,6 +77,8 @@ def fit(job: Job, folder: Path, fabric: Fabric, *, resume: Checkpoint | None = N
         TrainingError: when the loss is not finite; the last good checkpoint stays.
         InterruptedRunError: after an interrupt, with a checkpoint of the step before it.
     """
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     trainer = _Trainer(job, folder, fabric)
     if resume is not None:
         trainer.state.restore(resume)
