@@ -32,6 +32,17 @@ def test_keep_rates_are_means_over_images() -> None:
     assert GATES.keep_rates().tolist() == [0.5, 0.375]
 
 
+def test_costs_are_not_rounded_by_autocast() -> None:
+    prices = CostModel(
+        fixed_macs=445_000.0,
+        option_macs=torch.tensor([[0.0, 4_718_592.0]]).expand(8, 2),
+        router_macs=torch.zeros(8),
+    )
+    decisions = Decisions(weights=torch.tensor([0.0, 1.0]).expand(2, 8, 2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert prices.fraction(decisions).tolist() == [1.0, 1.0]
+
+
 def test_paths_name_the_heaviest_option_and_a_tie_the_cheapest() -> None:
     assert GATES.paths().tolist() == [[1, 0], [0, 0]]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -87,7 +86,8 @@ class CostModel:
             routers: whether asking the routers is counted.
         """
         weights = decisions.weights.float()
-        macs = torch.einsum("blk,lk->b", weights, self.option_macs.to(weights)) + self.fixed_macs
+        # A sum of products and no matrix product, which autocast would round to bfloat16: by up to 0.4 %.
+        macs = (weights * self.option_macs.to(weights)).sum(dim=(1, 2)) + self.fixed_macs
         return macs + float(self.router_macs.sum()) if routers else macs
 
     def fraction(self, decisions: Decisions) -> Tensor:

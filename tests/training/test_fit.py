@@ -13,7 +13,7 @@ import torch
 from sidestep.checkpoint import load_checkpoint
 from sidestep.errors import InterruptedRunError, RecipeError, TrainingError
 from sidestep.recipe import Recipe, from_dict
-from sidestep.runs import train
+from sidestep.runs import train, untrained
 from sidestep.training import loop
 from sidestep.training.step import TrainingStep
 
@@ -199,11 +199,29 @@ def test_frozen_blocks_do_not_move_nor_do_their_statistics(tmp_path: Path) -> No
     assert not torch.equal(trained["router.gcn.0.weight"], fresh["router.gcn.0.weight"])
 
 
+def test_a_phase_that_is_switched_off_may_keep_its_warm_up() -> None:
+    phases = [{"name": "off", "epochs": 0, "warmup_epochs": 0.5}, {"name": "joint", "epochs": 1}]
+    assert tiny(phases=phases).training.phases[0].warmup_epochs == 0.5
+
+
 def test_a_phase_without_epochs_is_left_out(tmp_path: Path) -> None:
     recipe = tiny()
     phases = [replace(recipe.training.phases[0], epochs=0), recipe.training.phases[1]]
     folder = train(replace(recipe, training=replace(recipe.training, phases=phases)), tmp_path / "run")
     assert [(row["phase"], row["epoch"]) for row in rows(folder)] == [("joint", 0), ("joint", 1)]
+
+
+def test_without_phases_a_run_holds_the_weights_it_starts_from(tmp_path: Path) -> None:
+    folder = train(tiny(phases=[]), tmp_path / "run")
+    best, last = (load_checkpoint(folder / f"{name}.safetensors") for name in ("best", "last"))
+    torch.manual_seed(0)
+    fresh = untrained(tiny(phases=[]), num_classes=10).state_dict()
+    for checkpoint in (best, last):
+        held = checkpoint.section("model")
+        assert held.keys() == fresh.keys()
+        assert all(torch.equal(held[key], fresh[key]) for key in fresh)
+    assert rows(folder) == []
+    assert train(tiny(phases=[]), folder, resume=True) == folder
 
 
 def test_the_best_epoch_keeps_to_the_allowed_cost(tmp_path: Path) -> None:

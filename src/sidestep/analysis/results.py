@@ -113,7 +113,7 @@ def _curves(results: Sequence[RunResult]) -> list[str]:
             for row in result.epochs
             if row.get("val")
         ]
-        lines.append(f"- {result.folder}: " + ", ".join(points))
+        lines.append(f"- {result.folder}: " + (", ".join(points) or "not trained"))
     return lines
 
 

@@ -80,13 +80,15 @@ def evaluate_network(
             labels.append(batch.labels.cpu())
             weights.append(output.decisions.weights.float().cpu())
     network.train(was_training)
-    return _report(
-        Decisions(weights=torch.cat(weights)),
-        torch.cat(correct),
-        _class_masks(torch.cat(labels), num_classes),
-        cost,
-        execution,
-    )
+    # Sums over images are not to be rounded to bfloat16, whatever the network ran in.
+    with torch.autocast("cpu", enabled=False):
+        return _report(
+            Decisions(weights=torch.cat(weights)),
+            torch.cat(correct),
+            _class_masks(torch.cat(labels), num_classes),
+            cost,
+            execution,
+        )
 
 
 def _class_masks(labels: Tensor, num_classes: int) -> Tensor:

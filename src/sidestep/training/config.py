@@ -63,7 +63,8 @@ class Phase:
                 f"milestones belong to schedule 'multistep' and it needs some, got {self.milestones} "
                 f"with {self.schedule!r}"
             )
-        if not 0 <= self.warmup_epochs <= self.epochs:
+        # A phase that is switched off keeps its other settings.
+        if self.epochs and not 0 <= self.warmup_epochs <= self.epochs:
             raise RecipeError(
                 f"warmup_epochs must be between 0 and epochs ({self.epochs}), got {self.warmup_epochs}"
             )
@@ -119,7 +120,8 @@ class TrainingConfig:
     """Settings of the training loop.
 
     Args:
-        phases: one after the other, each with a fresh optimiser.
+        phases: one after the other, each with a fresh optimiser. None at all trains nothing: the run holds
+            the weights it starts from, with their report.
         batch_size: images per step over all processes.
         seed: of initialisation, order, augmentation and noise.
         precision: "bf16-mixed" runs convolutions and matrix products in bfloat16.
@@ -146,7 +148,7 @@ class TrainingConfig:
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.phases or self.phases[-1].epochs == 0:
+        if self.phases and self.phases[-1].epochs == 0:
             raise RecipeError("phases must end with one that has epochs, got none; its best epoch is kept")
         if self.batch_size < 2:
             raise RecipeError(f"batch_size must be at least 2, got {self.batch_size}; BatchNorm needs two")

@@ -92,6 +92,8 @@ def fit(job: Job, folder: Path, fabric: Fabric, *, resume: Checkpoint | None = N
                 trainer.run_phase(phase, log, stop, resume)
             position.phase, position.epoch = position.phase + 1, 0
             resume = None
+    if not job.config.phases:
+        trainer.keep_start()
 
 
 class _Trainer:
@@ -109,15 +111,21 @@ class _Trainer:
         steps = self.train_set.num_steps(job.config.batch_size)
         self.steps_per_epoch = min(steps, job.config.max_steps or steps)
         self.saved_at = self.clock = time.monotonic()
+        self.optimizer: torch.optim.Optimizer | None = None
+
+    def keep_start(self) -> None:
+        """Save the weights as they are, for a run that trains nothing."""
+        self._save(BEST)
+        self._save(LAST)
 
     def run_phase(self, phase: Phase, log: RunLog, stop: dict[str, bool], resume: Checkpoint | None) -> None:
         """Train one phase from the current position to its end."""
         job, position = self.job, self.state.position
         set_modes = select_parameters(job.network, phase.train)
-        self.optimizer = build_optimizer(job.network, phase, job.config.optimizer)
+        self.optimizer = started = build_optimizer(job.network, phase, job.config.optimizer)
         if resume is not None and (position.epoch or position.step):
-            restore_optimizer(self.optimizer, resume)
-        schedule = build_schedule(self.optimizer, phase, self.steps_per_epoch)
+            restore_optimizer(started, resume)
+        schedule = build_schedule(started, phase, self.steps_per_epoch)
         step = TrainingStep(
             job.network,
             method=job.method,
@@ -126,7 +134,7 @@ class _Trainer:
             config=job.config,
             teacher=job.teacher,
         )
-        wrapped, optimizer = self.fabric.setup(step, self.optimizer)
+        wrapped, optimizer = self.fabric.setup(step, started)
         while position.epoch < self._epochs(phase):
             title = f"{phase.name} {position.epoch + 1}/{phase.epochs}"
             log.begin_epoch(title, done=position.step, steps=self.steps_per_epoch)
@@ -145,7 +153,7 @@ class _Trainer:
                 self.state.average()
                 log.advance(self._progress())
                 self._maybe_save(stop["now"])
-            self._end_epoch(phase, log)
+            self._end_epoch(phase, log, lr=started.param_groups[0]["lr"])
 
     def _epochs(self, phase: Phase) -> int:
         return phase.epochs if self.job.config.max_steps is None else 1
@@ -210,7 +218,7 @@ class _Trainer:
             f"{rate:.0f} images/s"
         )
 
-    def _end_epoch(self, phase: Phase, log: RunLog) -> None:
+    def _end_epoch(self, phase: Phase, log: RunLog, *, lr: float) -> None:
         position = self.state.position
         names = list(position.sums)
         means = self._reduced(
@@ -218,7 +226,7 @@ class _Trainer:
         )
         row: dict[str, Any] = {"phase": phase.name, "epoch": position.epoch, "step": position.steps_done}
         row["train"] = dict(zip(names, means.tolist(), strict=True)) | {
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": lr,
             "images_per_s": position.step * self.job.config.batch_size / position.seconds,
         }
         position.epoch, position.step = position.epoch + 1, 0

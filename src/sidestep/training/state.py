@@ -56,12 +56,13 @@ class TrainingState:
         if self.ema is not None:
             self.ema.update(self.network, step=self.position.steps_done)
 
-    def checkpoint(self, optimizer: torch.optim.Optimizer, values: dict[str, Any]) -> Checkpoint:
-        """Return all of it, ready to be written."""
+    def checkpoint(self, optimizer: torch.optim.Optimizer | None, values: dict[str, Any]) -> Checkpoint:
+        """Return all of it, ready to be written; before the first phase there is no optimiser."""
         tensors = _prefixed("model", self.evaluated)
         if self.ema is not None:
             tensors |= _prefixed("raw", self.network)
-        for index, entry in optimizer.state_dict()["state"].items():
+        entries = {} if optimizer is None else optimizer.state_dict()["state"]
+        for index, entry in entries.items():
             for name, value in entry.items():
                 if isinstance(value, Tensor):
                     tensors[f"optimizer.{index}.{name}"] = value
