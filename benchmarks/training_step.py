@@ -14,7 +14,6 @@ import torch
 from measure import Ratio, interleave, options, report
 
 from sidestep.backbones.build import ModelConfig, build_backbone
-from sidestep.backbones.routed import RoutedNetwork
 from sidestep.cost.macs import measure_cost
 from sidestep.data.histogram import color_histogram
 from sidestep.losses.paths import rank_loss
@@ -47,7 +46,8 @@ def training_step(method: Method[Any], settings: Any, batch: Batch) -> Callable[
     """Return a call that trains a fresh ResNet-110 on the batch once more."""
     torch.manual_seed(0)
     backbone = build_backbone(ModelConfig(name="cifar_resnet110"), num_classes=10)
-    network = RoutedNetwork(backbone, method.router(backbone, settings)).to(memory_format=torch.channels_last)
+    network = method.network(backbone, method.router(backbone, settings))
+    network = network.to(memory_format=torch.channels_last)
     phase = Phase(name="measured", epochs=1, lr=0.01)
     config = TrainingConfig(phases=[phase], batch_size=BATCH_SIZE, precision="bf16-mixed")
     select_parameters(network, phase.train)()

@@ -10,24 +10,29 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from sidestep.backbones.backbone import Backbone
+from sidestep.backbones.build import ModelConfig, build_backbone
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
+from sidestep.backbones.halting import HaltingNetwork
 from sidestep.backbones.routed import RoutedNetwork
 from sidestep.layers.residual import Mix
+from sidestep.layers.shortcut import Shortcut
+from sidestep.routing.halting import HaltingRouter
 from sidestep.routing.relational import RelationalConfig, RelationalRouter
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import Noise, Sample, argmax
 
 
 class TableRouter(Router):
-    """Decides what a (B, L) table of zeros and ones says."""
+    """Decides what a (B, L) table of options says."""
 
-    def __init__(self, table: Tensor) -> None:
+    def __init__(self, table: Tensor, num_options: int = 2) -> None:
         super().__init__()
         self.table = table
+        self.num_options = num_options
 
     def forward(self, unit: int, features: Tensor, state: None) -> tuple[Tensor, None]:
-        execution = self.table[:, unit].float()
-        return torch.stack([1 - execution, execution], dim=1), state
+        return nn.functional.one_hot(self.table[:, unit].long(), self.num_options).float(), state
 
 
 def noise(seed: int = 0, *, rank: int = 0, world_size: int = 1) -> Noise:
@@ -44,30 +49,45 @@ def enliven(module: nn.Module) -> None:
             nn.init.normal_(norm.bias, std=0.3)
 
 
-def relational_router(backbone: CifarResNet, config: RelationalConfig | None = None) -> RelationalRouter:
+def relational_router(backbone: Backbone, config: RelationalConfig | None = None) -> RelationalRouter:
     units = backbone.units
     return RelationalRouter([u.in_channels for u in units], [u.stage for u in units], config)
 
 
-def lively_backbone(depth: int = 8, shortcut: Literal["A", "B"] = "A", mix: Mix = "output") -> CifarResNet:
-    backbone = CifarResNet(CifarResNetConfig(depth=depth, shortcut=shortcut, mix=mix))
+def lively_backbone(
+    depth: int = 8,
+    shortcut: Shortcut = "A",
+    mix: Mix = "output",
+    options: Literal[2, 3] = 2,
+    se_ratio: int | None = None,
+) -> CifarResNet:
+    config = CifarResNetConfig(depth=depth, shortcut=shortcut, mix=mix, options=options, se_ratio=se_ratio)
+    backbone = CifarResNet(config)
     enliven(backbone)
     return backbone.eval()
 
 
 def lively_network(
     depth: int = 8,
-    shortcut: Literal["A", "B"] = "A",
+    shortcut: Shortcut = "A",
     mix: Mix = "output",
     config: RelationalConfig | None = None,
+    se_ratio: int | None = None,
 ) -> RoutedNetwork:
     """Return a network in evaluation mode whose routers disagree about images."""
-    backbone = lively_backbone(depth, shortcut, mix)
+    backbone = lively_backbone(depth, shortcut, mix, se_ratio=se_ratio)
+    return lively_routed(backbone, torch.randn(64, 3, 8, 8), config)
+
+
+def lively_routed(
+    backbone: Backbone, images: Tensor, config: RelationalConfig | None = None
+) -> RoutedNetwork:
+    """Return a backbone in evaluation mode with routers that disagree about these images."""
     router = relational_router(backbone, config or RelationalConfig(dim=16))
     for decide in router.decide:
         nn.init.normal_(decide.weight)
     network = RoutedNetwork(backbone, router)
-    divide_images(network, torch.randn(64, 3, 8, 8))
+    divide_images(network, images)
     return network.eval()
 
 
@@ -89,14 +109,46 @@ def divide_images(network: RoutedNetwork, images: Tensor) -> None:
 
 
 @cache
-def shared_network(depth: int = 8, shortcut: Literal["A", "B"] = "A") -> RoutedNetwork:
+def shared_network(depth: int = 8, shortcut: Shortcut = "A") -> RoutedNetwork:
     """Return a lively network that no test may change."""
     torch.manual_seed(depth)
     return lively_network(depth, shortcut)
 
 
+def halting_network(
+    depth: int = 20, *, spatial: bool = False, preact: bool = True, eps: float = 0.01
+) -> HaltingNetwork:
+    """Return a network in evaluation mode that halts after one unit here and after the last one there."""
+    backbone = build_backbone(ModelConfig(name=f"cifar_resnet{depth}", preact=preact), 10)
+    units = backbone.units
+    router = HaltingRouter([u.in_channels for u in units], [u.stage for u in units], spatial=spatial, eps=eps)
+    network = HaltingNetwork(backbone, router)
+    enliven(network)
+    for unit in router.halting.values():
+        for name, parameter in unit.named_parameters():
+            if name.endswith("score.weight"):
+                nn.init.normal_(parameter, std=6 * parameter[0].numel() ** -0.5)
+            elif name.endswith("score.bias"):
+                nn.init.zeros_(parameter)
+    # Statistics of real features, without which all images would score the same.
+    network.eval()
+    for norm in router.modules():
+        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+            norm.train().momentum = 1.0
+    with torch.no_grad():
+        network(torch.randn(64, 3, 8, 8))
+    return network.eval()
+
+
+@cache
+def shared_halting_network(depth: int = 20, *, spatial: bool = False, preact: bool = True) -> HaltingNetwork:
+    """Return a halting network that no test may change."""
+    torch.manual_seed(depth)
+    return halting_network(depth, spatial=spatial, preact=preact)
+
+
 @contextmanager
-def branch_rows(backbone: CifarResNet) -> Iterator[list[int]]:
+def branch_rows(backbone: Backbone) -> Iterator[list[int]]:
     """Yield the number of images that entered the branch of every unit."""
     rows = [0] * len(backbone.units)
 

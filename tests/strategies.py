@@ -9,7 +9,7 @@ from torch import Tensor
 from sidestep.types import CostModel, Decisions
 
 depths = st.sampled_from([8, 14])
-shortcuts = st.sampled_from(["A", "B"])
+shortcuts = st.sampled_from(["A", "B", "pool_end", "pool_both"])
 batch_sizes = st.integers(1, 5)
 seeds = st.integers(0, 2**31 - 1)
 

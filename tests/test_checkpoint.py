@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+import torchvision
+from safetensors.torch import save_file
 from torch import nn
 
 from sidestep.backbones.build import ModelConfig, build_backbone
@@ -107,6 +110,50 @@ def test_torch_files_with_wrappers_load(tmp_path: Path) -> None:
     other = build_backbone(ModelConfig(name="cifar_resnet8"), 10)
     load_static_weights(other, tmp_path / "w.th")
     assert all(torch.equal(a, b) for a, b in zip(backbone.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("file", ["w.pth", "w.safetensors"])
+def test_weights_of_torchvision_load(tmp_path: Path, file: str) -> None:
+    theirs = torchvision.models.resnet18(num_classes=10).eval()
+    if file.endswith("pth"):
+        torch.save(theirs.state_dict(), tmp_path / file)
+    else:
+        save_file(theirs.state_dict(), tmp_path / file)
+    mine = build_backbone(ModelConfig(name="resnet18"), 10).eval()
+    load_static_weights(mine, tmp_path / file)
+    images = torch.randn(2, 3, 40, 40)
+    torch.testing.assert_close(mine(images), theirs(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "se_ratio"), [("resnet50", None), ("seresnet50", 16)])
+def test_weights_of_timm_load_with_the_1x1_convolutions_of_its_squeeze_and_excitation(
+    tmp_path: Path, name: str, se_ratio: int | None
+) -> None:
+    theirs = timm.create_model(name, num_classes=10, zero_init_last=False).eval()
+    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "w.pth")
+    mine = build_backbone(ModelConfig(name="resnet50", se_ratio=se_ratio), 10).eval()
+    load_static_weights(mine, tmp_path / "w.pth")
+    images = torch.randn(2, 3, 40, 40)
+    torch.testing.assert_close(mine(images), theirs(images), rtol=1e-5, atol=1e-5)
+
+
+def test_a_convolution_that_is_no_linear_layer_does_not_fit_one(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(2, 3, 3, 3), "bias": torch.zeros(2)}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"has weight as \(2, 3, 3, 3\), the network as \(2, 3\)"):
+        load_static_weights(nn.Linear(3, 2), tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("prefix", ["", "network.", "model.backbone.network."])
+def test_weights_of_a_wrapped_network_load_under_its_own_names(prefix: str, tmp_path: Path) -> None:
+    config = ModelConfig(name="timm/test_convnext")
+    network = build_backbone(config, 10).origin
+    state = {prefix + key: value.contiguous() for key, value in network.state_dict().items()}
+    save_file(state, tmp_path / "w.safetensors")
+    other = build_backbone(config, 10)
+    load_static_weights(other, tmp_path / "w.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
+    with pytest.raises(CheckpointError, match=r"does not fit ConvNeXt: it has head\.fc\.bias as \(10,\)"):
+        load_static_weights(build_backbone(config, 7), tmp_path / "w.safetensors")
 
 
 def test_a_torch_file_that_is_garbage_is_damaged(tmp_path: Path) -> None:

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import yaml
+from safetensors.torch import save_file
+from torch import nn
 
 import sidestep
+from sidestep.backbones.build import build_backbone
 from sidestep.cli import main
 from sidestep.errors import CheckpointError, RecipeError
+from sidestep.recipe import from_dict, load_recipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 TINY: dict[str, Any] = {
@@ -101,11 +106,6 @@ def test_every_recipe_trains_two_steps_on_synthetic_data(path: Path, tmp_path: P
 
 
 def static_weights(recipe: Path, folder: Path) -> Path:
-    from safetensors.torch import save_file
-
-    from sidestep.backbones.build import build_backbone
-    from sidestep.recipe import load_recipe
-
     backbone = build_backbone(load_recipe(recipe).model, 10)
     save_file(backbone.state_dict(), folder / "static.safetensors")
     return folder / "static.safetensors"
@@ -138,6 +138,40 @@ def test_wrong_input_is_one_sentence_exit_code_two_and_no_folder(
     assert "Traceback" not in captured.err
     assert captured.out == ""
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_vit"])
+def test_a_network_of_timm_trains_and_is_read_back(name: str, tmp_path: Path) -> None:
+    model = {"name": f"timm/{name}", "init": str(tmp_path / "weights.pth")}
+    training = {**TINY["training"], "max_steps": 1, "precision": "bf16-mixed"}
+    data = {**TINY["data"], "image_size": 32}
+    recipe = from_dict({**TINY, "model": model, "training": training, "data": data})
+    torch.save(build_backbone(recipe.model, 10, (32, 32)).origin.state_dict(), recipe.model.init)
+    run = sidestep.train(recipe, tmp_path / "run")
+    assert sidestep.load(run)(torch.randn(2, 3, 32, 32)).logits.shape == (2, 10)
+    masked, gathered = (sidestep.evaluate(run, execution=way).as_dict() for way in ("masked", "gathered"))
+    assert masked["accuracy"] == gathered["accuracy"]
+    assert masked["keep_rates"] == gathered["keep_rates"]
+
+
+def test_downloaded_weights_start_a_run_and_are_not_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, create = [], timm.create_model
+
+    def trained(name: str, *, pretrained: bool, **settings: Any) -> nn.Module:
+        asked.append(pretrained)
+        network: nn.Module = create(name, **settings)
+        nn.init.constant_(network.fc.bias, 100.0 * pretrained)
+        return network
+
+    monkeypatch.setattr(timm, "create_model", trained)
+    recipe = {**TINY, "model": {"name": "timm/test_resnet", "pretrained": True}}
+    recipe["training"] = {**TINY["training"], "max_steps": 1}
+    run = sidestep.train(from_dict(recipe), tmp_path / "run")
+    assert asked.count(True) == 1
+    assert bool((sidestep.load(run).backbone.origin.fc.bias > 90).all())
+    assert asked.count(True) == 1
 
 
 def test_a_run_without_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
@@ -64,6 +64,14 @@ def test_full_macs_are_the_dearest_options_without_routers() -> None:
 def test_per_sample_macs_agree_with_hand_arithmetic() -> None:
     assert PRICES.per_sample(GATES).tolist() == [10 + 3 + 100 + 56, 10 + 3 + 0 + 104]
     assert PRICES.per_sample(GATES, routers=False).tolist() == [166.0, 114.0]
+
+
+def test_routers_are_paid_as_far_as_they_were_asked() -> None:
+    asked = replace(GATES, asked=torch.tensor([[1.0, 0.5], [0.0, 1.0]]))
+    assert PRICES.per_sample(asked).tolist() == [10 + 2 + 100 + 56, 10 + 2 + 0 + 104]
+    assert torch.equal(PRICES.per_sample(asked, routers=False), PRICES.per_sample(GATES, routers=False))
+    everyone = replace(GATES, asked=torch.ones(2, 2))
+    assert torch.equal(PRICES.per_sample(everyone), PRICES.per_sample(GATES))
 
 
 def test_fraction_counts_routers_above_but_not_below_the_line() -> None:

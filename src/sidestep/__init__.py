@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sidestep.routing.router import Router
     from sidestep.runs import bench, evaluate, load, train
     from sidestep.types import Batch, CostModel, Decisions, RoutedOutput
+    from sidestep.wrapping import wrap
 
 # Public names and their homes. They are imported on first use, so that `import sidestep` stays light.
 _HOMES = {
@@ -53,6 +54,7 @@ _HOMES = {
     "load_recipe": "recipe",
     "measure_cost": "cost.macs",
     "train": "runs",
+    "wrap": "wrapping",
 }
 
 __all__ = [
@@ -78,6 +80,7 @@ __all__ = [
     "load_recipe",
     "measure_cost",
     "train",
+    "wrap",
 ]
 
 

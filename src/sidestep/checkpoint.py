@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from sidestep.backbones.backbone import Backbone
 from sidestep.errors import CheckpointError
 
 _KEY = "sidestep"
@@ -100,7 +101,7 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], source: str) -> 
             continue
         raise CheckpointError(
             f"{source} does not fit {type(module).__name__}: it {problem}; "
-            "check model.name, model.shortcut and the number of classes"
+            "check model.name, model.shortcut, model.se_ratio and the number of classes"
         )
     module.load_state_dict(tensors)
 
@@ -108,8 +109,9 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], source: str) -> 
 def load_static_weights(backbone: nn.Module, path: Path) -> None:
     """Load trained static weights into a backbone: safetensors, or a torch file that holds tensors only.
 
-    Wrappers that training scripts leave (`state_dict`, `module.`) and the classifier's name `linear` are
-    understood.
+    The names of a wrapped network are its own. Wrappers that training scripts leave (`state_dict`, `module.`)
+    and the classifier's name `linear` are understood, and so are 1x1 convolutions in the place of linear
+    layers (timm's squeeze-and-excitation).
 
     Raises:
         CheckpointError: when the file is missing, damaged, or of another architecture.
@@ -119,14 +121,18 @@ def load_static_weights(backbone: nn.Module, path: Path) -> None:
     else:
         tensors = _read_torch(path)
     renamed = {_static_name(key): tensor for key, tensor in tensors.items()}
-    for name, tensor in backbone.state_dict().items():
+    module = backbone.origin if isinstance(backbone, Backbone) else backbone
+    for name, tensor in module.state_dict().items():
         if name.endswith("num_batches_tracked"):
             renamed.setdefault(name, tensor)
-    load_weights(backbone, renamed, f"static weights {path}")
+        elif name in renamed and renamed[name].shape == (*tensor.shape, 1, 1):
+            renamed[name] = renamed[name].reshape(tensor.shape)
+    load_weights(module, renamed, f"static weights {path}")
 
 
 def _static_name(key: str) -> str:
-    key = key.removeprefix("module.").removeprefix("model.backbone.").removeprefix("backbone.")
+    for wrapper in ("module.", "model.backbone.", "backbone.", "network."):
+        key = key.removeprefix(wrapper)
     return "fc." + key.removeprefix("linear.") if key.startswith("linear.") else key
 
 

@@ -6,7 +6,7 @@ import difflib
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -17,7 +17,7 @@ from sidestep.backbones.build import ModelConfig
 from sidestep.data import DataConfig
 from sidestep.errors import RecipeError
 from sidestep.methods import METHODS, Method
-from sidestep.training.config import TrainingConfig
+from sidestep.training.config import Phase, TrainingConfig
 
 SECTIONS: dict[str, type] = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig}
 
@@ -95,6 +95,18 @@ def method_of(recipe: Recipe) -> Method[Any]:
     return METHODS[recipe.method]
 
 
+def method_settings(method: str, values: dict[str, Any], source: str) -> Any:
+    """Return the settings of a method, an instance of its settings class, that plain values describe.
+
+    Raises:
+        RecipeError: naming all errors at once, as errors of `source`.
+    """
+    errors: list[str] = []
+    settings = _settings(method, values, errors)
+    _raise_all(errors, source)
+    return settings
+
+
 def settings_by_key(method: str) -> dict[str, str]:
     """Return every key of a recipe of this method with what it takes and its default, for help texts."""
     sections = {"method": METHODS[method].settings, **SECTIONS}
@@ -119,20 +131,33 @@ def _finish(values: dict[str, Any], errors: list[str], source: str) -> Recipe:
     errors += [_unknown(key, "", known) for key in values if key not in known]
     method_values = dict(values.get("method") or {}) if isinstance(values.get("method"), dict | None) else {}
     method = method_values.pop("name", None)
-    settings = None
-    if method in METHODS:
-        settings = _build(METHODS[method].settings, method_values, "method", errors)
-    else:
-        errors.append(
-            f"method.name must be one of {', '.join(METHODS)}, got {method!r}{_nearest(method, METHODS)}"
-        )
+    settings = _settings(method, method_values, errors)
     sections = {name: _build(cls, values.get(name) or {}, name, errors) for name, cls in SECTIONS.items()}
     if not errors:
         errors += _ramp_errors(sections["training"], settings)
+        phases = [
+            _phase(phase, method_values, type(settings), f"training.phases.{index}.settings", errors)
+            for index, phase in enumerate(sections["training"].phases)
+        ]
+        sections["training"] = replace(sections["training"], phases=phases)
+    _raise_all(errors, source)
+    return Recipe(name=str(values.get("name", "run")), method=str(method), settings=settings, **sections)
+
+
+def _settings(method: Any, values: dict[str, Any], errors: list[str]) -> Any:
+    """Return the settings of a method, or None after adding to `errors`."""
+    if method in METHODS:
+        return _build(METHODS[method].settings, values, "method", errors)
+    errors.append(
+        f"method.name must be one of {', '.join(METHODS)}, got {method!r}{_nearest(method, METHODS)}"
+    )
+    return None
+
+
+def _raise_all(errors: list[str], source: str) -> None:
     if errors:
         count = "one error" if len(errors) == 1 else f"{len(errors)} errors"
         raise RecipeError(f"{source} has {count}:\n" + "\n".join(f"  - {error}" for error in errors))
-    return Recipe(name=str(values.get("name", "run")), method=str(method), settings=settings, **sections)
 
 
 def _build(cls: type, values: Any, place: str, errors: list[str]) -> Any:
@@ -212,8 +237,23 @@ def _nearest(name: Any, known: Any) -> str:
     return f"; did you mean {matches[0]}?" if matches else ""
 
 
+def _phase(phase: Phase, values: dict[str, Any], cls: type, place: str, errors: list[str]) -> Phase:
+    """Return the phase with its method settings checked and converted."""
+    parts = {field.name for field in fields(cls) if is_dataclass(get_type_hints(cls)[field.name])}
+    errors += [
+        f"{place}.{name} must stay as it is during training, got {value!r}; set it under method"
+        for name, value in phase.settings.items()
+        if name in parts
+    ]
+    built = _build(cls, values | phase.settings, place, errors) if phase.settings else None
+    if built is None:
+        return phase
+    return replace(phase, settings={name: getattr(built, name) for name in phase.settings})
+
+
 def _ramp_errors(training: TrainingConfig, settings: Any) -> list[str]:
-    numbers = {f.name for f in fields(settings) if isinstance(getattr(settings, f.name), float)}
+    hints = get_type_hints(type(settings))
+    numbers = {name for name, hint in hints.items() if hint is float or float in get_args(hint)}
     return [
         _unknown(name, f"training.phases.{index}.ramps", numbers)
         for index, phase in enumerate(training.phases)

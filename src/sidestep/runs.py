@@ -29,7 +29,7 @@ from sidestep.evaluation.bench import BenchResult, bench_network
 from sidestep.evaluation.environment import describe_environment
 from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.execution.gathered import gathered
-from sidestep.layers.residual import Execute
+from sidestep.layers.unit import Execute
 from sidestep.recipe import Recipe, from_dict, load_recipe, method_of
 from sidestep.training.distributed import synchronize_batch_norm
 from sidestep.training.loop import BEST, LAST, Job, fit
@@ -174,11 +174,14 @@ def bench(
     )
 
 
-def untrained(recipe: Recipe, *, num_classes: int) -> RoutedNetwork:
-    """Return the network of a recipe with its initial weights, without reading `model.init`."""
+def untrained(
+    recipe: Recipe, *, num_classes: int, input_size: tuple[int, int] | None = None
+) -> RoutedNetwork:
+    """Return the network of a recipe with its initial weights, with nothing read or downloaded."""
     torch.manual_seed(recipe.training.seed)
-    backbone = build_backbone(recipe.model, num_classes)
-    return RoutedNetwork(backbone, method_of(recipe).router(backbone, recipe.settings))
+    backbone = build_backbone(replace(recipe.model, pretrained=False), num_classes, input_size)
+    method = method_of(recipe)
+    return method.network(backbone, method.router(backbone, recipe.settings))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,10 +198,11 @@ def _open(run: Path, name: str) -> _Opened:
         raise CheckpointError(f"run {run} must hold {path.name}, and there is none; train it or name another")
     checkpoint = load_checkpoint(path)
     recipe = from_dict(checkpoint.values["recipe"], str(path))
-    network = untrained(recipe, num_classes=len(checkpoint.values["class_names"]))
+    height, width = checkpoint.values["input_size"]
+    network = untrained(recipe, num_classes=len(checkpoint.values["class_names"]), input_size=(height, width))
     load_weights(network, checkpoint.section("model"), f"checkpoint {path}")
     network.eval()
-    cost = measure_cost(network, tuple(checkpoint.values["input_size"]))
+    cost = measure_cost(network, (height, width))
     return _Opened(recipe=recipe, network=network, cost=cost, values=checkpoint.values)
 
 
@@ -212,8 +216,8 @@ def _job(recipe: Recipe, fabric: Fabric) -> Job:
     )
     if data.train is not None:
         data.train.num_steps(recipe.training.batch_size)  # refuses a batch that is too large
-    network = untrained(recipe, num_classes=data.num_classes)
-    teacher = _start_from_static(network, recipe, data.num_classes)
+    network = untrained(recipe, num_classes=data.num_classes, input_size=data.input_size)
+    teacher = _start_from_static(network, recipe, data)
     cost = measure_cost(network, data.input_size)
     if fabric.world_size > 1:
         synchronize_batch_norm(network)
@@ -233,7 +237,7 @@ def _job(recipe: Recipe, fabric: Fabric) -> Job:
     )
 
 
-def _start_from_static(network: RoutedNetwork, recipe: Recipe, num_classes: int) -> Backbone | None:
+def _start_from_static(network: RoutedNetwork, recipe: Recipe, data: Data) -> Backbone | None:
     """Load the static origin into the network, and return a copy of it if it is to teach."""
     teaches = recipe.training.distillation.weight > 0
     if recipe.model.init is None:
@@ -241,11 +245,14 @@ def _start_from_static(network: RoutedNetwork, recipe: Recipe, num_classes: int)
             raise RecipeError(
                 "distillation needs a teacher: set model.init to the weights of the static network"
             )
+        if recipe.model.pretrained:
+            trained = build_backbone(recipe.model, data.num_classes, data.input_size)
+            network.backbone.load_state_dict(trained.state_dict())
         return None
     load_static_weights(network.backbone, Path(recipe.model.init))
     if not teaches:
         return None
-    teacher = build_backbone(recipe.model, num_classes)
+    teacher = build_backbone(recipe.model, data.num_classes, data.input_size)
     load_static_weights(teacher, Path(recipe.model.init))
     return teacher
 
@@ -269,7 +276,8 @@ def _resumable(folder: Path, recipe: Recipe) -> Checkpoint:
             f"run {folder} must hold {LAST} to be resumed, got none; start without --resume"
         )
     checkpoint = load_checkpoint(folder / LAST)
-    if checkpoint.values["recipe"] != recipe.as_dict():
+    # Compared as recipes, so that a setting that came later has its default in an older run.
+    if from_dict(checkpoint.values["recipe"]).as_dict() != recipe.as_dict():
         raise RecipeError(
             f"run {folder} was started with other settings than recipe {recipe.name!r} has now; "
             f"resume it with its own recipe ({folder / 'recipe.yaml'}) and without overrides"

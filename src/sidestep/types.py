@@ -17,11 +17,14 @@ class Decisions:
         logits: (B, L, K) before any noise, or None where nothing was asked (a static network).
         relaxed: (B, L, K) the soft weights behind hard ones, for losses that need a gradient through the
             path (the rank loss of RDI-Net); equal to `weights` when these are soft.
+        asked: (B, L) share of every router's price that was paid, in [0, 1], or None where all were asked in
+            full. A stage that has halted asks no more.
     """
 
     weights: Tensor
     logits: Tensor | None = None
     relaxed: Tensor | None = None
+    asked: Tensor | None = None
 
     def execution(self) -> Tensor:
         """Return the (B, L) weight of executing a unit: all options but the cheapest."""
@@ -52,11 +55,14 @@ class RoutedOutput:
         logits: (B, C) class scores.
         decisions: what was executed to get them.
         exit_logits: (E, B, C) class scores of early exits, or None.
+        ponder: (B, S) ponder cost N + R of every stage of a halting network, for SACT its mean over
+            positions; its gradient flows through the remainder R alone. None elsewhere.
     """
 
     logits: Tensor
     decisions: Decisions
     exit_logits: Tensor | None = None
+    ponder: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +89,16 @@ class CostModel:
 
         Args:
             decisions: weights (B, L, K) that match this price list.
-            routers: whether asking the routers is counted.
+            routers: whether asking the routers is counted, as far as they were asked.
         """
         weights = decisions.weights.float()
-        # A sum of products and no matrix product, which autocast would round to bfloat16: by up to 0.4 %.
+        # Sums of products and no matrix products, which autocast would round to bfloat16: by up to 0.4 %.
         macs = (weights * self.option_macs.to(weights)).sum(dim=(1, 2)) + self.fixed_macs
-        return macs + float(self.router_macs.sum()) if routers else macs
+        if not routers:
+            return macs
+        if decisions.asked is None:
+            return macs + float(self.router_macs.sum())
+        return macs + (decisions.asked.float() * self.router_macs.to(weights)).sum(dim=1)
 
     def fraction(self, decisions: Decisions) -> Tensor:
         """Return the (B,) MACs of every image, routers included, as a fraction of the static network's."""
@@ -104,9 +114,13 @@ class Batch:
         labels: (B,) class indices.
         statistics: (B, S) image statistics of the raw pixels (histograms), or None when no loss wants them.
         teacher_logits: (B, C) class scores of the static origin, or None without distillation.
+        greedy: what the network does with the most probable decisions, or None when no loss wants it.
+        views: number of augmented views of every image; those of one image are neighbours.
     """
 
     images: Tensor
     labels: Tensor
     statistics: Tensor | None = None
     teacher_logits: Tensor | None = None
+    greedy: RoutedOutput | None = None
+    views: int = 1

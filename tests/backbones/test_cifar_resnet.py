@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import pytest
 import torch
@@ -8,9 +8,16 @@ from hypothesis import given
 from torch import nn
 
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
+from sidestep.backbones.routed import RoutedNetwork
+from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
+from sidestep.execution.gathered import gathered
+from sidestep.execution.prepare import prepare
+from sidestep.layers.residual import Mix
+from sidestep.layers.shortcut import Shortcut
 from tests import strategies
-from tests.doubles import lively_backbone, shared_network
+from tests.doubles import branch_rows, lively_backbone, lively_network, shared_network
+from tests.reference.macs import CountedMacs
 from tests.reference.resnet import cifar_resnet
 
 PARAMETERS = {
@@ -25,7 +32,7 @@ PARAMETERS = {
 }
 
 
-def num_parameters(depth: int, shortcut: Literal["A", "B"], num_classes: int) -> int:
+def num_parameters(depth: int, shortcut: Shortcut, num_classes: int) -> int:
     with torch.device("meta"):
         network = CifarResNet(CifarResNetConfig(depth=depth, shortcut=shortcut, num_classes=num_classes))
     return sum(p.numel() for p in network.parameters())
@@ -38,6 +45,18 @@ def test_parameters_are_those_of_the_specification_digit_for_digit(depth: int) -
     assert num_parameters(depth, "B", 10) == option_b
     assert num_parameters(depth, "A", 100) == hundred_classes
     assert num_parameters(depth, "B", 100) == option_b + 5_850
+    assert num_parameters(depth, "pool_end", 10) == num_parameters(depth, "pool_both", 10) == option_a
+
+
+@pytest.mark.parametrize(
+    ("depth", "parameters", "macs"), [(32, 468_109, 68_865_952), (110, 1_742_200, 252_899_776)]
+)
+def test_squeeze_and_excitation_adds_what_the_specification_says(
+    depth: int, parameters: int, macs: int
+) -> None:
+    backbone = CifarResNet(CifarResNetConfig(depth=depth, se_ratio=16))
+    assert sum(p.numel() for p in backbone.parameters()) == parameters
+    assert measure_cost(RoutedNetwork(backbone), (32, 32)).full_macs == macs
 
 
 def test_units_carry_the_widths_and_stages_that_routers_need() -> None:
@@ -71,12 +90,37 @@ def test_state_names_are_those_of_torchvision() -> None:
 
 @given(strategies.depths, strategies.shortcuts, strategies.batch_sizes, strategies.seeds)
 def test_the_static_network_equals_the_literal_one(
-    depth: int, shortcut: Literal["A", "B"], batch: int, seed: int
+    depth: int, shortcut: Shortcut, batch: int, seed: int
 ) -> None:
     backbone, images = shared_network(depth, shortcut).backbone, strategies.images(batch, seed)
     with torch.no_grad():
-        expected = cifar_resnet(backbone.state_dict(), images)
+        expected = cifar_resnet(backbone.state_dict(), images, shortcut)
         torch.testing.assert_close(backbone(images), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+def test_the_static_network_with_squeeze_and_excitation_equals_the_literal_one(shortcut: Shortcut) -> None:
+    backbone, images = lively_backbone(8, shortcut, se_ratio=8), strategies.images(2, 0)
+    with torch.no_grad():
+        expected = cifar_resnet(backbone.state_dict(), images, shortcut)
+        torch.testing.assert_close(backbone(images), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mix", ["output", "branch"])
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+def test_squeeze_and_excitation_is_routed_gathered_prepared_and_priced(shortcut: Shortcut, mix: Mix) -> None:
+    network, images = lively_network(14, shortcut, mix, se_ratio=4), strategies.images(16, 0)
+    with torch.no_grad():
+        masked = network(images)
+        with branch_rows(network.backbone) as rows, CountedMacs() as counted:
+            actual = network(images, execute=gathered)
+        prepared = prepare(network, images)(images, execute=gathered)
+    torch.testing.assert_close(actual.logits, masked.logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(prepared.logits, masked.logits, rtol=1e-5, atol=1e-5)
+    assert len(masked.decisions.paths().unique(dim=0)) > 4
+    assert rows == actual.decisions.execution().sum(dim=0).tolist()
+    cost = measure_cost(network, (8, 8))
+    assert sum(counted.macs) == cost.per_sample(actual.decisions).sum().item()
 
 
 def test_convolutions_and_head_are_initialised_by_fan_in() -> None:
@@ -92,6 +136,19 @@ def test_convolutions_and_head_are_initialised_by_fan_in() -> None:
 def test_the_mix_reaches_every_unit() -> None:
     assert {unit.mix for unit in lively_backbone(14, mix="branch").units} == {"branch"}
     assert {unit.mix for unit in lively_backbone(14).units} == {"output"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shortcut": "C"}, "shortcut must be one of A, B, pool_end, pool_both, got 'C'; He et al. use A"),
+        ({"se_ratio": 32}, "se_ratio must be from 1 to 16, .* got 32; the paper uses 16"),
+        ({"se_ratio": 0}, "se_ratio must be from 1 to 16, .* got 0"),
+    ],
+)
+def test_settings_that_make_no_network_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        CifarResNetConfig(**settings)
 
 
 @pytest.mark.parametrize("depth", [2, 7, 21, 51, 0, -4])

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -9,13 +9,15 @@ from torch import Tensor
 
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
 from sidestep.backbones.routed import RoutedNetwork, masked
-from sidestep.layers.residual import Mix, ResidualUnit
+from sidestep.layers.residual import Mix
+from sidestep.layers.shortcut import Shortcut
+from sidestep.layers.unit import Unit
 from sidestep.routing.router import ConstantRouter
 from sidestep.routing.samplers import Categorical, GumbelSoftmax, argmax
 from tests import strategies
 from tests.doubles import TableRouter, lively_backbone, lively_network, noise, shared_network
 
-SHORTCUTS = ["A", "B"]
+SHORTCUTS = ["A", "B", "pool_end", "pool_both"]
 
 
 def test_without_a_router_everything_is_executed() -> None:
@@ -31,10 +33,10 @@ def test_without_a_router_everything_is_executed() -> None:
 @pytest.mark.parametrize("mix", ["output", "branch"])
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
 def test_all_run_equals_the_static_network_in_value_gradient_and_statistics(
-    shortcut: Literal["A", "B"], mix: Mix, training: bool
+    shortcut: Shortcut, mix: Mix, training: bool
 ) -> None:
     results = []
-    for router in (None, ConstantRouter([1.0] * 6)):
+    for router in (None, ConstantRouter.keep([1.0] * 6)):
         torch.manual_seed(0)
         backbone = lively_backbone(14, shortcut, mix).train(training)
         logits = RoutedNetwork(backbone, router)(strategies.images(4, 1)).logits
@@ -47,17 +49,17 @@ def test_all_run_equals_the_static_network_in_value_gradient_and_statistics(
 
 @pytest.mark.parametrize("mix", ["output", "branch"])
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
-def test_none_run_is_the_chain_of_shortcuts(shortcut: Literal["A", "B"], mix: Mix) -> None:
+def test_none_run_is_the_chain_of_shortcuts(shortcut: Shortcut, mix: Mix) -> None:
     backbone, images = lively_backbone(8, shortcut, mix), strategies.images(2, 0)
     x = backbone.stem(images)
     for unit in backbone.units:
         x = torch.relu(unit.shortcut(x))
-    output = RoutedNetwork(backbone, ConstantRouter([0.0] * 3))(images)
+    output = RoutedNetwork(backbone, ConstantRouter.keep([0.0] * 3))(images)
     torch.testing.assert_close(output.logits, backbone.head(x))
 
 
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
-def test_both_mixes_agree_for_hard_decisions_and_differ_for_soft(shortcut: Literal["A", "B"]) -> None:
+def test_both_mixes_agree_for_hard_decisions_and_differ_for_soft(shortcut: Shortcut) -> None:
     network, images = lively_network(8, shortcut), strategies.images(3, 0)
     outputs = {}
     for mix in ("output", "branch"):
@@ -71,9 +73,7 @@ def test_both_mixes_agree_for_hard_decisions_and_differ_for_soft(shortcut: Liter
 
 
 @given(strategies.depths, strategies.shortcuts, strategies.seeds)
-def test_permuting_a_batch_permutes_outputs_and_decisions(
-    depth: int, shortcut: Literal["A", "B"], seed: int
-) -> None:
+def test_permuting_a_batch_permutes_outputs_and_decisions(depth: int, shortcut: Shortcut, seed: int) -> None:
     network, images = shared_network(depth, shortcut), strategies.images(5, seed)
     order = torch.randperm(5, generator=strategies.generator(seed))
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_a_router_that_is_passed_in_is_asked_instead_of_the_own_one() -> None:
 def test_uniform_sampling_leaves_the_own_routers_without_gradient() -> None:
     network = lively_network().train()
     output = network(
-        strategies.images(4, 0), router=ConstantRouter([0.5] * 3), sampler=Categorical(noise=noise())
+        strategies.images(4, 0), router=ConstantRouter.keep([0.5] * 3), sampler=Categorical(noise=noise())
     )
     output.logits.sum().backward()
     assert all(p.grad is None for p in network.router.parameters())
@@ -144,7 +144,7 @@ def test_uniform_sampling_leaves_the_own_routers_without_gradient() -> None:
 def test_every_unit_is_run_by_the_execution_that_is_passed_in() -> None:
     network, seen = shared_network(), []
 
-    def recording(unit: ResidualUnit, x: Tensor, weights: Tensor) -> Tensor:
+    def recording(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
         seen.append(unit)
         return masked(unit, x, weights)
 
@@ -164,9 +164,7 @@ def test_a_training_step_reaches_every_parameter(hard: bool) -> None:
 @pytest.mark.parametrize("mix", ["output", "branch"])
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
 @pytest.mark.parametrize("batch", [1, 4])
-def test_channels_last_is_kept_through_forward_and_backward(
-    batch: int, shortcut: Literal["A", "B"], mix: Mix
-) -> None:
+def test_channels_last_is_kept_through_forward_and_backward(batch: int, shortcut: Shortcut, mix: Mix) -> None:
     network = lively_network(14, shortcut, mix).to(memory_format=torch.channels_last)
     network.backbone.train(batch > 1)
     kept: list[bool] = []
@@ -174,7 +172,7 @@ def test_channels_last_is_kept_through_forward_and_backward(
     def check(tensor: Tensor) -> None:
         kept.append(tensor.is_contiguous(memory_format=torch.channels_last))
 
-    def recording(unit: ResidualUnit, x: Tensor, weights: Tensor) -> Tensor:
+    def recording(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
         check(x)
         x.register_hook(check)
         out = masked(unit, x, weights)
@@ -194,7 +192,7 @@ def test_the_output_is_the_same_in_either_memory_format() -> None:
     torch.testing.assert_close(last.logits, network(images).logits, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("router", [None, ConstantRouter([1.0] * 3)])
+@pytest.mark.parametrize("router", [None, ConstantRouter.keep([1.0] * 3)])
 def test_autocast_keeps_decisions_in_full_precision_where_a_sampler_has_noise(router: Any) -> None:
     network = RoutedNetwork(CifarResNet(CifarResNetConfig(depth=8)), router)
     sampler = argmax if router is None else GumbelSoftmax(noise=noise())

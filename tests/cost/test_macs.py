@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
 from sidestep.backbones.routed import RoutedNetwork, masked
 from sidestep.cost.macs import measure_cost
 from sidestep.execution.gathered import gathered
+from sidestep.layers.shortcut import Shortcut
 from sidestep.routing.relational import RelationalConfig
 from sidestep.routing.router import ConstantRouter
 from sidestep.types import CostModel, Decisions
@@ -33,7 +34,7 @@ MACS = {
 
 def cost_of(
     depth: int,
-    shortcut: Literal["A", "B"] = "A",
+    shortcut: Shortcut = "A",
     num_classes: int = 10,
     router: RelationalConfig | None = None,
     size: tuple[int, int] = (32, 32),
@@ -45,7 +46,7 @@ def cost_of(
 
 
 @cache
-def cost_of_shared(shortcut: Literal["A", "B"]) -> CostModel:
+def cost_of_shared(shortcut: Shortcut) -> CostModel:
     return measure_cost(shared_network(14, shortcut), (8, 8))
 
 
@@ -53,10 +54,15 @@ def cost_of_shared(shortcut: Literal["A", "B"]) -> CostModel:
 @pytest.mark.parametrize("option", ["A", "B"])
 @pytest.mark.parametrize("depth", MACS)
 def test_macs_are_those_of_the_specification_digit_for_digit(
-    depth: int, option: Literal["A", "B"], num_classes: int
+    depth: int, option: Shortcut, num_classes: int
 ) -> None:
     macs = MACS[depth]["AB".index(option)] + 64 * (num_classes - 10)
     assert cost_of(depth, option, num_classes).full_macs == macs
+
+
+@pytest.mark.parametrize("option", ["pool_end", "pool_both"])
+def test_shortcuts_that_pool_cost_nothing(option: Shortcut) -> None:
+    assert torch.equal(cost_of(20, option).option_macs, cost_of(20).option_macs)
 
 
 def test_resnet_110_is_priced_by_parts_as_in_the_specification() -> None:
@@ -109,7 +115,7 @@ def test_mixing_features_is_free_in_macs(settings: dict[str, Any]) -> None:
 
 
 def test_a_constant_router_is_free() -> None:
-    network = RoutedNetwork(CifarResNet(CifarResNetConfig(depth=8)), ConstantRouter([0.5] * 3))
+    network = RoutedNetwork(CifarResNet(CifarResNetConfig(depth=8)), ConstantRouter.keep([0.5] * 3))
     assert measure_cost(network, (8, 8)).router_macs.tolist() == [0, 0, 0]
 
 
@@ -133,8 +139,8 @@ def test_measuring_leaves_the_model_untouched() -> None:
     assert network(strategies.images(2, 0)).logits.device.type == "cpu"
 
 
-@pytest.mark.parametrize("shortcut", ["A", "B"])
-def test_the_price_of_all_run_is_what_calls_count_in_a_masked_pass(shortcut: Literal["A", "B"]) -> None:
+@pytest.mark.parametrize("shortcut", ["A", "B", "pool_end", "pool_both"])
+def test_the_price_of_all_run_is_what_calls_count_in_a_masked_pass(shortcut: Shortcut) -> None:
     network, cost = shared_network(14, shortcut), cost_of_shared(shortcut)
     with torch.no_grad(), CountedMacs() as counted:
         network(strategies.images(1, 0), execute=masked)
@@ -143,7 +149,7 @@ def test_the_price_of_all_run_is_what_calls_count_in_a_masked_pass(shortcut: Lit
 
 @given(strategies.shortcuts, st.data())
 def test_the_price_of_any_path_is_what_calls_count_in_a_gathered_pass(
-    shortcut: Literal["A", "B"], data: st.DataObject
+    shortcut: Shortcut, data: st.DataObject
 ) -> None:
     network, cost = shared_network(14, shortcut), cost_of_shared(shortcut)
     table = data.draw(strategies.execution_tables(6, batch=1))

@@ -174,3 +174,21 @@ def test_wrong_tensors_are_named() -> None:
         MemorySet(pixels[:, :1].byte(), torch.zeros(2), DataConfig())
     with pytest.raises(DataError, match=r"labels must be one per image, \(2,\), got \(3,\)"):
         MemorySet(pixels.byte(), torch.zeros(3), DataConfig())
+
+
+def test_views_of_an_image_are_neighbours_that_differ() -> None:
+    images = make_set(12, crop_padding=2, views=3, **PLAIN)
+    batches = list(images.train_batches(epoch=0, batch_size=6, seed=0))
+    assert len(batches) == images.num_steps(6) == 6
+    labels = torch.cat([batch.labels for batch in batches]).view(12, 3)
+    assert bool((labels == labels[:, :1]).all())
+    assert sorted(labels[:, 0].tolist()) == list(range(12))
+    assert {batch.views for batch in batches} == {3}
+    views = torch.cat([batch.images for batch in batches]).reshape(12, 3, -1)
+    assert (views[:, 0] != views[:, 1]).any(dim=1).float().mean() > 0.8
+    assert next(images.eval_batches(batch_size=6)).views == 1
+
+
+def test_views_are_not_parted_over_processes() -> None:
+    with pytest.raises(RecipeError, match="multiple of views times processes, 6, got 4"):
+        make_set(12, views=3).train_batches(epoch=0, batch_size=4, seed=0, shard=Shard(0, 2))

@@ -246,3 +246,17 @@ def test_crop_padding_is_refused_where_it_has_no_effect(make_folder: Callable[..
     config = DataConfig(source=str(root), image_size=8, crop_padding=2, workers=0)
     with pytest.raises(RecipeError, match="crop_padding has no effect on a streamed set"):
         load_data(config)
+
+
+def test_views_of_a_streamed_image_are_neighbours_with_crops_of_their_own(
+    photos: Callable[..., ImageSet],
+) -> None:
+    images = photos(flip=False, views=2)
+    (batch,) = images.train_batches(epoch=0, batch_size=40, seed=0)
+    assert batch.views == 2
+    assert torch.equal(batch.labels[::2], batch.labels[1::2])
+    assert not (batch.images[::2] == batch.images[1::2]).flatten(1).all(dim=1).any()
+    order = torch.from_numpy(epoch_order(20, seed=0, epoch=0))
+    assert torch.equal(
+        torch.from_numpy(epoch_order(20, seed=0, epoch=0, views=2)), order.repeat_interleave(2)
+    )

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Literal
-
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +9,8 @@ from torch import Tensor
 from sidestep.backbones.routed import masked
 from sidestep.errors import ExecutionError
 from sidestep.execution.gathered import gathered
-from sidestep.layers.residual import ResidualUnit
+from sidestep.layers.shortcut import Shortcut
+from sidestep.layers.unit import Unit
 from tests import strategies
 from tests.doubles import TableRouter, branch_rows, lively_backbone, lively_network, shared_network
 
@@ -22,7 +21,7 @@ MODES = pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("size", [(8, 8), (9, 7)], ids=["even", "odd"])
 @given(depth=strategies.depths, shortcut=strategies.shortcuts, data=st.data())
 def test_gathered_equals_masked_and_only_executing_images_enter_a_branch(
-    size: tuple[int, int], mode: type, depth: int, shortcut: Literal["A", "B"], data: st.DataObject
+    size: tuple[int, int], mode: type, depth: int, shortcut: Shortcut, data: st.DataObject
 ) -> None:
     network = shared_network(depth, shortcut)
     units = len(network.backbone.units)
@@ -42,9 +41,9 @@ def test_gathered_equals_masked_and_only_executing_images_enter_a_branch(
 @MODES
 @pytest.mark.parametrize("execution", [0.0, 1.0], ids=["none run", "all run"])
 @pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("shortcut", ["A", "B"])
+@pytest.mark.parametrize("shortcut", ["A", "B", "pool_end", "pool_both"])
 def test_the_extreme_paths_run_no_branch_or_every_branch(
-    shortcut: Literal["A", "B"], batch: int, execution: float, mode: type
+    shortcut: Shortcut, batch: int, execution: float, mode: type
 ) -> None:
     network, images = shared_network(14, shortcut), strategies.images(batch, 0)
     router = TableRouter(torch.full((batch, 6), execution))
@@ -56,8 +55,8 @@ def test_the_extreme_paths_run_no_branch_or_every_branch(
     assert rows == [batch * execution] * 6
 
 
-@pytest.mark.parametrize("shortcut", ["A", "B"])
-def test_all_run_gathered_equals_the_static_network(shortcut: Literal["A", "B"]) -> None:
+@pytest.mark.parametrize("shortcut", ["A", "B", "pool_end", "pool_both"])
+def test_all_run_gathered_equals_the_static_network(shortcut: Shortcut) -> None:
     network, images = shared_network(8, shortcut), strategies.images(3, 0)
     gathered_logits = network(images, router=TableRouter(torch.ones(3, 3)), execute=gathered).logits
     torch.testing.assert_close(gathered_logits, network.backbone(images), rtol=1e-5, atol=1e-5)
@@ -71,7 +70,7 @@ def test_all_run_gathered_equals_the_static_network(shortcut: Literal["A", "B"])
     seed=strategies.seeds,
 )
 def test_routers_decide_the_same_in_both_executions(
-    mode: type, depth: int, shortcut: Literal["A", "B"], batch: int, seed: int
+    mode: type, depth: int, shortcut: Shortcut, batch: int, seed: int
 ) -> None:
     network, images = shared_network(depth, shortcut), strategies.images(batch, seed)
     with mode():
@@ -125,15 +124,15 @@ def test_images_keep_their_places(mode: type) -> None:
     torch.testing.assert_close(out[[1, 3]], executed[[1, 3]])
 
 
-@pytest.mark.parametrize("shortcut", ["A", "B"])
-def test_channels_last_is_kept_inside_and_behind_the_branches(shortcut: Literal["A", "B"]) -> None:
+@pytest.mark.parametrize("shortcut", ["A", "B", "pool_end", "pool_both"])
+def test_channels_last_is_kept_inside_and_behind_the_branches(shortcut: Shortcut) -> None:
     network = lively_network(14, shortcut).to(memory_format=torch.channels_last)
     kept = []
 
     def check(tensor: Tensor) -> None:
         kept.append(tensor.is_contiguous(memory_format=torch.channels_last))
 
-    def recording(unit: ResidualUnit, x: Tensor, weights: Tensor) -> Tensor:
+    def recording(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
         out = gathered(unit, x, weights)
         check(out)
         return out

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
 
 import pytest
 import torch
@@ -11,7 +10,9 @@ from sidestep.backbones.backbone import Backbone
 from sidestep.backbones.routed import RoutedNetwork
 from sidestep.execution.gathered import gathered
 from sidestep.execution.prepare import cast, prepare
-from sidestep.layers.residual import ResidualUnit
+from sidestep.layers.residual import Mix
+from sidestep.layers.shortcut import Shortcut
+from sidestep.layers.unit import Unit
 from tests import strategies
 from tests.doubles import enliven, lively_backbone, lively_network
 
@@ -21,10 +22,8 @@ def norms(module: nn.Module) -> list[nn.Module]:
 
 
 @pytest.mark.parametrize("mix", ["output", "branch"])
-@pytest.mark.parametrize("shortcut", ["A", "B"])
-def test_a_prepared_network_computes_the_same_without_batch_norm(
-    shortcut: Literal["A", "B"], mix: Literal["output", "branch"]
-) -> None:
+@pytest.mark.parametrize("shortcut", ["A", "B", "pool_end", "pool_both"])
+def test_a_prepared_network_computes_the_same_without_batch_norm(shortcut: Shortcut, mix: Mix) -> None:
     network, images = lively_network(14, shortcut, mix), strategies.images(4, 0)
     prepared = prepare(network, images[:1])
     expected, actual = network(images), prepared(images)
@@ -43,7 +42,7 @@ def test_what_is_folded_away_leaves_no_module_behind() -> None:
 
 
 @pytest.mark.parametrize("shortcut", ["A", "B"])
-def test_a_static_network_is_prepared_too(shortcut: Literal["A", "B"]) -> None:
+def test_a_static_network_is_prepared_too(shortcut: Shortcut) -> None:
     network, images = RoutedNetwork(lively_backbone(8, shortcut)), strategies.images(3, 0)
     prepared = prepare(network, images)
     assert not norms(prepared)
@@ -108,7 +107,7 @@ class Stem(Backbone):
         self.norm = norm
 
     @property
-    def units(self) -> list[ResidualUnit]:
+    def units(self) -> list[Unit]:
         return []
 
     def head(self, features: Tensor) -> Tensor:

@@ -59,3 +59,11 @@ def test_gradient_of_channels_last_features_is_channels_last() -> None:
     features = torch.rand(2, 4, 3, 3).to(memory_format=torch.channels_last).requires_grad_()
     (gradient,) = torch.autograd.grad(global_average_pool(features).square().sum(), features)
     assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_tokens_are_averaged_over_all_of_them() -> None:
+    tokens = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [5.0, 1.0]]], requires_grad=True)
+    pooled = global_average_pool(tokens)
+    assert pooled.tolist() == [[3.0, 3.0]]
+    pooled.sum().backward()
+    torch.testing.assert_close(tokens.grad, torch.full((1, 3, 2), 1 / 3))

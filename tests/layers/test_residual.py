@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -8,12 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sidestep.layers.residual import BasicBlock, PadShortcut
+from sidestep.layers.residual import BasicBlock, Bottleneck, Mix, residual_stage
 from tests import strategies
 from tests.doubles import enliven
 from tests.reference import blend as reference
+from tests.reference.squeeze_excite import squeeze_excite
 
-SHORTCUTS: list[tuple[int, Literal["A", "B"]]] = [(1, "A"), (2, "A"), (2, "B")]
+BLOCKS: dict[str, Callable[[], BasicBlock | Bottleneck]] = {
+    "plain": partial(BasicBlock, 2, 2, stride=1, stage=0),
+    "A": partial(BasicBlock, 2, 4, stride=2, stage=0, option="A"),
+    "B": partial(BasicBlock, 2, 4, stride=2, stage=0, option="B"),
+    "pool_end": partial(BasicBlock, 2, 4, stride=2, stage=0, option="pool_end"),
+    "pool_both": partial(BasicBlock, 2, 4, stride=2, stage=0, option="pool_both"),
+    "se": partial(BasicBlock, 2, 2, stride=1, stage=0, se_ratio=2),
+    "bottleneck": partial(Bottleneck, 8, 8, stride=1, stage=0),
+    "bottleneck that widens": partial(Bottleneck, 2, 8, stride=1, stage=0),
+    "bottleneck that halves": partial(Bottleneck, 2, 8, stride=2, stage=0),
+    "bottleneck with se": partial(Bottleneck, 2, 8, stride=2, stage=0, se_ratio=4),
+}
+EVERY_BLOCK = pytest.mark.parametrize("kind", BLOCKS)
 
 
 def scaling_block(factor: float) -> BasicBlock:
@@ -26,54 +40,19 @@ def scaling_block(factor: float) -> BasicBlock:
     return block
 
 
-def lively_block(stride: int, option: Literal["A", "B"]) -> BasicBlock:
-    block = BasicBlock(2, 2 * stride, stride=stride, stage=0, option=option)
+def lively_block(kind: str) -> BasicBlock | Bottleneck:
+    block = BLOCKS[kind]()
     enliven(block)
     return block.eval()
+
+
+def features(block: BasicBlock | Bottleneck, batch: int = 2) -> Tensor:
+    return torch.rand(batch, block.in_channels, 6, 6)
 
 
 def gates(*execution: float) -> Tensor:
     weight = torch.tensor(execution)
     return torch.stack([1 - weight, weight], dim=1)
-
-
-def test_option_a_takes_every_second_pixel_and_pads_half_before_and_half_after() -> None:
-    x = torch.arange(32.0).view(1, 2, 4, 4)
-    out = PadShortcut(2, 4)(x)
-    assert out.shape == (1, 4, 2, 2)
-    assert out[0, 1].tolist() == [[0.0, 2.0], [8.0, 10.0]]
-    assert out[0, 2].tolist() == [[16.0, 18.0], [24.0, 26.0]]
-    assert out[0, 0].abs().sum() == out[0, 3].abs().sum() == 0
-
-
-def test_option_a_of_sixteen_channels_puts_eight_zeros_on_each_side() -> None:
-    out = PadShortcut(16, 32)(torch.ones(1, 16, 4, 4))
-    assert out[0, :, 0, 0].tolist() == [0.0] * 8 + [1.0] * 16 + [0.0] * 8
-
-
-@pytest.mark.parametrize("size", [(4, 6), (5, 3)])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_gradient_of_option_a_passes_gradcheck(
-    size: tuple[int, int], memory_format: torch.memory_format
-) -> None:
-    x = torch.randn(2, 2, *size, dtype=torch.float64).to(memory_format=memory_format)
-    assert torch.autograd.gradcheck(PadShortcut(2, 6), x.requires_grad_())
-
-
-@pytest.mark.parametrize("size", [4, 5])
-def test_option_a_is_the_same_with_and_without_gradient(size: int) -> None:
-    x = torch.randn(2, 2, size, size)
-    assert torch.equal(PadShortcut(2, 4)(x.clone().requires_grad_()).detach(), PadShortcut(2, 4)(x))
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-def test_option_a_keeps_channels_last_forward_and_backward(batch: int) -> None:
-    x = torch.rand(batch, 4, 6, 6).to(memory_format=torch.channels_last).requires_grad_()
-    out = PadShortcut(4, 8)(x)
-    direction = torch.rand(out.shape).to(memory_format=torch.channels_last)
-    (gradient,) = torch.autograd.grad(out, x, direction)
-    assert out.is_contiguous(memory_format=torch.channels_last)
-    assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_option_a_has_no_parameters_and_option_b_a_convolution_with_batch_norm() -> None:
@@ -102,12 +81,11 @@ def test_mixing_outputs_and_mixing_branches_differ_for_soft_weights_as_by_hand()
     assert block(x, gates(0.5))[0, 0, 0, 0] == 0.0
 
 
-@pytest.mark.parametrize(("stride", "option"), SHORTCUTS)
-def test_both_mixes_agree_for_hard_weights_and_differ_for_soft(
-    stride: int, option: Literal["A", "B"]
-) -> None:
-    block, x = lively_block(stride, option), 0.2 * torch.rand(4, 2, 6, 6)
-    nn.init.constant_(block.bn2.bias, -0.5)
+@EVERY_BLOCK
+def test_both_mixes_agree_for_hard_weights_and_differ_for_soft(kind: str) -> None:
+    block = lively_block(kind)
+    x = 0.2 * features(block, batch=4)
+    nn.init.constant_(getattr(block, "bn3", block.bn2).bias, -0.5)
     hard, soft = gates(0.0, 1.0, 1.0, 0.0), gates(0.3, 0.6, 0.5, 0.9)
     by_output = block(x, hard), block(x, soft)
     block.mix = "branch"
@@ -117,34 +95,34 @@ def test_both_mixes_agree_for_hard_weights_and_differ_for_soft(
 
 
 @pytest.mark.parametrize("mix", ["output", "branch"])
-@pytest.mark.parametrize(("stride", "option"), SHORTCUTS)
-def test_weight_one_executes_and_weight_zero_skips(
-    stride: int, option: Literal["A", "B"], mix: Literal["output", "branch"]
-) -> None:
-    block, x = lively_block(stride, option), torch.rand(2, 2, 6, 6)
+@EVERY_BLOCK
+def test_weight_one_executes_and_weight_zero_skips(kind: str, mix: Mix) -> None:
+    block = lively_block(kind)
+    x = features(block)
     block.mix = mix
     out = block(x, gates(1.0, 0.0))
     torch.testing.assert_close(out[0], block.execute(x)[0])
     torch.testing.assert_close(out[1], block.skip(x)[1])
 
 
-@pytest.mark.parametrize(("stride", "option"), SHORTCUTS)
-def test_execute_and_skip_are_the_relu_of_shortcut_and_branch(stride: int, option: Literal["A", "B"]) -> None:
-    block, x = lively_block(stride, option), torch.rand(2, 2, 6, 6)
+@EVERY_BLOCK
+def test_execute_and_skip_are_the_relu_of_shortcut_and_branch(kind: str) -> None:
+    block = lively_block(kind)
+    x = features(block)
     torch.testing.assert_close(block.execute(x), torch.relu(block.shortcut(x) + block.branch(x)))
     torch.testing.assert_close(block.skip(x), torch.relu(block.shortcut(x)))
 
 
-@pytest.mark.parametrize(("stride", "option"), SHORTCUTS)
+@EVERY_BLOCK
 @given(
     seed=strategies.seeds, execution=st.lists(st.sampled_from([0.0, 0.3, 0.5, 1.0]), min_size=2, max_size=2)
 )
 def test_soft_value_and_gradients_equal_the_literal_formula(
-    stride: int, option: Literal["A", "B"], seed: int, execution: list[float]
+    kind: str, seed: int, execution: list[float]
 ) -> None:
     torch.manual_seed(seed)
-    block = lively_block(stride, option).double()
-    x = torch.rand(2, 2, 3, 4, dtype=torch.float64)
+    block = lively_block(kind).double()
+    x = torch.rand(2, block.in_channels, 3, 4, dtype=torch.float64)
     results = []
     for literal in (False, True):
         images, v = (
@@ -162,9 +140,10 @@ def test_soft_value_and_gradients_equal_the_literal_formula(
         torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize(("stride", "option"), SHORTCUTS)
-def test_execute_is_the_same_with_and_without_gradient(stride: int, option: Literal["A", "B"]) -> None:
-    block, x = lively_block(stride, option), torch.rand(2, 2, 6, 6)
+@EVERY_BLOCK
+def test_execute_is_the_same_with_and_without_gradient(kind: str) -> None:
+    block = lively_block(kind)
+    x = features(block)
     with torch.no_grad():
         without = block.execute(x)
     assert torch.equal(block.execute(x).detach(), without)
@@ -177,12 +156,89 @@ def test_a_training_step_updates_the_batch_norm_of_a_projection_once() -> None:
     assert [int(norm.num_batches_tracked) for norm in norms] == [1, 1, 1]
 
 
-def test_the_input_of_a_block_is_left_as_it_was() -> None:
-    block, x = lively_block(1, "A"), torch.rand(2, 2, 4, 4)
+@EVERY_BLOCK
+@pytest.mark.parametrize("mix", ["output", "branch"])
+def test_channels_last_is_kept_forward_and_backward(kind: str, mix: Mix) -> None:
+    block = lively_block(kind).to(memory_format=torch.channels_last)
+    block.mix = mix
+    x = features(block).to(memory_format=torch.channels_last).requires_grad_()
+    out = block(x, gates(0.3, 0.6))
+    (gradient,) = torch.autograd.grad(out.square().sum(), x)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
+@EVERY_BLOCK
+def test_the_input_of_a_block_is_left_as_it_was(kind: str) -> None:
+    block = lively_block(kind)
+    x = features(block)
     before = x.clone()
     block(x, gates(0.5, 1.0))
     block.execute(x)
     with torch.inference_mode():
         block(x, gates(0.5, 1.0))
         block.execute(x)
+        block.skip(x)
     assert torch.equal(x, before)
+
+
+@EVERY_BLOCK
+def test_a_block_knows_whether_skipping_it_keeps_its_input_and_whether_it_projects(kind: str) -> None:
+    block = lively_block(kind)
+    x = features(block)
+    assert block.keeps_input == (block.skip(x) is x)
+    assert block.projects == any("downsample" in name for name, _ in block.named_parameters())
+
+
+def test_a_bottleneck_squeezes_to_a_quarter_and_has_its_stride_in_the_middle() -> None:
+    block = Bottleneck(64, 256, stride=2, stage=1)
+    kernels = [
+        (c.in_channels, c.out_channels, c.kernel_size, c.stride)
+        for c in block.children()
+        if hasattr(c, "stride")
+    ]
+    assert kernels == [
+        (64, 64, (1, 1), (1, 1)),
+        (64, 64, (3, 3), (2, 2)),
+        (64, 256, (1, 1), (1, 1)),
+    ]
+    assert block.branch(torch.rand(2, 64, 5, 7)).shape == (2, 256, 3, 4)
+    parameters = 64 * 64 + 64 * 64 * 9 + 64 * 256 + 2 * (64 + 64 + 256) + 64 * 256 + 2 * 256
+    assert sum(p.numel() for p in block.parameters()) == parameters
+
+
+def test_a_bottleneck_agrees_with_hand_arithmetic() -> None:
+    block = Bottleneck(4, 4, stride=1, stage=0).eval()
+    for norm in (block.bn1, block.bn2, block.bn3):
+        norm.eps = 0.0
+    for conv, factor in ((block.conv1, 0.25), (block.conv2, 2.0), (block.conv3, 3.0)):
+        nn.init.zeros_(conv.weight)
+        conv.weight.data[:, :, conv.kernel_size[0] // 2, conv.kernel_size[0] // 2] = factor
+    x = torch.tensor([1.0, 2.0, 3.0, 6.0]).view(1, 4, 1, 1)
+    # The mean of the channels, 3, times 2, times 3.
+    assert block.branch(x)[0, :, 0, 0].tolist() == [18.0] * 4
+    assert block.execute(x)[0, :, 0, 0].tolist() == [19.0, 20.0, 21.0, 24.0]
+    assert block(x, gates(0.5))[0, :, 0, 0].tolist() == [10.0, 11.0, 12.0, 15.0]
+
+
+@pytest.mark.parametrize("kind", ["se", "bottleneck with se"])
+def test_squeeze_and_excitation_scales_the_branch_behind_its_last_norm(kind: str) -> None:
+    block = lively_block(kind)
+    x = features(block)
+    out = block.convolutions(x).detach()
+    expected = squeeze_excite(out, block.se.state_dict())
+    torch.testing.assert_close(block.branch(x), expected)
+    torch.testing.assert_close(block.execute(x), torch.relu(block.shortcut(x) + expected))
+
+
+def test_the_first_block_of_a_stage_changes_the_shape_and_the_others_keep_it() -> None:
+    stage = residual_stage(partial(BasicBlock, mix="branch"), 2, 4, num_blocks=3, stride=2, stage=1)
+    assert [(block.in_channels, block.stage, block.keeps_input, block.mix) for block in stage] == [
+        (2, 1, False, "branch"),
+        (4, 1, True, "branch"),
+        (4, 1, True, "branch"),
+    ]
+    x = torch.rand(1, 2, 6, 6)
+    for block in stage:
+        x = block.execute(x)
+    assert x.shape == (1, 4, 3, 3)

@@ -1,6 +1,8 @@
 """Methods: what they build, and the sum of their losses."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +13,17 @@ from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
 from sidestep.losses.budget import cost_loss
 from sidestep.losses.paths import rank_loss
+from sidestep.methods.blockdrop import BLOCKDROP, BlockDropConfig
+from sidestep.methods.codinet import CODINET, CoDiNetConfig
+from sidestep.methods.convnet_aig import CONVNET_AIG, ConvNetAigConfig
 from sidestep.methods.fixed_path import FIXED_PATH, FixedPathConfig
+from sidestep.methods.random_drop import RandomDropConfig
 from sidestep.methods.rdi_net import RDI_NET, RdiNetConfig, SrmConfig
+from sidestep.methods.skipnet import SKIPNET, SkipNetConfig
 from sidestep.methods.static import STATIC, StaticConfig
-from sidestep.routing.samplers import GumbelSoftmax
-from sidestep.types import Batch
+from sidestep.routing.policy import PolicyRouter
+from sidestep.routing.samplers import GumbelSoftmax, argmax
+from sidestep.types import Batch, Decisions, RoutedOutput
 from tests.doubles import noise
 
 BACKBONE = build_backbone(ModelConfig(name="cifar_resnet8"), 10)
@@ -97,3 +105,115 @@ def test_the_sampler_has_the_methods_temperature_and_noise() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         RdiNetConfig(**settings)  # type: ignore[arg-type]  # a test parameter
+
+
+def run(method: Any, settings: Any, **of_batch: Any) -> dict[str, torch.Tensor]:
+    network = RoutedNetwork(BACKBONE, method.router(BACKBONE, settings)).train()
+    images, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
+    output = network(images, sampler=method.sampler(settings, noise()))
+    batch = Batch(images=images, labels=labels, **of_batch)
+    terms: dict[str, torch.Tensor] = method.losses(output, batch, measure_cost(network, (32, 32)), settings)
+    return terms | {"_executed": output.decisions.execution().detach()}
+
+
+def test_convnet_aigs_loss_is_the_mean_distance_of_rates_from_their_targets() -> None:
+    terms = run(CONVNET_AIG, ConvNetAigConfig(schedule=[1.0, 0.4, 0.7], cost_weight=3.0))
+    rates = terms["_executed"].mean(dim=0)
+    assert rates[0] == 1
+    expected = 3 * ((rates[1] - 0.4) ** 2 + (rates[2] - 0.7) ** 2) / 3
+    torch.testing.assert_close(terms["cost"].detach(), expected)
+
+
+def test_a_schedule_of_another_length_is_refused() -> None:
+    with pytest.raises(RecipeError, match="schedule must name every block once, got 2 rates for 3 blocks"):
+        CONVNET_AIG.router(BACKBONE, ConvNetAigConfig(schedule=[0.5, 0.5]))
+
+
+def test_codinets_terms_are_those_of_its_paths_and_blocks() -> None:
+    settings = CoDiNetConfig(num_units=1.2, gate_mode="hard", path_weight=0.4)
+    terms = run(CODINET, settings, views=2)
+    executed = terms["_executed"].sum(dim=1).mean()
+    torch.testing.assert_close(terms["cost"].detach(), 0.05 * (executed - 1.2).abs())
+    assert terms.keys() == {"cost", "consistency", "diversity", "_executed"}
+    assert "diversity" not in run(CODINET, replace(settings, path_weight=0.0), views=2)
+
+
+def test_skipnet_adds_nothing_before_its_hybrid_phase() -> None:
+    assert run(SKIPNET, SkipNetConfig()).keys() == {"_executed"}
+    hybrid = SkipNetConfig(decisions="sampled", policy_weight=0.1)
+    assert run(SKIPNET, hybrid).keys() == {"_executed", "policy"}
+
+
+def test_a_sharper_skipnet_policy_draws_its_most_probable_decisions() -> None:
+    sampler = SKIPNET.sampler(SkipNetConfig(decisions="sampled", sharpness=1e4), noise())
+    logits = torch.randn(256, 2)
+    assert torch.equal(sampler(logits).weights, argmax(logits).weights)
+
+
+def test_blockdrop_learns_about_the_free_units_alone() -> None:
+    settings = BlockDropConfig(free_units=1.9)
+    router = BLOCKDROP.router(BACKBONE, settings)
+    assert isinstance(router, PolicyRouter)
+    network = RoutedNetwork(BACKBONE, router).train()
+    images, labels = torch.randn(16, 3, 32, 32), torch.arange(16) % 10
+    with torch.no_grad():
+        greedy = RoutedOutput(
+            logits=torch.randn(16, 10), decisions=Decisions(weights=torch.eye(2)[[1, 1, 1]].expand(16, 3, 2))
+        )
+    assert BLOCKDROP.curriculum is not None
+    decider = BLOCKDROP.curriculum(router, settings)
+    output = network(images, sampler=BLOCKDROP.sampler(settings, noise()), router=decider)
+    assert output.decisions.execution()[:, :2].unique().tolist() == [1.0]
+    batch = Batch(images=images, labels=labels, greedy=greedy)
+    terms = BLOCKDROP.losses(output, batch, measure_cost(network, (32, 32)), settings)
+    terms["policy"].backward()
+    head = router.network.fc.weight.grad
+    assert head is not None
+    assert head[:2].abs().sum() == 0
+    assert head[2].abs().sum() > 0
+
+
+def test_entropy_is_asked_for_and_can_be_one_sided() -> None:
+    full, one_sided = (
+        BlockDropConfig(entropy_weight=1),
+        BlockDropConfig(entropy_weight=1, one_sided_entropy=True),
+    )
+    values = []
+    for settings in (full, one_sided):
+        torch.manual_seed(0)
+        network = RoutedNetwork(BACKBONE, BLOCKDROP.router(BACKBONE, settings))
+        images = torch.randn(4, 3, 32, 32)
+        output = network(images, sampler=BLOCKDROP.sampler(settings, noise()))
+        batch = Batch(images=images, labels=torch.zeros(4).long(), greedy=output)
+        values.append(BLOCKDROP.losses(output, batch, measure_cost(network, (32, 32)), settings)["entropy"])
+    assert -3 * 0.6931 <= values[0] < values[1] < 0
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ConvNetAigConfig(target=1.2), "target must be in .0, 1., got 1.2"),
+        (lambda: ConvNetAigConfig(schedule=[0.5, -1]), "schedule must be in .0, 1."),
+        (lambda: ConvNetAigConfig(temperature=0), "temperature must be above 0"),
+        (lambda: CoDiNetConfig(num_units=-1), "num_units must be at least 0, got -1"),
+        (
+            lambda: CODINET.router(BACKBONE, CoDiNetConfig(num_units=9)),
+            "at most the network's 3 blocks, got 9",
+        ),
+        (lambda: SkipNetConfig(policy_weight=1), "set decisions: sampled"),
+        (lambda: SkipNetConfig(gate="feedforward1", width=4), "width belongs to the recurrent gate"),
+        (lambda: SkipNetConfig(gamma=2), "gamma must be in"),
+        (lambda: BlockDropConfig(alpha=0.3), "alpha must be in .0.5, 1., got 0.3"),
+        (lambda: BlockDropConfig(penalty=1), "penalty must be at most 0"),
+        (lambda: BlockDropConfig(one_sided_entropy=True), "no effect with entropy_weight 0"),
+        (lambda: RandomDropConfig(keep_rate=0.4, decay="linear"), "keep_rate must be in .0.5, 1."),
+    ],
+)
+def test_wrong_settings_get_a_sentence(build: Callable[[], object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        build()
+
+
+def test_keep_rates_fall_linearly_around_their_mean() -> None:
+    assert RandomDropConfig(keep_rate=0.6, decay="linear").rates(3) == pytest.approx([1.0, 0.6, 0.2])
+    assert RandomDropConfig(keep_rate=0.6).rates(2) == [0.6, 0.6]

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class CountedMacs(TorchFunctionMode):
-    """Collects the MACs of every convolution and linear layer that runs inside it."""
+    """Collects the MACs of every convolution, linear layer and LSTM cell that runs inside it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,4 +25,7 @@ class CountedMacs(TorchFunctionMode):
             weight: Tensor = args[1]
             # (out, in / groups, height, width) or (out, in): all but the first are summed over.
             self.macs.append(out.numel() * weight[0].numel())
+        if func is torch.lstm_cell:
+            inputs, _, weight_ih, weight_hh, *_ = args
+            self.macs.append(inputs.shape[0] * (weight_ih.numel() + weight_hh.numel()))
         return out

@@ -19,7 +19,7 @@ SAMPLERS = {
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS.keys())
 def test_rates_zero_and_one_are_obeyed_by_every_sampler(sampler: Sampler) -> None:
-    router = ConstantRouter([0.0, 1.0])
+    router = ConstantRouter.keep([0.0, 1.0])
     features = torch.zeros(200, 4, 2, 2)
     for unit, expected in ((0, [1.0, 0.0]), (1, [0.0, 1.0])):
         logits, _ = router(unit, features, router.begin(features))
@@ -29,7 +29,7 @@ def test_rates_zero_and_one_are_obeyed_by_every_sampler(sampler: Sampler) -> Non
 
 
 def test_rates_between_are_the_probability_of_executing() -> None:
-    router = ConstantRouter([0.3, 0.8])
+    router = ConstantRouter.keep([0.3, 0.8])
     features = torch.zeros(5, 4, 2, 2)
     for unit, rate in enumerate([0.3, 0.8]):
         logits, _ = router(unit, features, None)
@@ -37,17 +37,17 @@ def test_rates_between_are_the_probability_of_executing() -> None:
 
 
 def test_a_rate_of_one_half_is_a_tie_that_argmax_skips() -> None:
-    logits, _ = ConstantRouter([0.5])(0, torch.zeros(2, 4, 2, 2), None)
+    logits, _ = ConstantRouter.keep([0.5])(0, torch.zeros(2, 4, 2, 2), None)
     assert argmax(logits).weights.tolist() == [[1.0, 0.0], [1.0, 0.0]]
 
 
 def test_whole_number_rates_are_accepted() -> None:
-    logits, _ = ConstantRouter([1, 0])(0, torch.zeros(1, 4, 2, 2), None)
+    logits, _ = ConstantRouter.keep([1, 0])(0, torch.zeros(1, 4, 2, 2), None)
     assert argmax(logits).weights.tolist() == [[0.0, 1.0]]
 
 
 def test_a_constant_router_has_nothing_to_learn_and_nothing_to_save() -> None:
-    router = ConstantRouter([0.5])
+    router = ConstantRouter.keep([0.5])
     assert list(router.parameters()) == []
     assert router.state_dict() == {}
 

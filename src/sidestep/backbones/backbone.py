@@ -6,19 +6,29 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from sidestep.layers.residual import ResidualUnit
+from sidestep.layers.unit import Unit
 
 
 class Backbone(nn.Module):
     """A static network seen as stem, a sequence of units, and head."""
 
     @property
-    def units(self) -> Sequence[ResidualUnit]:
-        """Return the places of choice, in order of execution."""
+    def units(self) -> Sequence[Unit]:
+        """Return the places of choice, in order of execution, all with the same number of options."""
         raise NotImplementedError
 
+    @property
+    def origin(self) -> nn.Module:
+        """Return the module that has the names of static weight files: the backbone, or what it wraps."""
+        return self
+
+    @property
+    def num_options(self) -> int:
+        """Return the number K of options that every unit has."""
+        return max((unit.num_options for unit in self.units), default=2)
+
     def stem(self, images: Tensor) -> Tensor:
-        """Return the (B, C, H, W) features in front of the first unit."""
+        """Return the (B, C, H, W) features, or (B, N, C) tokens, in front of the first unit."""
         raise NotImplementedError
 
     def head(self, features: Tensor) -> Tensor:

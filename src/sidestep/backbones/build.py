@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from sidestep.backbones.backbone import Backbone
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
+from sidestep.backbones.imagenet_resnet import DEPTHS, ImageNetResNet, ImageNetResNetConfig
+from sidestep.backbones.preact_resnet import PreactResNet, PreactResNetConfig
 from sidestep.errors import RecipeError
 from sidestep.layers.residual import Mix
+from sidestep.layers.shortcut import Shortcut
 
 _CIFAR_RESNET = re.compile(r"cifar_resnet(\d+)")
+_IMAGENET_RESNETS = {f"resnet{depth}": depth for depth in DEPTHS}
+_TIMM = "timm/"
+# Settings of our own networks and of timm's, that have no effect on the other kind.
+_BLOCKS = ("shortcut", "mix", "options", "se_ratio")
+_OURS, _TIMMS = (*_BLOCKS, "preact"), ("pretrained", "units")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,37 +28,121 @@ class ModelConfig:
     """Settings of the network that is made dynamic.
 
     Args:
-        name: "cifar_resnet20", 32, 44, 56, 110: a ResNet for 32x32 images with 6n + 2 layers.
-        shortcut: option A (zero padding) or B (1x1 convolution) where shapes change.
+        name: "cifar_resnet20", 32, 38, 44, 56, 74, 110, 152: a ResNet for 32x32 images with 6n + 2 layers;
+            "resnet18", 34, 50, 101, 152: a ResNet for photographs of 224x224; or "timm/" and the name of a
+            ResNet, ConvNeXt or ViT in timm, which none of shortcut, mix, options and se_ratio affect.
+        shortcut: where shapes change: A (zero padding), B (1x1 convolution), pool_end (BlockDrop) or
+            pool_both (ACT), see `make_shortcut`; by default A for CIFAR ResNets and B for the others, which
+            know no other.
         mix: how units blend soft weights: "output" (RDI-Net eq. 9) or "branch" (ConvNet-AIG).
+        options: 2 (skip, execute), or 3 with the first convolution alone between them, as in RDI-Net's
+            released code (CIFAR ResNets).
+        se_ratio: r of squeeze-and-excitation at the end of every branch (16 makes SE-ResNets), or None.
+        preact: blocks with BatchNorm and activation before every convolution and a pooled shortcut, as in ACT
+            and SACT (CIFAR ResNets); `shortcut`, `mix`, `options` and `se_ratio` have no meaning then.
         init: file of static weights to start from (safetensors or torch state dict); also the teacher.
+        pretrained: let timm download the weights to start from.
+        units: "blocks", or "sublayers" for attention and MLP of a ViT block as two units (timm).
+
+    Raises:
+        RecipeError: naming the first setting that is wrong.
     """
 
     name: str = "cifar_resnet32"
-    shortcut: Literal["A", "B"] = "A"
+    shortcut: Shortcut | None = None
     mix: Mix = "output"
+    options: Literal[2, 3] = 2
+    se_ratio: int | None = None
+    preact: bool = False
     init: str | None = None
+    pretrained: bool = False
+    units: Literal["blocks", "sublayers"] = "blocks"
 
     def __post_init__(self) -> None:
-        match = _CIFAR_RESNET.fullmatch(self.name)
-        if match is None:
-            raise RecipeError(
-                f"name must be cifar_resnet<6n+2>, got {self.name!r}; for example cifar_resnet32"
-            )
-        CifarResNetConfig(depth=int(match[1]))
+        is_timm = self.name.startswith(_TIMM)
+        _refuse(self, _OURS if is_timm else _TIMMS, repr(self.name))
+        if is_timm:
+            _check_timm(self)
+        else:
+            _network_config(self, num_classes=10)
 
 
-def build_backbone(config: ModelConfig, num_classes: int) -> Backbone:
-    """Return a freshly initialised backbone.
+def build_backbone(
+    config: ModelConfig, num_classes: int, input_size: tuple[int, int] | None = None
+) -> Backbone:
+    """Return a freshly initialised backbone, or one with the weights that `config.pretrained` downloads.
+
+    Args:
+        config: which; `config.init` is not read.
+        num_classes: classes of the head.
+        input_size: height and width of the images; only networks that are built for one size ask for it.
 
     Raises:
-        RecipeError: for a name that is not known.
+        RecipeError: for a network without units, or a failed download.
     """
+    if config.name.startswith(_TIMM):
+        # Imported where it is needed, since timm takes seconds.
+        from sidestep.backbones.timm_networks import build_timm
+
+        name = config.name.removeprefix(_TIMM)
+        return build_timm(name, num_classes, input_size, pretrained=config.pretrained, units=config.units)
+    network = _network_config(config, num_classes)
+    if isinstance(network, PreactResNetConfig):
+        return PreactResNet(network)
+    return CifarResNet(network) if isinstance(network, CifarResNetConfig) else ImageNetResNet(network)
+
+
+def _refuse(config: ModelConfig, settings: Sequence[str], network: str) -> None:
+    """Raise for settings that were changed and have no effect on a kind of network."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in settings and value != field.default:
+            raise RecipeError(f"{field.name} has no effect on {network}, got {value!r}; drop it")
+
+
+def _check_timm(config: ModelConfig) -> None:
+    from sidestep.backbones.timm_networks import check_timm_name
+
+    if config.pretrained and config.init is not None:
+        raise RecipeError(f"pretrained has no effect beside init {config.init!r}, got true; drop one of them")
+    check_timm_name(config.name.removeprefix(_TIMM), pretrained=config.pretrained)
+
+
+def _network_config(
+    config: ModelConfig, num_classes: int
+) -> CifarResNetConfig | PreactResNetConfig | ImageNetResNetConfig:
     match = _CIFAR_RESNET.fullmatch(config.name)
-    if match is None:
-        raise RecipeError(f"name must be cifar_resnet<6n+2>, got {config.name!r}; for example cifar_resnet32")
-    return CifarResNet(
-        CifarResNetConfig(
-            depth=int(match[1]), num_classes=num_classes, shortcut=config.shortcut, mix=config.mix
+    if config.preact and match:
+        _refuse(config, _BLOCKS, "a network with preact")
+        return PreactResNetConfig(depth=int(match[1]), num_classes=num_classes)
+    if match:
+        return CifarResNetConfig(
+            depth=int(match[1]),
+            num_classes=num_classes,
+            shortcut=config.shortcut or "A",
+            mix=config.mix,
+            options=config.options,
+            se_ratio=config.se_ratio,
         )
+    if config.name not in _IMAGENET_RESNETS:
+        raise RecipeError(
+            f"name must be cifar_resnet<6n+2>, one of {', '.join(_IMAGENET_RESNETS)}, or timm/<name>, got "
+            f"{config.name!r}; for example cifar_resnet32"
+        )
+    choices = (
+        ("shortcut", config.shortcut or "B", "B"),
+        ("options", config.options, 2),
+        ("preact", config.preact, False),
+    )
+    for setting, value, only in choices:
+        if value != only:
+            raise RecipeError(
+                f"{setting} must be {only} for {config.name}, got {value!r}; "
+                "leave it out, only cifar_resnet<6n+2> knows others"
+            )
+    return ImageNetResNetConfig(
+        depth=_IMAGENET_RESNETS[config.name],
+        num_classes=num_classes,
+        mix=config.mix,
+        se_ratio=config.se_ratio,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,7 +12,10 @@ from torch.nn import functional as F
 from sidestep.backbones.backbone import Backbone
 from sidestep.errors import RecipeError
 from sidestep.layers.pool import global_average_pool
-from sidestep.layers.residual import BasicBlock, Mix, ResidualUnit
+from sidestep.layers.residual import BasicBlock, HalfBlock, Mix, residual_stage
+from sidestep.layers.shortcut import Shortcut
+from sidestep.layers.squeeze_excite import check_se_ratio
+from sidestep.layers.unit import Unit
 
 WIDTHS = (16, 32, 64)
 
@@ -21,18 +25,33 @@ class CifarResNetConfig:
     """Settings of a CIFAR ResNet.
 
     Args:
-        depth: 6n + 2 layers for n blocks a stage: 20, 32, 44, 56, 110.
+        depth: 6n + 2 layers for n blocks a stage: 20, 32, 38, 44, 56, 74, 110, 152.
         num_classes: classes of the head.
-        shortcut: option A (zero padding) or B (1x1 convolution) where shapes change.
+        shortcut: what stands in for the input where shapes change, see `make_shortcut`.
         mix: how units blend soft weights, see `ResidualUnit`.
+        options: 2 for skip and execute, 3 for the first convolution alone between them (`HalfBlock`).
+        se_ratio: r of squeeze-and-excitation at the end of every branch, or None for a plain ResNet.
+
+    Raises:
+        RecipeError: naming the first setting that is wrong.
     """
 
     depth: int = 32
     num_classes: int = 10
-    shortcut: Literal["A", "B"] = "A"
+    shortcut: Shortcut = "A"
     mix: Mix = "output"
+    options: Literal[2, 3] = 2
+    se_ratio: int | None = None
 
     def __post_init__(self) -> None:
+        if self.options == 3 and self.mix != "output":
+            raise RecipeError(f"options 3 blends outputs, got mix {self.mix!r}; set mix to output")
+        if self.shortcut not in get_args(Shortcut):
+            raise RecipeError(
+                f"shortcut must be one of {', '.join(get_args(Shortcut))}, got {self.shortcut!r}; "
+                "He et al. use A on CIFAR"
+            )
+        check_se_ratio(self.se_ratio, WIDTHS[0])
         if self.depth < 8 or (self.depth - 2) % 6:
             raise RecipeError(
                 f"depth must be 6n + 2 with n >= 1, got {self.depth}; try 20, 32, 44, 56 or 110"
@@ -47,17 +66,16 @@ class CifarResNet(Backbone):
         self.config = config
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
-        blocks = (config.depth - 2) // 6
-        self.layer1, self.layer2, self.layer3 = (_stage(config, s, blocks) for s in range(3))
+        self.layer1, self.layer2, self.layer3 = _stages(config)
         self.fc = nn.Linear(WIDTHS[-1], config.num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
 
     @property
-    def units(self) -> list[ResidualUnit]:
+    def units(self) -> list[Unit]:
         stages = (self.layer1, self.layer2, self.layer3)
-        return [unit for stage in stages for unit in stage if isinstance(unit, ResidualUnit)]
+        return [unit for stage in stages for unit in stage if isinstance(unit, Unit)]
 
     def stem(self, images: Tensor) -> Tensor:
         return F.relu(self.bn1(self.conv1(images)), inplace=True)
@@ -67,17 +85,21 @@ class CifarResNet(Backbone):
         return logits
 
 
-def _stage(config: CifarResNetConfig, stage: int, blocks: int) -> nn.Sequential:
-    units = []
-    for index in range(blocks):
-        opens = index == 0 and stage > 0
-        unit = BasicBlock(
-            WIDTHS[stage - 1] if opens else WIDTHS[stage],
+def _stages(config: CifarResNetConfig) -> list[nn.Sequential]:
+    block = partial(
+        BasicBlock if config.options == 2 else HalfBlock,
+        option=config.shortcut,
+        se_ratio=config.se_ratio,
+        mix=config.mix,
+    )
+    return [
+        residual_stage(
+            block,
+            WIDTHS[max(stage - 1, 0)],
             WIDTHS[stage],
-            stride=2 if opens else 1,
+            num_blocks=(config.depth - 2) // 6,
+            stride=2 if stage else 1,
             stage=stage,
-            option=config.shortcut,
         )
-        unit.mix = config.mix
-        units.append(unit)
-    return nn.Sequential(*units)
+        for stage in range(len(WIDTHS))
+    ]

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.layers.residual import Execute, ResidualUnit
+from sidestep.layers.unit import Execute, Unit
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import Sampler, argmax
 from sidestep.types import Decisions, RoutedOutput
 
 
-def masked(unit: ResidualUnit, x: Tensor, weights: Tensor) -> Tensor:
+def masked(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
     """Return the unit's output, computed in full and blended: the reference, and the way of training."""
     out: Tensor = unit(x, weights)
     return out
@@ -68,5 +68,7 @@ class RoutedNetwork(nn.Module):
         return RoutedOutput(logits=self.backbone.head(x), decisions=decisions)
 
     def _all_executed(self, images: Tensor) -> Decisions:
-        one_path = torch.tensor([0.0, 1.0], device=images.device)
-        return Decisions(weights=one_path.expand(images.shape[0], len(self.backbone.units), 2))
+        backbone = self.backbone
+        one_path = torch.zeros(len(backbone.units), backbone.num_options, device=images.device)
+        one_path[:, -1] = 1
+        return Decisions(weights=one_path.expand(images.shape[0], -1, -1))

@@ -23,19 +23,22 @@ def measure_cost(model: nn.Module, input_size: tuple[int, int]) -> CostModel:
         model: a routed network: it has a `backbone` (stem, units, head) and a `router`; left untouched.
         input_size: height and width of the images.
     """
-    shadow: Any = copy.deepcopy(model).to("meta").eval()
+    # Gradients are off, since the counter cannot follow views of parameters (attention pooling of a ViT).
+    shadow: Any = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
     router = shadow.router
     images = torch.empty(1, 3, *input_size, device="meta")
     fixed, x = _counted(shadow.backbone.stem, images)
-    state = router.begin(images) if router is not None else None
-    options, routers = [], []
+    begun, state = _counted(router.begin, images) if router is not None else (0.0, None)
+    options: list[list[float]] = []
+    routers: list[float] = []
     for index, unit in enumerate(shadow.backbone.units):
         if router is not None:
             macs, (_, state) = _counted(router, index, x, state)
-            routers.append(macs)
-        skipped, _ = _counted(unit.skip, x)
-        executed, x = _counted(unit.execute, x)
-        options.append([skipped, executed])
+            # What is asked before the first unit (a policy network, say) is paid by every image as well.
+            routers.append(macs + (0.0 if routers else begun))
+        runs = [_counted(unit.run, option, x) for option in range(unit.num_options)]
+        options.append([macs for macs, _ in runs])
+        x = runs[-1][1]
     head, _ = _counted(shadow.backbone.head, x)
     return CostModel(
         fixed_macs=fixed + head,

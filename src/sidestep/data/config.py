@@ -35,6 +35,8 @@ class DataConfig:
         std: of each channel, divided by.
         crop_padding: zero pixels around an image of which training sees a random crop; memory only.
         flip: whether training mirrors every other image.
+        views: augmented views of every image in a batch, one after the other (CoDiNet); an epoch shows every
+            image so many times.
         storage: "memory" keeps decoded images on the device and crops with padding; "stream" decodes anew in
             every epoch and crops at random sizes; "auto" is memory for images of one size up to 2 GiB.
         workers: processes that decode images; 0 decodes in the main process.
@@ -50,6 +52,7 @@ class DataConfig:
     std: Triple = (0.2023, 0.1994, 0.2010)
     crop_padding: int = DEFAULT_CROP_PADDING
     flip: bool = True
+    views: int = 1
     storage: Storage = "auto"
     workers: int = 2
     limit: int | None = None
@@ -65,6 +68,7 @@ class DataConfig:
             ("split_seed", 0),
             ("crop_padding", 0),
             ("workers", 0),
+            ("views", 1),
             ("image_size", 1),
             ("limit", 1),
         ):

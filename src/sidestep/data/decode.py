@@ -49,10 +49,24 @@ class Framing:
 
 
 class Request(NamedTuple):
-    """What to decode: images by index and, for random crops, the (seed, epoch) that these follow from."""
+    """What to decode: images by index, and for random crops what these follow from.
+
+    Attributes:
+        indices: which images.
+        key: (seed, epoch), or None for the centre.
+        views: how often in a row every image comes, each time with another crop.
+    """
 
     indices: Indices
     key: tuple[int, int] | None = None
+    views: int = 1
+
+    def seed(self, row: int) -> tuple[int, ...] | None:
+        """Return what the crop in a row of the request follows from."""
+        if self.key is None:
+            return None
+        view = (row % self.views,) if self.views > 1 else ()
+        return (*self.key, int(self.indices[row]), *view)
 
 
 class Decoded(NamedTuple):
@@ -136,21 +150,21 @@ class Decoder(Dataset[Decoded | DataError]):
         pixels = np.empty((len(request.indices), *self.framing.size, 3), np.uint8)
         try:
             for row, index in enumerate(request.indices.tolist()):
-                pixels[row] = self._decode(index, request.key)
+                pixels[row] = self._decode(index, request.seed(row))
         except DataError as error:
             return error
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         labels = self.split.labels[torch.from_numpy(request.indices)]
         return Decoded(images, labels, None if self.statistics is None else self.statistics(images))
 
-    def _decode(self, index: int, key: tuple[int, int] | None) -> Any:
+    def _decode(self, index: int, seed: tuple[int, ...] | None) -> Any:
         with _decoding(self.split, index), self.split.images.open(index) as image:
             size = image.height, image.width
             if self.framing.exact and size != self.framing.size:
                 raise size_error(self.split, index, size, self.framing.size)
             rgb = _to_rgb(image)
-            if key is not None:
-                with _seeded((*key, index)):
+            if seed is not None:
+                with _seeded(seed):
                     return self._random_crop(rgb).permute(1, 2, 0)
             if size == self.framing.size and self.framing.one_size:
                 return rgb

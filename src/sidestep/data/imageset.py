@@ -79,9 +79,12 @@ class ImageSet(Protocol):
         ...
 
 
-def epoch_order(num_images: int, *, seed: int, epoch: int) -> Indices:
-    """Return the (N,) image at each position of an epoch: a permutation that follows from seed and epoch."""
-    return epoch_generator(seed, epoch, _ORDER).permutation(num_images)
+def epoch_order(num_images: int, *, seed: int, epoch: int, views: int = 1) -> Indices:
+    """Return the (N * views,) image at each position of an epoch.
+
+    A permutation that follows from seed and epoch, with every image as often in a row as it has views.
+    """
+    return epoch_generator(seed, epoch, _ORDER).permutation(num_images).repeat(views)
 
 
 def epoch_generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
@@ -96,27 +99,36 @@ def epoch_generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
     return np.random.default_rng((seed, epoch, purpose))
 
 
-def count_steps(num_images: int, batch_size: int) -> int:
-    """Return the number of whole batches.
+def count_steps(num_images: int, batch_size: int, views: int = 1) -> int:
+    """Return the number of whole batches in an epoch.
 
     Raises:
         RecipeError: if there is none.
     """
-    if not 1 <= batch_size <= num_images:
-        raise RecipeError(f"batch_size must be in 1 to {num_images}, the number of images, got {batch_size}")
-    return num_images // batch_size
+    positions = num_images * views
+    if not 1 <= batch_size <= positions:
+        raise RecipeError(f"batch_size must be in 1 to {positions}, the number of images, got {batch_size}")
+    return positions // batch_size
 
 
-def train_rows(num_images: int, batch_size: int, start_step: int, shard: Shard) -> list[slice]:
+def train_rows(
+    num_images: int, batch_size: int, start_step: int, shard: Shard, views: int = 1
+) -> list[slice]:
     """Return the positions of an epoch that a shard sees, one slice for each step from `start_step` on.
 
     Raises:
-        RecipeError: if the shards cannot have equal parts, or the epoch has fewer steps.
+        RecipeError: if the shards cannot have equal parts, views of an image would be parted, or the epoch
+            has fewer steps.
     """
-    steps = count_steps(num_images, batch_size)
+    steps = count_steps(num_images, batch_size, views)
     if batch_size % shard.world_size:
         raise RecipeError(
             f"batch_size must be a multiple of the number of processes, {shard.world_size}, got {batch_size}"
+        )
+    if batch_size % (shard.world_size * views):
+        raise RecipeError(
+            f"batch_size must be a multiple of views times processes, {views * shard.world_size}, got "
+            f"{batch_size}; views of an image stay together"
         )
     if not 0 <= start_step <= steps:
         raise RecipeError(f"start_step must be in 0 to {steps}, the steps of an epoch, got {start_step}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -55,21 +56,22 @@ class MemorySet:
         return len(self.images)
 
     def num_steps(self, batch_size: int) -> int:
-        return count_steps(len(self), batch_size)
+        return count_steps(len(self), batch_size, self.config.views)
 
     def train_batches(
         self, *, epoch: int, batch_size: int, seed: int, start_step: int = 0, shard: Shard | None = None
     ) -> Iterator[Batch]:
-        rows = train_rows(len(self), batch_size, start_step, shard or Shard())
-        padding, device = self.config.crop_padding, self.images.device
-        order = torch.from_numpy(epoch_order(len(self), seed=seed, epoch=epoch)).to(device)
+        padding, views, device = self.config.crop_padding, self.config.views, self.images.device
+        rows = train_rows(len(self), batch_size, start_step, shard or Shard(), views)
+        order = torch.from_numpy(epoch_order(len(self), seed=seed, epoch=epoch, views=views)).to(device)
         draws = draw_epoch(
-            len(self), seed=seed, epoch=epoch, padding=padding, flip=self.config.flip, device=device
+            len(order), seed=seed, epoch=epoch, padding=padding, flip=self.config.flip, device=device
         )
 
         def batch(row: slice) -> Batch:
             indices = order[row]
-            return self._batch(crop_and_flip(self._select(indices), draws.rows(row), padding), indices)
+            cropped = crop_and_flip(self._select(indices), draws.rows(row), padding)
+            return replace(self._batch(cropped, indices), views=views)
 
         return map(batch, rows)
 

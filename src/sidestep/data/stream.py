@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -52,14 +53,16 @@ class StreamSet:
         return len(self.indices)
 
     def num_steps(self, batch_size: int) -> int:
-        return count_steps(len(self), batch_size)
+        return count_steps(len(self), batch_size, self.config.views)
 
     def train_batches(
         self, *, epoch: int, batch_size: int, seed: int, start_step: int = 0, shard: Shard | None = None
     ) -> Iterator[Batch]:
-        rows = train_rows(len(self), batch_size, start_step, shard or Shard())
-        order = epoch_order(len(self), seed=seed, epoch=epoch)
-        return self._batches([Request(self.indices[order[row]], (seed, epoch)) for row in rows])
+        views = self.config.views
+        rows = train_rows(len(self), batch_size, start_step, shard or Shard(), views)
+        order = epoch_order(len(self), seed=seed, epoch=epoch, views=views)
+        batches = self._batches([Request(self.indices[order[row]], (seed, epoch), views) for row in rows])
+        return (replace(batch, views=views) for batch in batches)
 
     def eval_batches(self, *, batch_size: int, shard: Shard | None = None) -> Iterator[Batch]:
         rows = eval_rows(len(self), batch_size, shard or Shard())

@@ -18,7 +18,7 @@ from sidestep.evaluation.environment import hardware, versions
 from sidestep.evaluation.runtimes import Runner, export_onnx, pytorch_input, static_runners
 from sidestep.execution.gathered import gathered
 from sidestep.execution.prepare import Precision, cast, prepare
-from sidestep.layers.residual import Execute
+from sidestep.layers.unit import Execute
 
 # ONNX Runtime's idle threads spin for 50 ms, and whoever comes next would share the cores with them.
 _PAUSE_SECONDS = 0.1

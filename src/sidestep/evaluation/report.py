@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sidestep.backbones.routed import RoutedNetwork, masked
-from sidestep.layers.residual import Execute
+from sidestep.layers.unit import Execute
 from sidestep.types import Batch, CostModel, Decisions
 
 
@@ -23,6 +23,7 @@ class Report:
         num_images: number of images.
         accuracy: top-1, in [0, 1].
         gflops: mean 2 x MACs per image / 1e9, routers included.
+        gflops_std: its standard deviation over images.
         gflops_without_routers: the same without the routers.
         fraction_of_full: mean MACs, routers included, over the static network's.
         keep_rates: mean execution of every unit, in [0, 1].
@@ -30,12 +31,14 @@ class Report:
         num_paths: number of distinct paths.
         executed_mean: mean number of executed units per image.
         executed_std: its standard deviation over images.
+        ponder: mean ponder cost N + R of every stage of a halting network, or None.
     """
 
     execution: str
     num_images: int
     accuracy: float
     gflops: float
+    gflops_std: float
     gflops_without_routers: float
     fraction_of_full: float
     keep_rates: list[float]
@@ -43,6 +46,7 @@ class Report:
     num_paths: int
     executed_mean: float
     executed_std: float
+    ponder: list[float] | None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain values, ready for JSON."""
@@ -72,23 +76,42 @@ def evaluate_network(
     """
     was_training = network.training
     network.eval()
-    correct, labels, weights = [], [], []
+    correct, labels, decisions, ponder = [], [], [], []
     with torch.inference_mode():
         for batch in batches:
             output = network(batch.images, execute=execute)
             correct.append((output.logits.argmax(dim=1) == batch.labels).cpu())
             labels.append(batch.labels.cpu())
-            weights.append(output.decisions.weights.float().cpu())
+            decisions.append(_on_cpu(output.decisions))
+            if output.ponder is not None:
+                ponder.append(output.ponder.float().cpu())
     network.train(was_training)
     # Sums over images are not to be rounded to bfloat16, whatever the network ran in.
     with torch.autocast("cpu", enabled=False):
         return _report(
-            Decisions(weights=torch.cat(weights)),
+            _joined(decisions),
             torch.cat(correct),
             _class_masks(torch.cat(labels), num_classes),
             cost,
             execution,
+            torch.cat(ponder).double().mean(dim=0).tolist() if ponder else None,
         )
+
+
+def _on_cpu(decisions: Decisions) -> Decisions:
+    """Return what the report needs of a batch's decisions."""
+    asked = decisions.asked
+    return Decisions(
+        weights=decisions.weights.float().cpu(), asked=None if asked is None else asked.float().cpu()
+    )
+
+
+def _joined(batches: list[Decisions]) -> Decisions:
+    asked = [decisions.asked for decisions in batches if decisions.asked is not None]
+    return Decisions(
+        weights=torch.cat([decisions.weights for decisions in batches]),
+        asked=torch.cat(asked) if asked else None,
+    )
 
 
 def _class_masks(labels: Tensor, num_classes: int) -> Tensor:
@@ -96,23 +119,30 @@ def _class_masks(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def _report(
-    decisions: Decisions, correct: Tensor, classes: Tensor, cost: CostModel, execution: str
+    decisions: Decisions,
+    correct: Tensor,
+    classes: Tensor,
+    cost: CostModel,
+    execution: str,
+    ponder: list[float] | None,
 ) -> Report:
     executed = decisions.execution()
     per_image = executed.sum(dim=1)
-    gflops = 2e-9 * cost.per_sample(decisions).double().mean().item()
-    bare = 2e-9 * cost.per_sample(decisions, routers=False).double().mean().item()
+    macs = cost.per_sample(decisions).double()
+    bare = cost.per_sample(decisions, routers=False).double()
     per_class = classes.T @ executed / classes.sum(dim=0).clamp_min(1).unsqueeze(1)
     return Report(
         execution=execution,
         num_images=len(correct),
         accuracy=correct.double().mean().item(),
-        gflops=gflops,
-        gflops_without_routers=bare,
-        fraction_of_full=gflops / (2e-9 * cost.full_macs),
+        gflops=2e-9 * macs.mean().item(),
+        gflops_std=2e-9 * macs.std(unbiased=False).item(),
+        gflops_without_routers=2e-9 * bare.mean().item(),
+        fraction_of_full=macs.mean().item() / cost.full_macs,
         keep_rates=executed.double().mean(dim=0).tolist(),
         keep_rates_per_class=per_class.double().tolist(),
         num_paths=len(torch.unique(decisions.paths(), dim=0)),
         executed_mean=per_image.mean().item(),
         executed_std=per_image.std(unbiased=False).item(),
+        ponder=ponder,
     )

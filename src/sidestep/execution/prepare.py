@@ -88,9 +88,9 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        # Outputs are kept, so that no other tensor gets their id.
+        # Outputs and inputs are kept, so that no other tensor gets their id.
         self.made: dict[int, tuple[nn.Module, Tensor]] = {}
-        self.inputs: dict[nn.Module, int] = {}
+        self.inputs: dict[nn.Module, Tensor] = {}
         self.reads: Counter[int] = Counter()
         self.calls: Counter[nn.Module] = Counter()
 
@@ -108,7 +108,7 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
 
     def _on_norm(self, norm: nn.Module, args: tuple[Tensor]) -> None:
         self.calls[norm] += 1
-        self.inputs[norm] = id(args[0])
+        self.inputs[norm] = args[0]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -117,7 +117,7 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         return func(*args, **(kwargs or {}))
 
     def pairs(self) -> dict[nn.Module, nn.Module]:
-        made = {norm: self.made[key] for norm, key in self.inputs.items() if key in self.made}
+        made = {norm: self.made[id(x)] for norm, x in self.inputs.items() if id(x) in self.made}
         return {
             norm: layer
             for norm, (layer, output) in made.items()

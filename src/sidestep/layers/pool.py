@@ -10,12 +10,14 @@ from torch.autograd.function import once_differentiable
 
 
 def global_average_pool(features: Tensor) -> Tensor:
-    """Return the (B, C) spatial means of (B, C, H, W) features.
+    """Return the (B, C) means of (B, C, H, W) features over space, or of (B, N, C) tokens over all tokens.
 
     On CPU torch's mean over channels_last bfloat16 maps takes ten times as long as a product with ones,
     and adding its expanded gradient ten times as long as adding a dense one; a router pools in front of every
     unit, so both count in training. Elsewhere the mean is kept: it is no MAC in the cost book.
     """
+    if features.dim() == 3:
+        return features.mean(1)
     pooled: Tensor = _Pool.apply(features) if features.requires_grad else _mean(features)
     return pooled
 

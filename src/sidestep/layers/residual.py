@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from sidestep.layers.blend import blend_outputs
+from sidestep.layers.positions import share_of_macs
+from sidestep.layers.shortcut import Shortcut, make_shortcut
+from sidestep.layers.squeeze_excite import SqueezeExcite
+from sidestep.layers.unit import Unit
 
 Mix = Literal["output", "branch"]
 
 
-class Execute(Protocol):
-    """A way to run a unit under the (B, K) decision weights; returns the unit's (B, C, H, W) output."""
-
-    def __call__(self, unit: ResidualUnit, x: Tensor, weights: Tensor) -> Tensor: ...
-
-
-class ResidualUnit(nn.Module):
+class ResidualUnit(Unit):
     """A residual block that can be executed, skipped, or blended.
 
     Subclasses define `shortcut` and `branch`. With S and B for these two::
@@ -29,17 +27,13 @@ class ResidualUnit(nn.Module):
         skip(x)    = relu(S(x))
 
     Attributes:
-        in_channels: channels of the input, which routers pool.
-        stage: index of the stage, for weights that routers share by stage.
         projects: whether the shortcut is learnt and can be negative.
         mix: how soft weights v blend. "output" is v * execute + (1 - v) * skip (RDI-Net eq. 9), "branch" is
             relu(S + v * B) (ConvNet-AIG); both agree for v in {0, 1}.
     """
 
     def __init__(self, *, in_channels: int, stage: int, mix: Mix = "output") -> None:
-        super().__init__()
-        self.in_channels = in_channels
-        self.stage = stage
+        super().__init__(in_channels=in_channels, stage=stage)
         self.projects = False
         self.mix: Mix = mix
 
@@ -49,9 +43,12 @@ class ResidualUnit(nn.Module):
     def branch(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def run(self, option: int, x: Tensor) -> Tensor:
+        return self.execute(x) if option else self.skip(x)
+
     def skip(self, x: Tensor) -> Tensor:
         """Return the output of the skipped unit; inputs are non-negative, so only projections need relu."""
-        return self.shortcut(x)
+        return F.relu(self.shortcut(x)) if self.projects else self.shortcut(x)
 
     def execute(self, x: Tensor) -> Tensor:
         """Return the output of the executed unit."""
@@ -78,77 +75,162 @@ class ResidualUnit(nn.Module):
         return blend_outputs(branch, shortcut, weights[:, 1])
 
 
-class PadShortcut(nn.Module):
-    """Option A of He et al.: every second pixel, and zeros for the new channels, half before, half after."""
+class _Block(ResidualUnit):
+    """What convolutional blocks share: how they are closed. Parameters are named as in torchvision."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.padding = (out_channels - in_channels) // 2
+    downsample: nn.Module | None
+    se: SqueezeExcite | None
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = _Pad.apply(x, self.padding) if x.requires_grad else _pad(x, self.padding)
-        return out
-
-
-class _Pad(torch.autograd.Function):
-    """Keeps the memory format in the backward pass; torch's slices return a contiguous gradient, and every
-    block before it then works on mixed formats at half the speed."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, padding: int) -> Tensor:
-        ctx.padding = padding
-        ctx.like = torch.empty_like(x, device="meta")
-        return _pad(x, padding)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        out = torch.zeros_like(ctx.like, device=grads[0].device, dtype=grads[0].dtype)
-        out[:, :, ::2, ::2] = grads[0][:, ctx.padding : grads[0].shape[1] - ctx.padding]
-        return out, None
-
-
-def _pad(x: Tensor, padding: int) -> Tensor:
-    return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, padding, padding))
-
-
-class BasicBlock(ResidualUnit):
-    """Two 3x3 convolutions, the block of CIFAR ResNets and of ResNet-18/34 (He et al. 2016).
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output; twice the input's in a stage opener, which has stride 2.
-        stride: 1, or 2 for a stage opener.
-        stage: index of the stage.
-        option: "A" (zero padding, no parameters) or "B" (1x1 convolution and BatchNorm) where shapes change.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, *, stride: int, stage: int, option: Literal["A", "B"] = "A"
+    def _close(
+        self, in_channels: int, out_channels: int, stride: int, option: Shortcut, se_ratio: int | None
     ) -> None:
-        super().__init__(in_channels=in_channels, stage=stage)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.downsample: nn.Module | None = None
-        if stride != 1 or in_channels != out_channels:
-            self.projects = option == "B"
-            self.downsample = (
-                nn.Sequential(
-                    nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
-                    nn.BatchNorm2d(out_channels),
-                )
-                if self.projects
-                else PadShortcut(in_channels, out_channels)
-            )
+        """Add what follows the convolutions: squeeze-and-excitation, and the shortcut."""
+        self.se = None if se_ratio is None else SqueezeExcite(out_channels, se_ratio)
+        self.downsample = make_shortcut(in_channels, out_channels, stride=stride, option=option)
+        self.keeps_input = self.downsample is None
+        self.projects = option == "B" and not self.keeps_input
 
     def shortcut(self, x: Tensor) -> Tensor:
         return x if self.downsample is None else self.downsample(x)
 
-    def skip(self, x: Tensor) -> Tensor:
-        return F.relu(self.shortcut(x)) if self.projects else self.shortcut(x)
-
     def branch(self, x: Tensor) -> Tensor:
+        out = self.convolutions(x)
+        return out if self.se is None else self.se(out)
+
+    def convolutions(self, x: Tensor) -> Tensor:
+        """Return the branch up to its last BatchNorm."""
+        raise NotImplementedError
+
+
+class BasicBlock(_Block):
+    """Two 3x3 convolutions, the block of CIFAR ResNets and of ResNet-18/34 (He et al. 2016).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output; twice the input's in the first block of a later stage.
+        stride: 1, or 2 for the first block of a later stage.
+        stage: index of the stage.
+        option: the shortcut where shapes change, see `make_shortcut`.
+        se_ratio: r of squeeze-and-excitation at the end of the branch, or None without.
+        mix: how soft weights blend, see `ResidualUnit`.
+    """
+
+    expansion = 1
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int,
+        stage: int,
+        option: Shortcut = "A",
+        se_ratio: int | None = None,
+        mix: Mix = "output",
+    ) -> None:
+        super().__init__(in_channels=in_channels, stage=stage, mix=mix)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self._close(in_channels, out_channels, stride, option, se_ratio)
+
+    def convolutions(self, x: Tensor) -> Tensor:
         out: Tensor = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
         return out
+
+    def share_of_macs(self, positions: Tensor) -> Tensor:
+        return share_of_macs((self.conv1, self.conv2), positions)
+
+
+class Bottleneck(_Block):
+    """Three convolutions, 1x1, 3x3 and 1x1, the block of ResNet-50/101/152 (He et al. 2016).
+
+    The stride is in the 3x3 convolution, not in the first one as in the paper: the networks whose weights
+    are published have it there.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output, four times those of the 3x3 convolution.
+        stride: 1, or 2 for the first block of a later stage.
+        stage: index of the stage.
+        option: the shortcut where shapes change, see `make_shortcut`.
+        se_ratio: r of squeeze-and-excitation at the end of the branch, or None without.
+        mix: how soft weights blend, see `ResidualUnit`.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int,
+        stage: int,
+        option: Shortcut = "B",
+        se_ratio: int | None = None,
+        mix: Mix = "output",
+    ) -> None:
+        super().__init__(in_channels=in_channels, stage=stage, mix=mix)
+        width = out_channels // self.expansion
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self._close(in_channels, out_channels, stride, option, se_ratio)
+
+    def convolutions(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
+        last: Tensor = self.bn3(self.conv3(out))
+        return last
+
+    def share_of_macs(self, positions: Tensor) -> Tensor:
+        return share_of_macs((self.conv1, self.conv2, self.conv3), positions)
+
+
+class HalfBlock(BasicBlock):
+    """A basic block with a third option between skip and execute: its first convolution alone.
+
+    With h = relu(bn1(conv1(x))), option 1 is relu(S(x) + h), as in the released code of RDI-Net; it has no
+    squeeze-and-excitation, which closes the whole branch.
+    """
+
+    num_options = 3
+
+    def run(self, option: int, x: Tensor) -> Tensor:
+        if option != 1:
+            return super().run(option, x)
+        first = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.shortcut(x) + first, inplace=True)
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Return the three outputs summed under the (B, 3) weights."""
+        return Unit.forward(self, x, weights)
+
+
+def residual_stage(
+    block: Callable[..., ResidualUnit],
+    in_channels: int,
+    out_channels: int,
+    *,
+    num_blocks: int,
+    stride: int,
+    stage: int,
+) -> nn.Sequential:
+    """Return the blocks of one stage, of which the first one changes the shape.
+
+    Args:
+        block: makes a block of its two numbers of channels, `stride` and `stage`.
+        in_channels: channels in front of the stage.
+        out_channels: channels behind every block.
+        num_blocks: blocks in the stage.
+        stride: of the first block; the others have 1.
+        stage: index of the stage.
+    """
+    first = block(in_channels, out_channels, stride=stride, stage=stage)
+    rest = (block(out_channels, out_channels, stride=1, stage=stage) for _ in range(num_blocks - 1))
+    return nn.Sequential(first, *rest)

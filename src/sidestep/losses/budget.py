@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.nn.functional import all_reduce
@@ -42,6 +44,32 @@ def cost_loss(
     else:
         terms = (global_mean(execution) - target).square()
     return terms.sum() if reduction == "sum" else terms.mean()
+
+
+def target_rate_loss(decisions: Decisions, rates: Sequence[float]) -> Tensor:
+    """Return the scalar mean over units of (mean_i w_n - t_n)^2 (ConvNet-AIG, target-rate loss).
+
+    Units that always execute have the target 1 and add nothing, but they count in the mean, as in the
+    released code.
+
+    Args:
+        decisions: weights (B, L, K) of this process; batch means are taken over all processes.
+        rates: target rate t_n of every unit, in [0, 1].
+    """
+    execution = global_mean(decisions.execution().float())
+    return (execution - torch.tensor(rates, device=execution.device)).square().mean()
+
+
+def unit_count_loss(decisions: Decisions, num_units: float) -> Tensor:
+    """Return the scalar |mean number of executed units - num_units| (CoDiNet's cost term).
+
+    The released code sums over the batch; this is its value divided by the batch size.
+
+    Args:
+        decisions: weights (B, L, K) of this process; the batch mean is taken over all processes.
+        num_units: T, how many units an image executes on average.
+    """
+    return (global_mean(decisions.execution().float().sum(dim=1)) - num_units).abs()
 
 
 def global_mean(values: Tensor) -> Tensor:

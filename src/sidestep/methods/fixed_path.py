@@ -39,7 +39,7 @@ def _router(backbone: Backbone, settings: FixedPathConfig) -> ConstantRouter:
             f"path must name every unit of the network once, got {len(settings.units)} for "
             f"{len(backbone.units)} units: {settings.path!r}"
         )
-    return ConstantRouter([float(unit) for unit in settings.units])
+    return ConstantRouter.keep([float(unit) for unit in settings.units])
 
 
 FIXED_PATH = Method(

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 
 from sidestep.backbones.backbone import Backbone
+from sidestep.backbones.routed import RoutedNetwork
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import Noise, Sampler, argmax
 from sidestep.types import Batch, CostModel, RoutedOutput
@@ -42,6 +43,9 @@ class Method(Generic[Settings]):
         router: (backbone, settings) -> router, or None for a static network.
         sampler: (settings, noise) -> sampler of training; evaluation always takes the arg-max.
         losses: (output, batch, cost, settings) -> weighted terms by name; added to the task loss.
+        curriculum: (router, settings) -> who decides in training instead of the network's router, or None.
+        wants_greedy: whether the losses compare with the most probable decisions (`Batch.greedy`).
+        network: (backbone, router) -> the dynamic network.
         statistics: settings -> mapping of (B, 3, H, W) uint8 images to (B, S), or None.
     """
 
@@ -51,4 +55,7 @@ class Method(Generic[Settings]):
     router: Callable[[Backbone, Settings], Router | None]
     sampler: Callable[[Settings, Noise], Sampler] = noise_free
     losses: Callable[[RoutedOutput, Batch, CostModel, Settings], dict[str, Tensor]] = no_losses
+    curriculum: Callable[[Router, Settings], Router] | None = None
+    wants_greedy: bool = False
+    network: Callable[[Backbone, Router | None], RoutedNetwork] = RoutedNetwork
     statistics: Callable[[Settings], Callable[[Tensor], Tensor] | None] = no_statistics

@@ -96,7 +96,12 @@ class RdiNetConfig:
 
 def _router(backbone: Backbone, settings: RdiNetConfig) -> RelationalRouter:
     units = backbone.units
-    return RelationalRouter([u.in_channels for u in units], [u.stage for u in units], settings.router)
+    return RelationalRouter(
+        [unit.in_channels for unit in units],
+        [unit.stage for unit in units],
+        settings.router,
+        num_options=backbone.num_options,
+    )
 
 
 def _sampler(settings: RdiNetConfig, noise: Noise) -> Sampler:

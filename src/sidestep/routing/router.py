@@ -15,7 +15,7 @@ class Router(nn.Module):
     """Turns the features in front of a unit, and its own state, into logits.
 
     `begin` returns the state at the start of a forward pass; calling the router with the unit's index, its
-    (B, C, H, W) input and the state returns (B, K) logits and the next state.
+    input, (B, C, H, W) maps or (B, N, C) tokens, and the state returns (B, K) logits and the next state.
     """
 
     def begin(self, images: Tensor) -> Any:
@@ -30,18 +30,30 @@ class ConstantRouter(Router):
     """Returns the same logits for every image: fixed paths, random dropping, uniform sampling.
 
     Args:
-        keep_rates: probability of executing each unit, in [0, 1]; 0 and 1 make infinite logits, so that even
-            a sampler with noise obeys.
+        probabilities: (L, K) probability of every option of every unit; 0 and 1 make logits that even a
+            sampler with noise obeys.
     """
 
     logits: Tensor
 
-    def __init__(self, keep_rates: Sequence[float]) -> None:
+    def __init__(self, probabilities: Tensor) -> None:
         super().__init__()
-        if any(not 0 <= rate <= 1 for rate in keep_rates):
-            raise RecipeError(f"keep_rates must be in [0, 1], got {list(keep_rates)}; 1 always executes")
-        rates = torch.tensor(list(keep_rates))
-        self.register_buffer("logits", torch.stack([(1 - rates).log(), rates.log()], dim=1), persistent=False)
+        self.register_buffer("logits", probabilities.log(), persistent=False)
+
+    @classmethod
+    def keep(cls, rates: Sequence[float]) -> ConstantRouter:
+        """Return the router that executes every unit with the probability of its keep rate, in [0, 1]."""
+        if any(not 0 <= rate <= 1 for rate in rates):
+            raise RecipeError(f"keep rates must be in [0, 1], got {list(rates)}; 1 always executes")
+        execute = torch.tensor(list(rates), dtype=torch.float32)
+        return cls(torch.stack([1 - execute, execute], dim=1))
 
     def forward(self, unit: int, features: Tensor, state: None) -> tuple[Tensor, None]:
         return self.logits[unit].expand(features.shape[0], -1), state
+
+
+def always(option: int, num_options: int, features: Tensor) -> Tensor:
+    """Return (B, K) logits that choose one option for every image, with and without noise."""
+    logits = features.new_full((features.shape[0], num_options), -torch.inf)
+    logits[:, option] = 0.0
+    return logits

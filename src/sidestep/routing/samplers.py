@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -20,6 +21,27 @@ class Sampler(Protocol):
     """Turns (B, K) logits of one unit into a `Sample`."""
 
     def __call__(self, logits: Tensor) -> Sample: ...
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Return the (..., K) log-probabilities of logits, in float32."""
+    return torch.log_softmax(logits.float(), dim=-1)
+
+
+def bounded_log_probs(logits: Tensor, alpha: float) -> Tensor:
+    """Return the (..., 2) log-probabilities of s' = alpha s + (1 - alpha)(1 - s) with s = softmax(logits).
+
+    With alpha below 1 no decision is ever certain, so that exploration goes on (BlockDrop). Decisions that
+    are forced by an infinite logit stay so.
+
+    Args:
+        logits: (..., 2).
+        alpha: in [0.5, 1]; 0.8 keeps s' in [0.2, 0.8].
+    """
+    s = logits.float().softmax(dim=-1)
+    mixed = alpha * s + (1 - alpha) * (1 - s)
+    forced = logits.isinf().any(dim=-1, keepdim=True)
+    return torch.where(forced, s, mixed).log()
 
 
 class Noise:
@@ -89,19 +111,21 @@ class GumbelSoftmax:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Categorical:
-    """Hard draws from softmax(logits) without a gradient: uniform sampling and random dropping.
+    """Hard draws from softmax(logits) without a gradient: uniform sampling, random dropping, and policies.
 
     Args:
         noise: source of the uniform draws.
         per: "sample" draws anew for every image, "batch" one option for the whole batch (on this process).
+        log_probs: maps (B, K) logits to the log-probabilities that are drawn from.
     """
 
     noise: Noise
     per: Literal["sample", "batch"] = "sample"
+    log_probs: Callable[[Tensor], Tensor] = log_softmax
 
     def __call__(self, logits: Tensor) -> Sample:
         with torch.no_grad():
-            cumulated = torch.softmax(logits.float(), dim=1).cumsum(dim=1)
+            cumulated = self.log_probs(logits).exp().cumsum(dim=1)
             uniform = self.noise.uniform(logits.shape[0], 1, logits.device)
             if self.per == "batch":
                 uniform = uniform[:1].expand(logits.shape[0], 1)

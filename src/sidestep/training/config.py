@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from sidestep.errors import RecipeError
 
@@ -40,6 +40,7 @@ class Phase:
         schedule: "constant", "cosine" to zero, or "multistep".
         milestones: epochs of the phase at which "multistep" multiplies the rate by 0.1.
         warmup_epochs: linear warm-up from zero.
+        settings: method settings that hold in this phase instead of the recipe's, by name.
         ramps: method settings that move during the phase, by name ("target").
     """
 
@@ -51,6 +52,7 @@ class Phase:
     schedule: Literal["constant", "cosine", "multistep"] = "constant"
     milestones: list[int] = field(default_factory=list)
     warmup_epochs: float = 0.0
+    settings: dict[str, Any] = field(default_factory=dict)
     ramps: dict[str, Ramp] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -76,21 +78,31 @@ class Phase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerConfig:
-    """Settings of SGD.
+    """Settings of the optimiser.
 
     Args:
+        algorithm: "sgd", or "adam" (BlockDrop), which takes neither momentum nor nesterov.
         momentum: classical momentum.
         nesterov: Nesterov's form of it.
-        weight_decay: of all parameters, routers included.
+        weight_decay: coefficient of it, routers included.
+        decayed: "all" parameters, or "weights" of convolutions and linear layers alone, without biases and
+            BatchNorm.
         router_lr_factor: learning rate of the routers relative to the blocks'.
     """
 
+    algorithm: Literal["sgd", "adam"] = "sgd"
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
+    decayed: Literal["all", "weights"] = "all"
     router_lr_factor: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.algorithm == "adam" and (self.momentum != 0.9 or self.nesterov):
+            raise RecipeError(
+                f"momentum and nesterov have no effect on adam, got {self.momentum} and {self.nesterov}; "
+                "drop them"
+            )
         for name in ("momentum", "weight_decay", "router_lr_factor"):
             if getattr(self, name) < 0:
                 raise RecipeError(f"{name} must be at least 0, got {getattr(self, name)}")

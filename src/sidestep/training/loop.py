@@ -143,7 +143,8 @@ class _Trainer:
                 done = position.epoch * self.steps_per_epoch + position.step
                 schedule.step_update(done)
                 progress = done / (phase.epochs * self.steps_per_epoch)
-                step.begin(phase, progress, self._noise(), noted=position.step % NOTED_EVERY == 0)
+                noted = position.step % NOTED_EVERY == 0
+                step.begin(phase, progress, self._noise(), noted=noted, views=batch.views)
                 losses, figures = wrapped(batch.images, batch.labels, batch.statistics)
                 loss = self._total(losses)
                 optimizer.zero_grad()

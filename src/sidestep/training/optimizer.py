@@ -1,6 +1,8 @@
-"""SGD over blocks and routers, and timm's schedules in steps."""
+"""The optimiser over blocks and routers, and timm's schedules in steps."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from timm.scheduler.scheduler import Scheduler
@@ -10,13 +12,15 @@ from sidestep.backbones.routed import RoutedNetwork
 from sidestep.training.config import OptimizerConfig, Phase
 
 
-def build_optimizer(network: RoutedNetwork, phase: Phase, config: OptimizerConfig) -> torch.optim.SGD:
-    """Return SGD over the parameters that learn, blocks and routers in groups of their own."""
-    groups = [{"params": _learning(network.backbone), "lr": phase.lr}]
+def build_optimizer(network: RoutedNetwork, phase: Phase, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return the optimiser of the parameters that learn, blocks and routers in groups of their own."""
+    groups = _groups(network.backbone, phase.lr, config)
     if network.router is not None:
-        groups.append({"params": _learning(network.router), "lr": phase.lr * config.router_lr_factor})
+        groups += _groups(network.router, phase.lr * config.router_lr_factor, config)
+    if config.algorithm == "adam":
+        return torch.optim.Adam(groups, lr=phase.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(
-        [group for group in groups if group["params"]],
+        groups,
         lr=phase.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
@@ -46,5 +50,12 @@ def build_schedule(optimizer: torch.optim.Optimizer, phase: Phase, steps_per_epo
     return scheduler
 
 
-def _learning(module: torch.nn.Module) -> list[torch.nn.Parameter]:
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+def _groups(module: torch.nn.Module, lr: float, config: OptimizerConfig) -> list[dict[str, Any]]:
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if config.decayed == "all":
+        return [{"params": learning, "lr": lr}]
+    # Biases and BatchNorm's parameters are those of one dimension.
+    return [
+        {"params": [p for p in learning if p.dim() > 1], "lr": lr},
+        {"params": [p for p in learning if p.dim() <= 1], "lr": lr, "weight_decay": 0.0},
+    ]

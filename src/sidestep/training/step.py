@@ -55,7 +55,9 @@ class TrainingStep(nn.Module):
         # In a tuple the teacher is no submodule: it is neither trained, nor saved, nor synchronised.
         self._teacher = (teacher,)
 
-    def begin(self, phase: Phase, progress: float, noise: Noise, *, noted: bool = True) -> None:
+    def begin(
+        self, phase: Phase, progress: float, noise: Noise, *, noted: bool = True, views: int = 1
+    ) -> None:
         """Set what the next forward pass stands in; distributed wrappers pass tensors only.
 
         Args:
@@ -63,11 +65,13 @@ class TrainingStep(nn.Module):
             progress: position in the phase, in [0, 1].
             noise: source of all draws of the step.
             noted: whether figures are computed that cost time and are only logged.
+            views: number of views of every image in the batch.
         """
         self._phase = phase
-        self._now = ramped(self.settings, phase, progress)
+        self._now = settings_at(self.settings, phase, progress)
         self._noise = noise
         self._noted = noted
+        self._views = views
 
     def forward(
         self, images: Tensor, labels: Tensor, statistics: Tensor | None = None
@@ -81,7 +85,14 @@ class TrainingStep(nn.Module):
         """
         sampler, router = self._decider(images.device)
         output: RoutedOutput = self.network(images, sampler=sampler, router=router)
-        batch = Batch(images=images, labels=labels, statistics=statistics, teacher_logits=self._teach(images))
+        batch = Batch(
+            images=images,
+            labels=labels,
+            statistics=statistics,
+            teacher_logits=self._teach(images),
+            greedy=self._greedy(images, router),
+            views=self._views,
+        )
         losses = self._task_losses(output, batch)
         figures = {
             "accuracy": (output.logits.argmax(dim=1) == labels).float().mean(),
@@ -97,12 +108,32 @@ class TrainingStep(nn.Module):
     def _decider(self, device: torch.device) -> tuple[Sampler, Router | None]:
         """Return who samples, and who decides instead of the network's own router."""
         if self._phase.paths == "routed":
-            return self.method.sampler(self._now, self._noise), None
-        units = len(self.network.backbone.units)
+            own, curriculum = self.network.router, self.method.curriculum
+            router = None if own is None or curriculum is None else curriculum(own, self._now)
+            return self.method.sampler(self._now, self._noise), router
+        units, options = len(self.network.backbone.units), self.network.backbone.num_options
         if self._phase.paths == "full":
-            return argmax, ConstantRouter([1.0] * units).to(device)
+            last = torch.eye(options, device=device)[-1]
+            return argmax, ConstantRouter(last.expand(units, -1))
         per: Literal["batch", "sample"] = "batch" if self._phase.paths == "uniform_batch" else "sample"
-        return Categorical(noise=self._noise, per=per), ConstantRouter([0.5] * units).to(device)
+        uniform = torch.full((units, options), 1 / options, device=device)
+        return Categorical(noise=self._noise, per=per), ConstantRouter(uniform)
+
+    def _greedy(self, images: Tensor, router: Router | None) -> RoutedOutput | None:
+        """Return what the network does without noise, if a loss compares with it.
+
+        In evaluation mode, so that the second pass does not move BatchNorm's statistics.
+        """
+        if self._phase.paths != "routed" or not self.method.wants_greedy:
+            return None
+        whole, modes = self.network.training, [(part, part.training) for part in self.network.children()]
+        self.network.eval()
+        with torch.no_grad():
+            output: RoutedOutput = self.network(images, router=router)
+        for part, training in modes:
+            part.train(training)
+        self.network.training = whole
+        return output
 
     def _teach(self, images: Tensor) -> Tensor | None:
         (teacher,) = self._teacher
@@ -123,11 +154,12 @@ class TrainingStep(nn.Module):
         return losses
 
 
-def ramped(settings: Any, phase: Phase, progress: float) -> Any:
+def settings_at(settings: Any, phase: Phase, progress: float) -> Any:
     """Return the method's settings at `progress` of a phase."""
-    if not phase.ramps:
+    if not phase.settings and not phase.ramps:
         return settings
-    return replace(settings, **{name: ramp.at(progress) for name, ramp in phase.ramps.items()})
+    ramped = {name: ramp.at(progress) for name, ramp in phase.ramps.items()}
+    return replace(settings, **phase.settings, **ramped)
 
 
 def select_parameters(network: RoutedNetwork, train: str) -> Callable[[], None]:

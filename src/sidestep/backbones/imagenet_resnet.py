@@ -1,0 +1,106 @@
+"""ResNets for photographs (He et al. 2016): a stem that divides by four, four stages, and a linear head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sidestep.backbones.backbone import Backbone
+from sidestep.errors import RecipeError
+from sidestep.layers.pool import global_average_pool
+from sidestep.layers.residual import BasicBlock, Bottleneck, Mix, residual_stage
+from sidestep.layers.squeeze_excite import check_se_ratio
+from sidestep.layers.unit import Unit
+
+WIDTHS = (64, 128, 256, 512)
+
+# The block of every depth, and how many of it every stage has.
+DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageNetResNetConfig:
+    """Settings of an ImageNet ResNet.
+
+    Args:
+        depth: 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks) layers.
+        num_classes: classes of the head.
+        mix: how units blend soft weights, see `ResidualUnit`.
+        se_ratio: r of squeeze-and-excitation at the end of every branch, or None for a plain ResNet.
+
+    Raises:
+        RecipeError: naming the first setting that is wrong.
+    """
+
+    depth: int = 50
+    num_classes: int = 1000
+    mix: Mix = "output"
+    se_ratio: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.depth not in DEPTHS:
+            raise RecipeError(
+                f"depth must be one of {', '.join(map(str, DEPTHS))} on ImageNet, got {self.depth}; "
+                "6n + 2 layers have CIFAR ResNets"
+            )
+        check_se_ratio(self.se_ratio, WIDTHS[0] * DEPTHS[self.depth][0].expansion)
+
+
+class ImageNetResNet(Backbone):
+    """A ResNet-18, 34, 50, 101 or 152 that takes the state dicts of torchvision's and timm's.
+
+    A shortcut is projected (option B) where shapes change, and a bottleneck has its stride in the 3x3
+    convolution. Convolutions start from Kaiming's normal distribution by fan-out and BatchNorm from weight 1,
+    in the last one of a branch too: from 0 a branch would give its gate nothing to learn from.
+    """
+
+    def __init__(self, config: ImageNetResNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.conv1 = nn.Conv2d(3, WIDTHS[0], 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
+        self.layer1, self.layer2, self.layer3, self.layer4 = _stages(config)
+        self.fc = nn.Linear(WIDTHS[-1] * DEPTHS[config.depth][0].expansion, config.num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @property
+    def units(self) -> list[Unit]:
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        return [unit for stage in stages for unit in stage if isinstance(unit, Unit)]
+
+    def stem(self, images: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
+        return F.max_pool2d(x, 3, stride=2, padding=1)
+
+    def head(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.fc(global_average_pool(features))
+        return logits
+
+
+def _stages(config: ImageNetResNetConfig) -> list[nn.Sequential]:
+    kind, nums_blocks = DEPTHS[config.depth]
+    block = partial(kind, option="B", se_ratio=config.se_ratio, mix=config.mix)
+    outputs = [width * kind.expansion for width in WIDTHS]
+    inputs = [WIDTHS[0], *outputs[:-1]]
+    return [
+        residual_stage(
+            block,
+            inputs[stage],
+            outputs[stage],
+            num_blocks=num_blocks,
+            stride=2 if stage else 1,
+            stage=stage,
+        )
+        for stage, num_blocks in enumerate(nums_blocks)
+    ]

@@ -1,0 +1,282 @@
+"""Networks of timm seen as stem, units and head: one unit per residual block, run by timm's own modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar, Literal, NoReturn, Self, get_args
+
+import torch
+from timm.models.convnext import ConvNeXt
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from sidestep.backbones.backbone import Backbone
+from sidestep.errors import RecipeError
+from sidestep.layers.unit import Unit
+
+Granularity = Literal["blocks", "sublayers"]
+
+# The activation that ends a block of a ResNet; other blocks of timm's ResNet class are refused.
+_LAST_ACTIVATION: dict[type[nn.Module], str] = {BasicBlock: "act2", Bottleneck: "act3"}
+
+# The two residual branches of a ViT block, each added to its own input.
+_SUBLAYERS = (("norm1", "attn", "ls1", "drop_path1"), ("norm2", "mlp", "ls2", "drop_path2"))
+
+
+class BlockUnit(Unit):
+    """A residual block that keeps the shape of its input, which is what skipping it returns.
+
+    Soft weights blend outputs, `v * block(x) + (1 - v) * x` (RDI-Net eq. 9). Where nothing follows the
+    block's sum x + B(x), as in ConvNeXt and ViT, that is x + v * B(x), the scaled residual.
+
+    Args:
+        block: maps features to features of the same shape.
+        in_channels: channels of the input, which routers pool.
+        stage: index of the stage.
+        entry: layers between two stages, which change the shape in front of the block; both options run them.
+    """
+
+    def __init__(
+        self, block: nn.Module, *, in_channels: int, stage: int, entry: nn.Module | None = None
+    ) -> None:
+        super().__init__(in_channels=in_channels, stage=stage)
+        self.block = block
+        self.entry = entry
+        self.keeps_input = entry is None
+        self.training = block.training
+
+    def run(self, option: int, x: Tensor) -> Tensor:
+        entered = self._enter(x)
+        return self._execute(entered) if option else entered
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Return the blend of both outputs; the entry runs once."""
+        entered = self._enter(x)
+        return _blend(entered, self._execute(entered), weights)
+
+    def _enter(self, x: Tensor) -> Tensor:
+        return x if self.entry is None else self.entry(x)
+
+    def _execute(self, x: Tensor) -> Tensor:
+        out: Tensor = self.block(x)
+        return out
+
+
+class SublayerUnit(BlockUnit):
+    """The attention or the MLP of a ViT block: parts of it, applied in a row and added to the input."""
+
+    def __init__(self, block: nn.Module, parts: Sequence[str], *, in_channels: int, stage: int) -> None:
+        super().__init__(block, in_channels=in_channels, stage=stage)
+        self.parts = tuple(parts)
+
+    def _execute(self, x: Tensor) -> Tensor:
+        out = x
+        for part in self.parts:
+            out = getattr(self.block, part)(out)
+        return x + out
+
+
+class OpenerUnit(Unit):
+    """The block that opens a stage of a ResNet; skipping it leaves its shortcut and its last activation.
+
+    The activation keeps the features of a skipped unit non-negative, as `ResidualUnit.skip` does.
+
+    Args:
+        block: has a `downsample` path beside its convolutions.
+        in_channels: channels of the input, which routers pool.
+        stage: index of the stage.
+        activation: the block's last one.
+    """
+
+    def __init__(self, block: nn.Module, *, in_channels: int, stage: int, activation: nn.Module) -> None:
+        super().__init__(in_channels=in_channels, stage=stage)
+        self.block: Any = block
+        self.activation = activation
+        self.training = block.training
+
+    def run(self, option: int, x: Tensor) -> Tensor:
+        out: Tensor = self.block(x) if option else self.activation(self.block.downsample(x))
+        return out
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Return the blend of both outputs; the shortcut runs once."""
+        # Two runs would count the batch twice in the running statistics of the shortcut's BatchNorm.
+        shortcuts: list[Tensor] = []
+        handle = self.block.downsample.register_forward_hook(lambda *call: shortcuts.append(call[-1]))
+        try:
+            executed = self.block(x)
+        finally:
+            handle.remove()
+        return _blend(self.activation(shortcuts[0]), executed, weights)
+
+
+class WrappedNetwork(Backbone):
+    """A network of timm with its own modules and weights; subclasses say what its parts are.
+
+    The network keeps all weights under timm's names. Units only refer to its blocks and are no submodules,
+    so that no weight has a second name; their modes follow the network's.
+
+    Attributes:
+        wraps: the class of timm that a subclass understands.
+        network: the network, which still works by itself.
+    """
+
+    wraps: ClassVar[type[nn.Module]]
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network: Any = network
+        self._units = tuple(self._make_units())
+        self.training = network.training
+
+    @property
+    def units(self) -> Sequence[Unit]:
+        return self._units
+
+    @property
+    def origin(self) -> nn.Module:
+        network: nn.Module = self.network
+        return network
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of the network and of its units, and return self."""
+        super().train(mode)
+        for unit in self._units:
+            unit.training = mode
+        return self
+
+    def _make_units(self) -> Iterable[Unit]:
+        raise NotImplementedError
+
+
+class WrappedResNet(WrappedNetwork):
+    """ResNet, ResNeXt, Wide ResNet, and those with squeeze-and-excitation."""
+
+    wraps = ResNet
+
+    def _make_units(self) -> Iterator[Unit]:
+        network = self.network
+        for stage, blocks in enumerate((network.layer1, network.layer2, network.layer3, network.layer4)):
+            for block in blocks:
+                if type(block) not in _LAST_ACTIVATION:
+                    refuse(network, f"blocks of class {type(block).__name__}")
+                channels = block.conv1.in_channels
+                if block.downsample is None:
+                    yield BlockUnit(block, in_channels=channels, stage=stage)
+                else:
+                    activation = getattr(block, _LAST_ACTIVATION[type(block)])
+                    yield OpenerUnit(block, in_channels=channels, stage=stage, activation=activation)
+
+    def stem(self, images: Tensor) -> Tensor:
+        network = self.network
+        features: Tensor = network.maxpool(network.act1(network.bn1(network.conv1(images))))
+        return features
+
+    def head(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.network.forward_head(features)
+        return logits
+
+
+class WrappedConvNeXt(WrappedNetwork):
+    """ConvNeXt and ConvNeXt V2; the downsampling between stages is the entry of the unit behind it."""
+
+    wraps = ConvNeXt
+
+    def _make_units(self) -> Iterator[Unit]:
+        for stage, part in enumerate(self.network.stages):
+            entry = None if isinstance(part.downsample, nn.Identity) else part.downsample
+            for block in part.blocks:
+                channels = _in_channels(block.conv_dw if entry is None else entry)
+                yield BlockUnit(block, in_channels=channels, stage=stage, entry=entry)
+                entry = None
+
+    def stem(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network.stem(images)
+        return features
+
+    def head(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.network.forward_head(self.network.norm_pre(features))
+        return logits
+
+
+class WrappedTransformer(WrappedNetwork):
+    """ViT and DeiT: features are tokens (B, N, C), and attention and MLP of a block are skipped together."""
+
+    wraps = VisionTransformer
+
+    def _make_units(self) -> Iterator[Unit]:
+        for block in self.network.blocks:
+            yield BlockUnit(block, in_channels=self.network.embed_dim, stage=0)
+
+    def stem(self, images: Tensor) -> Tensor:
+        network = self.network
+        tokens = network._pos_embed(network.patch_embed(images))
+        features: Tensor = network.norm_pre(network.patch_drop(tokens))
+        return features
+
+    def head(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.network.forward_head(self.network.norm(features))
+        return logits
+
+
+class WrappedSublayers(WrappedTransformer):
+    """ViT and DeiT with two units per block: attention and MLP."""
+
+    def _make_units(self) -> Iterator[Unit]:
+        for block in self.network.blocks:
+            for parts in _SUBLAYERS:
+                yield SublayerUnit(block, parts, in_channels=self.network.embed_dim, stage=0)
+
+
+_FAMILIES: tuple[type[WrappedNetwork], ...] = (WrappedResNet, WrappedConvNeXt, WrappedTransformer)
+
+
+def wrap_network(network: nn.Module, units: Granularity = "blocks") -> WrappedNetwork:
+    """Return a network of timm as a backbone with one unit per residual block, in order of execution.
+
+    Weights are shared with the network, not copied, and its modes are left as they are.
+
+    Args:
+        network: a ResNet, ConvNeXt or VisionTransformer.
+        units: "sublayers" makes attention and MLP of a ViT block two units.
+
+    Raises:
+        RecipeError: for a network without residual units that are known, or without sublayers.
+    """
+    if units not in get_args(Granularity):
+        raise RecipeError(f"units must be one of {', '.join(get_args(Granularity))}, got {units!r}")
+    for family in _FAMILIES:
+        if isinstance(network, family.wraps):
+            return family(network) if units == "blocks" else _sublayers(network)
+    children = dict(network.named_children()) if isinstance(network, nn.Module) else {}
+    refuse(network, f"children {', '.join(children)}" if children else "no children")
+
+
+def _sublayers(network: Any) -> WrappedSublayers:
+    if isinstance(network, VisionTransformer) and all(type(block) is Block for block in network.blocks):
+        return WrappedSublayers(network)
+    raise RecipeError(
+        "units must be 'blocks' for networks other than a VisionTransformer of plain blocks, got 'sublayers' "
+        f"for a {type(network).__name__}; drop it"
+    )
+
+
+def refuse(network: object, found: str) -> NoReturn:
+    """Raise the RecipeError that says what can be wrapped, and what was found in this network."""
+    kind = type(network)
+    raise RecipeError(
+        "model must be a timm network with residual units: a ResNet of basic or bottleneck blocks (resnet*, "
+        "resnext*, seresnet*, wide_resnet*), a ConvNeXt (convnext*) or a VisionTransformer (vit_*, deit_*), "
+        f"got {kind.__module__}.{kind.__qualname__} with {found}; choose one of those"
+    )
+
+
+def _in_channels(module: nn.Module) -> int:
+    return next(part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d))
+
+
+def _blend(skipped: Tensor, executed: Tensor, weights: Tensor) -> Tensor:
+    """Return v * executed + (1 - v) * skipped under the (B, 2) weights (1 - v, v) of skip and execute."""
+    v = weights[:, 1].to(executed.dtype).view(-1, *[1] * (executed.dim() - 1))
+    return torch.lerp(skipped.to(executed.dtype), executed, v)

@@ -1,0 +1,69 @@
+"""Policy gradients for hard decisions without a gradient of their own: SkipNet's and BlockDrop's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sidestep.types import RoutedOutput
+
+
+def skipping_return(weights: Tensor, task_loss: Tensor, *, alpha: float, gamma: float = 1.0) -> Tensor:
+    """Return the (B, G) return of every gate's decision (SkipNet, hybrid reinforcement learning).
+
+    With a_k = 1 when gate k executes, R_g = sum_{k>=g} gamma^(k-g) (1 - a_k) alpha / G - gamma^(G-g) CE.
+
+    Args:
+        weights: (B, G, 2) one-hot decisions.
+        task_loss: (B,) cross-entropy of every image.
+        alpha: reward of skipping all gates.
+        gamma: discount per gate.
+    """
+    skipped = weights[..., 0].detach()
+    num_gates = skipped.shape[1]
+    following = -task_loss.detach()
+    returns = []
+    for reward in reversed((skipped * (alpha / num_gates)).unbind(dim=1)):
+        following = reward + gamma * following
+        returns.append(following)
+    return torch.stack(returns[::-1], dim=1)
+
+
+def reinforce_loss(log_probs: Tensor, weights: Tensor, returns: Tensor) -> Tensor:
+    """Return the scalar batch mean of -sum_g log p(a_g) R_g, whose gradient is that of the expected return.
+
+    Args:
+        log_probs: (B, G, K) log-probabilities of the options under the sampling policy, with gradient.
+        weights: (B, G, K) one-hot decisions that were drawn.
+        returns: (B, G) or (B, 1), without gradient.
+    """
+    chosen = (log_probs * weights.detach()).sum(dim=-1)
+    return -(chosen * returns).sum(dim=1).mean()
+
+
+def self_critical_advantage(
+    drawn: RoutedOutput, greedy: RoutedOutput, labels: Tensor, *, penalty: float
+) -> Tensor:
+    """Return the (B,) advantage of drawn paths over the most probable ones, without gradient (BlockDrop).
+
+    The reward is 1 - u^2 for a right prediction, u the share of units that were executed, and `penalty` for a
+    wrong one.
+
+    Args:
+        drawn: scores and decisions of the paths that were drawn.
+        greedy: those of the most probable paths.
+        labels: (B,) classes.
+        penalty: reward of a wrong prediction, negative: the larger, the more units are kept.
+    """
+    return _reward(drawn, labels, penalty) - _reward(greedy, labels, penalty)
+
+
+def entropy(log_probs: Tensor) -> Tensor:
+    """Return the (...) entropy in nats of (..., K) log-probabilities."""
+    return -(log_probs.exp() * log_probs).sum(dim=-1)
+
+
+def _reward(output: RoutedOutput, labels: Tensor, penalty: float) -> Tensor:
+    right = output.logits.detach().argmax(dim=1) == labels
+    usage = output.decisions.execution().detach().float().mean(dim=1)
+    return torch.where(right, 1 - usage.square(), penalty)

@@ -1,0 +1,112 @@
+"""BlockDrop: a policy network looks at the image once and drops blocks of a pretrained ResNet (CVPR 2018).
+
+First phase (`train: routers`): the policy learns by self-critical policy gradient with entropy, over more and
+more of the last blocks (`ramps: {free_units: ...}`), while the network is frozen. Second phase (`train:
+all`): policy and network together, without curriculum and entropy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from sidestep.backbones.backbone import Backbone
+from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
+from sidestep.errors import RecipeError
+from sidestep.losses.policy_gradient import entropy, reinforce_loss, self_critical_advantage
+from sidestep.methods.method import Method
+from sidestep.routing.policy import LastUnitsRouter, PolicyRouter
+from sidestep.routing.router import Router
+from sidestep.routing.samplers import Categorical, Noise, Sampler, bounded_log_probs
+from sidestep.types import Batch, CostModel, RoutedOutput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockDropConfig:
+    """Settings of BlockDrop.
+
+    Args:
+        policy_depth: depth of the policy network, a CIFAR ResNet (paper: 8).
+        shrink: factor by which the policy's images are average-pooled; 2 on ImageNet.
+        alpha: bound of the probabilities that training draws from, in [0.5, 1]; 0.8 keeps them in [0.2, 0.8].
+        penalty: reward of a wrong prediction; more negative keeps more blocks.
+        policy_weight: factor of the policy gradient, a mean over the batch. The joint phase of the released
+            code sums it, so that phase wants the batch size here.
+        entropy_weight: beta, factor of the entropy of the decisions; 0 in the joint phase.
+        one_sided_entropy: the released code's -s' log s' without the term of skipping.
+        free_units: how many of the last units the policy decides about, the curriculum; None is all.
+    """
+
+    policy_depth: int = 8
+    shrink: int = 1
+    alpha: float = 0.8
+    penalty: float = -1.0
+    policy_weight: float = 1.0
+    entropy_weight: float = 0.0
+    one_sided_entropy: bool = False
+    free_units: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.alpha <= 1:
+            raise RecipeError(f"alpha must be in [0.5, 1], got {self.alpha}; the paper uses 0.8")
+        if self.penalty > 0:
+            raise RecipeError(f"penalty must be at most 0, got {self.penalty}; the paper uses -1 to -10")
+        if self.policy_weight < 0 or self.entropy_weight < 0:
+            raise RecipeError(
+                f"policy_weight and entropy_weight must be at least 0, got {self.policy_weight} and "
+                f"{self.entropy_weight}"
+            )
+        if self.one_sided_entropy and self.entropy_weight == 0:
+            raise RecipeError("one_sided_entropy has no effect with entropy_weight 0; set entropy_weight")
+        if self.free_units is not None and self.free_units < 1:
+            raise RecipeError(f"free_units must be at least 1, got {self.free_units}; drop it for all")
+        if self.shrink < 1:
+            raise RecipeError(f"shrink must be at least 1, got {self.shrink}; 1 keeps the image's size")
+
+
+def _router(backbone: Backbone, settings: BlockDropConfig) -> PolicyRouter:
+    config = CifarResNetConfig(depth=settings.policy_depth, num_classes=len(backbone.units), shortcut="B")
+    return PolicyRouter(CifarResNet(config), shrink=settings.shrink)
+
+
+def _curriculum(router: Router, settings: BlockDropConfig) -> Router:
+    if settings.free_units is None or not isinstance(router, PolicyRouter):
+        return router
+    return LastUnitsRouter(router, num_free=int(settings.free_units))
+
+
+def _sampler(settings: BlockDropConfig, noise: Noise) -> Sampler:
+    return Categorical(noise=noise, log_probs=partial(bounded_log_probs, alpha=settings.alpha))
+
+
+def _losses(
+    output: RoutedOutput, batch: Batch, cost: CostModel, settings: BlockDropConfig
+) -> dict[str, Tensor]:
+    decisions = output.decisions
+    assert batch.greedy is not None
+    assert decisions.logits is not None
+    units = decisions.weights.shape[1]
+    free = slice(max(0, units - int(settings.free_units or units)), None)
+    log_probs = bounded_log_probs(decisions.logits[:, free], settings.alpha)
+    advantage = self_critical_advantage(output, batch.greedy, batch.labels, penalty=settings.penalty)
+    policy = reinforce_loss(log_probs, decisions.weights[:, free], advantage.unsqueeze(1))
+    terms = {"policy": settings.policy_weight * policy}
+    if settings.entropy_weight > 0:
+        execute = log_probs[..., 1]
+        spread = -execute.exp() * execute if settings.one_sided_entropy else entropy(log_probs)
+        terms["entropy"] = -settings.entropy_weight * spread.sum(dim=1).mean()
+    return terms
+
+
+BLOCKDROP = Method(
+    name="blockdrop",
+    summary="BlockDrop (CVPR 2018): a policy network ahead of a pretrained ResNet, policy gradients",
+    settings=BlockDropConfig,
+    router=_router,
+    sampler=_sampler,
+    losses=_losses,
+    curriculum=_curriculum,
+    wants_greedy=True,
+)

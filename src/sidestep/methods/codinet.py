@@ -1,0 +1,100 @@
+"""CoDiNet: consistent paths for views of one image, diverse paths for different images (TPAMI 2021).
+
+The loader shows several augmented views of every image. The consistency loss pulls the paths of views
+together, the diversity loss pushes the mean paths of images apart, and a cost term asks for a number of
+executed blocks. The released code's optional fine-tuning, hard decisions with frozen gates, is a phase with
+`train: blocks` and `settings: {gate_mode: argmax}`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from sidestep.backbones.backbone import Backbone
+from sidestep.errors import RecipeError
+from sidestep.losses.budget import unit_count_loss
+from sidestep.losses.views import consistency_loss, diversity_loss
+from sidestep.methods.method import Method
+from sidestep.routing.gate import GateConfig, GateRouter
+from sidestep.routing.samplers import GumbelSoftmax, Noise, Sampler, argmax
+from sidestep.types import Batch, CostModel, RoutedOutput
+
+
+def _gate() -> GateConfig:
+    return GateConfig(hidden=None, batch_norm=False, activation=True, bias=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoDiNetConfig:
+    """Settings of CoDiNet.
+
+    Args:
+        num_units: T, the mean number of executed blocks.
+        cost_weight: factor of |executed - T|.
+        path_weight: lambda, factor of consistency plus diversity; 0 switches both off.
+        consistency_margin: distance from the centre of an image's views that costs nothing.
+        diversity_margin: distance beyond which two images cost nothing.
+        gate_mode: "soft" mixes outputs, "hard" rounds with a straight-through gradient, "argmax" decides
+            without noise and without a gradient for the gates.
+        gate: the gate; the paper's has a non-linearity, the released code's none (`activation: false`).
+    """
+
+    num_units: float
+    cost_weight: float = 0.05
+    path_weight: float = 0.2
+    consistency_margin: float = 0.2
+    diversity_margin: float = 0.5
+    gate_mode: Literal["soft", "hard", "argmax"] = "soft"
+    gate: GateConfig = field(default_factory=_gate)
+
+    def __post_init__(self) -> None:
+        for name in ("num_units", "cost_weight", "path_weight", "consistency_margin", "diversity_margin"):
+            if getattr(self, name) < 0:
+                raise RecipeError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+
+def _router(backbone: Backbone, settings: CoDiNetConfig) -> GateRouter:
+    units = backbone.units
+    if settings.num_units > len(units):
+        raise RecipeError(
+            f"num_units must be at most the network's {len(units)} blocks, got {settings.num_units}; "
+            "0.6 of them is a usual budget"
+        )
+    return GateRouter([unit.in_channels for unit in units], settings.gate, num_options=backbone.num_options)
+
+
+def _sampler(settings: CoDiNetConfig, noise: Noise) -> Sampler:
+    if settings.gate_mode == "argmax":
+        return argmax
+    return GumbelSoftmax(noise=noise, hard=settings.gate_mode == "hard")
+
+
+def _losses(
+    output: RoutedOutput, batch: Batch, cost: CostModel, settings: CoDiNetConfig
+) -> dict[str, Tensor]:
+    decisions = output.decisions
+    terms = {"cost": settings.cost_weight * unit_count_loss(decisions, settings.num_units)}
+    if settings.path_weight > 0:
+        # A path is made of the weights of all options, skip and execute alike (2N numbers).
+        soft = decisions.weights if decisions.relaxed is None else decisions.relaxed
+        paths = soft.flatten(1)
+        terms["consistency"] = settings.path_weight * consistency_loss(
+            paths, batch.views, margin=settings.consistency_margin
+        )
+        terms["diversity"] = settings.path_weight * diversity_loss(
+            paths, batch.views, margin=settings.diversity_margin
+        )
+    return terms
+
+
+CODINET = Method(
+    name="codinet",
+    summary="CoDiNet (TPAMI 2021): consistent paths over views of an image, diverse ones over images",
+    settings=CoDiNetConfig,
+    router=_router,
+    sampler=_sampler,
+    losses=_losses,
+)

@@ -1,0 +1,95 @@
+"""ConvNet-AIG: a gate in front of every block, held to a target rate (ECCV 2018).
+
+Gates see the pooled input of their block (section 2 of its specification), decide by straight-through
+Gumbel-softmax, and scale the residual branch only: the network's `mix` is "branch". The target-rate loss
+keeps every gate's mean rate near its target; a block whose target is 1 has no gate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from sidestep.backbones.backbone import Backbone
+from sidestep.errors import RecipeError
+from sidestep.losses.budget import target_rate_loss
+from sidestep.methods.method import Method
+from sidestep.routing.gate import GateConfig, GateRouter
+from sidestep.routing.samplers import GumbelSoftmax, Noise, Sampler
+from sidestep.types import Batch, CostModel, RoutedOutput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvNetAigConfig:
+    """Settings of ConvNet-AIG.
+
+    Args:
+        target: target rate t of every gate.
+        schedule: target rate of every block instead, in order; 1 builds the block without a gate.
+        cost_weight: factor of the target-rate loss: 2 on CIFAR, 1 on ImageNet.
+        temperature: tau of the Gumbel-softmax.
+        gate: the gate.
+    """
+
+    target: float = 0.6
+    schedule: list[float] | None = None
+    cost_weight: float = 2.0
+    temperature: float = 1.0
+    gate: GateConfig = field(default_factory=GateConfig)
+
+    def __post_init__(self) -> None:
+        for name, rates in (("target", [self.target]), ("schedule", self.schedule or [])):
+            if any(not 0 <= rate <= 1 for rate in rates):
+                raise RecipeError(
+                    f"{name} must be in [0, 1], got {getattr(self, name)}; the paper uses 0.4 to 0.7"
+                )
+        if self.cost_weight < 0:
+            raise RecipeError(f"cost_weight must be at least 0, got {self.cost_weight}; the paper uses 2")
+        if self.temperature <= 0:
+            raise RecipeError(f"temperature must be above 0, got {self.temperature}; the paper uses 1")
+
+    def rates(self, num_units: int) -> list[float]:
+        """Return the target rate of every unit.
+
+        Raises:
+            RecipeError: when the schedule does not name every unit once.
+        """
+        if self.schedule is None:
+            return [self.target] * num_units
+        if len(self.schedule) != num_units:
+            raise RecipeError(
+                f"schedule must name every block once, got {len(self.schedule)} rates for {num_units} blocks"
+            )
+        return self.schedule
+
+
+def _router(backbone: Backbone, settings: ConvNetAigConfig) -> GateRouter:
+    return GateRouter(
+        [unit.in_channels for unit in backbone.units],
+        settings.gate,
+        num_options=backbone.num_options,
+        gated=[rate < 1 for rate in settings.rates(len(backbone.units))],
+    )
+
+
+def _sampler(settings: ConvNetAigConfig, noise: Noise) -> Sampler:
+    return GumbelSoftmax(noise=noise, temperature=settings.temperature, hard=True)
+
+
+def _losses(
+    output: RoutedOutput, batch: Batch, cost: CostModel, settings: ConvNetAigConfig
+) -> dict[str, Tensor]:
+    decisions = output.decisions
+    rates = settings.rates(decisions.weights.shape[1])
+    return {"cost": settings.cost_weight * target_rate_loss(decisions, rates)}
+
+
+CONVNET_AIG = Method(
+    name="convnet_aig",
+    summary="ConvNet-AIG (ECCV 2018): a gate per block, straight-through Gumbel, target rates",
+    settings=ConvNetAigConfig,
+    router=_router,
+    sampler=_sampler,
+    losses=_losses,
+)

@@ -1,0 +1,106 @@
+"""SkipNet (ECCV 2018): gates after every block decide about the next, trained supervised, then by reward.
+
+In the supervised phase gates round with a straight-through gradient and there is no sparsity term. In the
+hybrid phase they are drawn from their probabilities, and a policy gradient whose reward is skipping, ended by
+the negative cross-entropy, is added to the task loss: `settings: {decisions: sampled, policy_weight: 2.56}`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from sidestep.backbones.backbone import Backbone
+from sidestep.errors import RecipeError
+from sidestep.losses.policy_gradient import reinforce_loss, skipping_return
+from sidestep.methods.method import Method
+from sidestep.routing.feedforward import FeedForwardRouter
+from sidestep.routing.recurrent import RecurrentRouter
+from sidestep.routing.router import Router
+from sidestep.routing.samplers import Categorical, GumbelSoftmax, Noise, Sampler, log_softmax
+from sidestep.types import Batch, CostModel, RoutedOutput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkipNetConfig:
+    """Settings of SkipNet.
+
+    Args:
+        gate: "recurrent" (RNN gate), "feedforward1" (FFGate-I, ResNet-38 and 74) or "feedforward2"
+            (FFGate-II, ResNet-110).
+        width: of the recurrent gate.
+        decisions: in training: "hard" rounds with a straight-through gradient, "soft" mixes outputs,
+            "sampled" draws without a gradient, for the policy gradient.
+        policy_weight: factor of the policy gradient, averaged over the batch. The CIFAR code has 0.01 on the
+            batch's sum, so 0.01 x batch size here, the ImageNet code 0.01 on the mean.
+        alpha: reward of skipping every gate: 0.1 on CIFAR, 0.01 on ImageNet.
+        gamma: discount of rewards per gate.
+        sharpness: factor on the logits that are drawn from; 20 makes the policy nearly deterministic, as the
+            ImageNet code does before its hybrid phase.
+    """
+
+    gate: Literal["recurrent", "feedforward1", "feedforward2"] = "recurrent"
+    width: int = 10
+    decisions: Literal["hard", "soft", "sampled"] = "hard"
+    policy_weight: float = 0.0
+    alpha: float = 0.1
+    gamma: float = 1.0
+    sharpness: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise RecipeError(f"width must be at least 1, got {self.width}; the paper uses 10")
+        if self.gate != "recurrent" and self.width != 10:
+            raise RecipeError(f"width belongs to the recurrent gate, got {self.width} with {self.gate!r}")
+        if not 0 <= self.gamma <= 1:
+            raise RecipeError(f"gamma must be in [0, 1], got {self.gamma}; the paper uses 1")
+        if self.policy_weight < 0 or self.alpha < 0 or self.sharpness <= 0:
+            raise RecipeError(
+                "policy_weight and alpha must be at least 0 and sharpness above 0, got "
+                f"{self.policy_weight}, {self.alpha} and {self.sharpness}"
+            )
+        if self.policy_weight > 0 and self.decisions != "sampled":
+            raise RecipeError(
+                f"policy_weight needs decisions that were drawn, got {self.policy_weight} with "
+                f"{self.decisions!r}; set decisions: sampled"
+            )
+
+
+def _router(backbone: Backbone, settings: SkipNetConfig) -> Router:
+    channels = [unit.in_channels for unit in backbone.units]
+    if settings.gate == "recurrent":
+        return RecurrentRouter(channels, width=settings.width)
+    return FeedForwardRouter(channels, deep=settings.gate == "feedforward1")
+
+
+def _sampler(settings: SkipNetConfig, noise: Noise) -> Sampler:
+    if settings.decisions == "sampled":
+        return Categorical(noise=noise, log_probs=lambda logits: log_softmax(logits * settings.sharpness))
+    return GumbelSoftmax(noise=noise, noise_scale=0.0, hard=settings.decisions == "hard")
+
+
+def _losses(
+    output: RoutedOutput, batch: Batch, cost: CostModel, settings: SkipNetConfig
+) -> dict[str, Tensor]:
+    decisions = output.decisions
+    if settings.policy_weight == 0 or decisions.logits is None:
+        return {}
+    # The first unit has no gate.
+    logits, weights = decisions.logits[:, 1:], decisions.weights[:, 1:]
+    task = F.cross_entropy(output.logits.float(), batch.labels, reduction="none")
+    returns = skipping_return(weights, task, alpha=settings.alpha, gamma=settings.gamma)
+    policy = reinforce_loss(log_softmax(logits * settings.sharpness), weights, returns)
+    return {"policy": settings.policy_weight * policy}
+
+
+SKIPNET = Method(
+    name="skipnet",
+    summary="SkipNet (ECCV 2018): gates after each block, supervised, then hybrid reinforcement learning",
+    settings=SkipNetConfig,
+    router=_router,
+    sampler=_sampler,
+    losses=_losses,
+)

@@ -1,0 +1,117 @@
+"""Policy gradients: parity with loops, and estimates that are right on average."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from sidestep.losses.policy_gradient import (
+    entropy,
+    reinforce_loss,
+    self_critical_advantage,
+    skipping_return,
+)
+from sidestep.routing.samplers import bounded_log_probs, log_softmax
+from sidestep.types import Decisions, RoutedOutput
+from tests import strategies
+from tests.reference import policy as reference
+
+
+def one_hot(executed: Tensor) -> Tensor:
+    return F.one_hot(executed.long(), 2).float()
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.floats(0, 2), st.floats(0, 1), strategies.seeds)
+def test_returns_and_their_loss_are_those_of_the_loops(
+    batch: int, gates: int, alpha: float, gamma: float, seed: int
+) -> None:
+    generator = strategies.generator(seed)
+    executed = torch.randint(0, 2, (batch, gates), generator=generator)
+    task = torch.rand(batch, generator=generator) * 3
+    ours = torch.randn(batch, gates, 2, generator=generator).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+
+    returns = skipping_return(one_hot(executed), task, alpha=alpha, gamma=gamma)
+    expected = reference.skipping_returns(executed.tolist(), task.tolist(), alpha, gamma)
+    torch.testing.assert_close(returns, torch.tensor(expected), rtol=1e-4, atol=1e-5)
+
+    loss = reinforce_loss(log_softmax(ours), one_hot(executed), returns)
+    literal = reference.policy_loss(theirs.softmax(dim=2)[..., 1], executed.tolist(), expected)
+    torch.testing.assert_close(loss.double(), literal, rtol=1e-4, atol=1e-5)
+    loss.backward()
+    literal.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_returns_carry_no_gradient() -> None:
+    weights, task = torch.rand(2, 3, 2, requires_grad=True), torch.rand(2, requires_grad=True)
+    assert not skipping_return(weights, task, alpha=0.1).requires_grad
+
+
+def test_the_estimate_is_the_gradient_of_the_expected_reward_on_average() -> None:
+    # Two gates and a reward for every path: the expectation has four terms and an exact gradient.
+    logits = torch.tensor([[0.3, -0.2], [0.1, 0.9]], dtype=torch.float64, requires_grad=True)
+    rewards = dict(zip(product((0, 1), repeat=2), (1.0, -2.0, 0.5, 3.0), strict=True))
+    probabilities = logits.softmax(dim=1)
+
+    def probability(path: tuple[int, ...]) -> Tensor:
+        return torch.stack([probabilities[gate, option] for gate, option in enumerate(path)]).prod()
+
+    expectation = sum(probability(path) * reward for path, reward in rewards.items())
+    (exact,) = torch.autograd.grad(expectation, logits, retain_graph=True)  # type: ignore[arg-type]
+
+    estimate = torch.zeros_like(logits)
+    for path, reward in rewards.items():
+        weights = one_hot(torch.tensor([path])).double()
+        loss = reinforce_loss(logits.log_softmax(dim=1)[None], weights, torch.tensor([[reward]]))
+        (gradient,) = torch.autograd.grad(loss, logits)
+        estimate -= probability(path).detach() * gradient
+    torch.testing.assert_close(estimate, exact)
+
+
+def output(right: list[bool], executed: list[list[int]]) -> RoutedOutput:
+    logits = one_hot(torch.tensor(right))
+    return RoutedOutput(logits=logits, decisions=Decisions(weights=one_hot(torch.tensor(executed))))
+
+
+@pytest.mark.parametrize("penalty", [-1.0, -5.0])
+def test_the_advantage_is_the_reward_over_that_of_the_most_probable_path(penalty: float) -> None:
+    drawn = output([True, True, False], [[1, 0, 0], [1, 1, 1], [0, 0, 0]])
+    greedy = output([True, False, True], [[1, 1, 0], [1, 1, 1], [0, 0, 1]])
+    labels = torch.tensor([1, 1, 1])
+    actual = self_critical_advantage(drawn, greedy, labels, penalty=penalty)
+    pairs = [
+        ((True, [1, 0, 0]), (True, [1, 1, 0])),
+        ((True, [1, 1, 1]), (False, [1, 1, 1])),
+        ((False, [0, 0, 0]), (True, [0, 0, 1])),
+    ]
+    expected = [
+        reference.blockdrop_reward(*one, penalty) - reference.blockdrop_reward(*other, penalty)
+        for one, other in pairs
+    ]
+    torch.testing.assert_close(actual, torch.tensor(expected))
+
+
+@given(st.floats(-8, 8), st.floats(0.5, 1))
+def test_bounded_probabilities_leave_room_for_both_decisions(logit: float, alpha: float) -> None:
+    probabilities = bounded_log_probs(torch.tensor([0.0, logit]), alpha).exp()
+    assert probabilities[1].item() == pytest.approx(reference.bounded(logit, alpha), abs=1e-5)
+    assert probabilities.sum().item() == pytest.approx(1, abs=1e-5)
+    assert 1 - alpha - 1e-6 <= probabilities.min() <= probabilities.max() <= alpha + 1e-6
+
+
+def test_forced_decisions_stay_forced() -> None:
+    assert bounded_log_probs(torch.tensor([-torch.inf, 0.0]), 0.8).exp().tolist() == [0.0, 1.0]
+
+
+def test_entropy_is_largest_for_equal_chances() -> None:
+    log_probs = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
+    values = entropy(log_probs)
+    assert values[0].item() == pytest.approx(0.6931, abs=1e-4)
+    assert values[1].item() == pytest.approx(0.3251, abs=1e-4)
