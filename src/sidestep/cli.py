@@ -116,6 +116,10 @@ def _parser() -> ArgumentParser:
     results.add_argument("runs", nargs="+", type=str, help="run folders, one per row")
     results.add_argument("--title", type=str, default="Results", help="heading of the page")
     results.add_argument("--out", type=str | None, help="markdown file (default: standard output)")
+    results.add_argument("--figure", type=str | None, help="picture of accuracy over cost")
+    results.add_argument(
+        "--published", type=str | None, help="draw the papers' points too: cifar10, cifar100 or imagenet"
+    )
     commands.add_subcommand("results", results, help="a results page from run folders")
     quickstart = ArgumentParser(
         description="Train, evaluate and time RDI-Net on handwritten digits, in minutes."
@@ -222,9 +226,21 @@ def _methods(settings: Any) -> int:
 
 
 def _results(settings: Any) -> int:
-    from sidestep.analysis.results import results_page
+    from sidestep.analysis.results import accuracy_cost, results_page
+    from sidestep.errors import RecipeError
 
-    page = results_page(settings.title, [Path(run) for run in settings.runs])
+    folders = [Path(run) for run in settings.runs]
+    if settings.published is not None and settings.figure is None:
+        raise RecipeError(
+            f"published has no effect without figure, got {settings.published!r}; say where with --figure"
+        )
+    page = results_page(settings.title, folders)
+    if settings.figure is not None:
+        from sidestep.analysis.figures import save_accuracy_cost
+        from sidestep.analysis.published import published_points
+
+        published = [] if settings.published is None else published_points(settings.published)
+        save_accuracy_cost(Path(settings.figure), accuracy_cost(folders), published)
     if settings.out is None:
         print(page, end="")
     else:

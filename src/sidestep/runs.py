@@ -1,7 +1,8 @@
 """Run folders: train into one, load from one, evaluate and bench what is in it.
 
 A run folder holds `recipe.yaml` (resolved), `metrics.jsonl`, TensorBoard events, `last.safetensors` and
-`best.safetensors`, `environment.json`, and after the last epoch `report.json` and `keep_rates.png`.
+`best.safetensors`, `environment.json`, after the last epoch `report.json` and `keep_rates.png`, and what
+`bench` measured last as `bench.json`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import yaml
 from lightning_fabric import Fabric
 
 from sidestep.analysis.figures import save_keep_rates
+from sidestep.analysis.results import BENCH
 from sidestep.backbones.backbone import Backbone
 from sidestep.backbones.build import build_backbone
 from sidestep.backbones.routed import RoutedNetwork, masked
@@ -153,6 +155,8 @@ def bench(
 ) -> BenchResult:
     """Return measured times of a run's network, masked and gathered, beside its static origin's.
 
+    They are also kept in the run folder, for its results page.
+
     Args:
         run: a run folder.
         batch_sizes: images per call.
@@ -165,13 +169,15 @@ def bench(
     if data.test is None:
         raise RecipeError("bench needs the test split of the run's data, and there is none")
     images = next(iter(data.test.eval_batches(batch_size=max(batch_sizes)))).images
-    return bench_network(
+    result = bench_network(
         opened.network,
         input_size=tuple(opened.values["input_size"]),
         batch_sizes=batch_sizes,
         images=images,
         seconds=seconds,
     )
+    (Path(run) / BENCH).write_text(json.dumps(result.as_dict(), indent=1) + "\n")
+    return result
 
 
 def untrained(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+
+from sidestep.analysis.published import PublishedPoint
+
+_OURS, _THEIRS, _UNCHECKED = "o", "s", "x"
 
 
 def save_keep_rates(path: Path, report: dict[str, Any], class_names: list[str]) -> None:
@@ -46,5 +51,42 @@ def save_keep_rates(path: Path, report: dict[str, Any], class_names: list[str]) 
         bottom.set_yticks(range(len(class_names)), class_names)
     bottom.set(xlabel="block", ylabel="class")
     figure.colorbar(image, ax=bottom, label="keep rate")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def save_accuracy_cost(
+    path: Path,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    published: Sequence[PublishedPoint] = (),
+) -> None:
+    """Draw accuracy over cost, as figure 6 of the RDI-Net paper does, all costs in GFLOPs of 2 x MACs.
+
+    Args:
+        path: where the picture goes.
+        series: GFLOPs and accuracy in percent of runs by name; those of one name are joined by a line.
+        published: points of papers, drawn as squares, and as crosses where they come from memory alone.
+    """
+    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
+    colors = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
+    for index, (name, points) in enumerate(series.items()):
+        costs, accuracies = zip(*sorted(points), strict=True)
+        axes.plot(costs, accuracies, color=colors[index % 20], marker=_OURS, label=name)
+    theirs = dict.fromkeys(point.system for point in published)
+    for index, system in enumerate(theirs):
+        for point in (point for point in published if point.system == system):
+            unchecked = point.read == "memory"
+            axes.scatter(
+                point.gflops,
+                point.accuracy,
+                marker=_UNCHECKED if unchecked else _THEIRS,
+                edgecolors=None if unchecked else colors[-1 - index % 20],
+                facecolors=colors[-1 - index % 20] if unchecked else "none",
+                label=f"{system}, published{' (not checked)' if unchecked else ''}",
+            )
+    axes.set(xlabel="GFLOPs per image (2 x MACs, routers in)", ylabel="top-1 accuracy, %")
+    axes.grid(alpha=0.3)
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    axes.legend(handles.values(), handles.keys(), fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -12,6 +12,9 @@ import yaml
 
 from sidestep.errors import CheckpointError
 from sidestep.evaluation.environment import in_words
+from sidestep.evaluation.runtimes import STATIC_PYTORCH
+
+BENCH = "bench.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,7 @@ class RunResult:
         environment: hardware, versions and commit it was trained with.
         reports: best and last checkpoint on the test split.
         epochs: rows of metrics.jsonl.
+        bench: what `sidestep bench` last measured, or None.
     """
 
     folder: str
@@ -31,11 +35,27 @@ class RunResult:
     environment: dict[str, Any]
     reports: dict[str, dict[str, Any]]
     epochs: list[dict[str, Any]]
+    bench: dict[str, Any] | None = None
+
+    @property
+    def method(self) -> str:
+        """Return the name of the method."""
+        return str(self.recipe["method"]["name"])
 
     @property
     def minutes(self) -> float:
         """Return the wall time of all epochs, validation included."""
         return sum(float(row["seconds"]) for row in self.epochs) / 60
+
+    def milliseconds(self, runtime: str) -> float | None:
+        """Return the float32 milliseconds per image of a runtime at the largest batch measured, or None.
+
+        Args:
+            runtime: as `BenchRow` has it.
+        """
+        rows = [] if self.bench is None else self.bench["rows"]
+        found = [row for row in rows if row["runtime"] == runtime and row["precision"] == "float32"]
+        return max(found, key=lambda row: int(row["batch_size"]))["ms_per_image"] if found else None
 
 
 def read_result(folder: Path) -> RunResult:
@@ -51,12 +71,35 @@ def read_result(folder: Path) -> RunResult:
             environment=json.loads((folder / "environment.json").read_text()),
             reports=json.loads((folder / "report.json").read_text()),
             epochs=[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()],
+            bench=json.loads((folder / BENCH).read_text()) if (folder / BENCH).is_file() else None,
         )
     except FileNotFoundError as error:
         raise CheckpointError(
             f"run {folder} must be trained to its end, but {Path(error.filename).name} is missing; "
             "finish it with --resume"
         ) from error
+
+
+def accuracy_cost(folders: Sequence[Path]) -> dict[str, list[tuple[float, float]]]:
+    """Return GFLOPs and accuracy in percent of the best checkpoints by recipe, without what all names end in.
+
+    Args:
+        folders: finished run folders.
+    """
+    series: dict[str, list[tuple[float, float]]] = {}
+    for result in map(read_result, folders):
+        best = result.reports["best"]
+        points = series.setdefault(str(result.recipe["name"]), [])
+        points.append((float(best["gflops"]), 100 * float(best["accuracy"])))
+    return dict(zip(_distinct(list(series)), series.values(), strict=True))
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Return names of recipes without the last words, if all share them."""
+    words = [name.split("_") for name in names]
+    while len(words) > 1 and min(map(len, words)) > 1 and len({name[-1] for name in words}) == 1:
+        words = [name[:-1] for name in words]
+    return ["_".join(name) for name in words]
 
 
 def results_page(title: str, folders: Sequence[Path]) -> str:
@@ -77,20 +120,24 @@ def results_page(title: str, folders: Sequence[Path]) -> str:
 def _table(results: Sequence[RunResult]) -> list[str]:
     lines = [
         "Test split; costs with routers; GFLOPs are 2 x MACs; best epoch by the validation split.",
+        "Milliseconds are those of an image in the largest batch of `sidestep bench`, float32 in PyTorch:",
+        "gathered, and beside it the run's static origin in the same minute.",
         "",
         "| run | method | seed | best: accuracy % | GFLOPs | of static "
-        "| last: accuracy % | GFLOPs | of static | executed blocks | paths | minutes |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| last: accuracy % | GFLOPs | of static | executed blocks | paths | ms gathered | ms static "
+        "| minutes |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for result in results:
         best, last = result.reports["best"], result.reports["last"]
         cells = [
             result.folder,
-            result.recipe["method"]["name"],
+            result.method,
             str(result.recipe["training"]["seed"]),
             *(cell for report in (best, last) for cell in _figures(report)),
             f"{best['executed_mean']:.2f} ± {best['executed_std']:.2f}",
             str(best["num_paths"]),
+            *(_milliseconds(result.milliseconds(name)) for name in ("gathered", STATIC_PYTORCH)),
             f"{result.minutes:.1f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -103,6 +150,10 @@ def _figures(report: dict[str, Any]) -> list[str]:
         f"{report['gflops']:.4f}",
         f"{100 * report['fraction_of_full']:.1f} %",
     ]
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _curves(results: Sequence[RunResult]) -> list[str]:

@@ -16,6 +16,8 @@ from torch import Tensor
 from sidestep.backbones.backbone import Backbone
 from sidestep.execution.prepare import DTYPES, Precision, cast
 
+STATIC_PYTORCH = "static pytorch"
+
 # OpenVINO's throughput grows no further with more images a request (ResNet-110 on AVX-512 and AMX).
 _OPENVINO_PART = 32
 
@@ -46,7 +48,7 @@ def static_runners(
         precision: of weights and features.
         batch_size: images per call.
     """
-    runners = {"static pytorch": pytorch_runner(backbone, precision)}
+    runners = {STATIC_PYTORCH: pytorch_runner(backbone, precision)}
     if onnx is not None and _installed("onnxruntime") and precision == "float32":
         runners["static onnxruntime"] = onnxruntime_runner(onnx)
     if onnx is not None and _installed("openvino") and precision in openvino_precisions():

@@ -31,19 +31,23 @@ def gathered(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
         )
     if x.shape[0] == 1:
         return unit.run(weights.tolist()[0].index(1.0), x)
-    chosen = [weight.nonzero().squeeze(1) for weight in weights.unbind(dim=1)]
-    for option, rows in enumerate(chosen):
+    out, computed = None, range(unit.num_options)
+    if unit.keeps_input:
+        out, computed = x, range(1, unit.num_options)
+    chosen = {option: weights[:, option].nonzero().squeeze(1) for option in computed}
+    for option, rows in chosen.items():
         if rows.numel() == x.shape[0]:
             return unit.run(option, x)
-    out = None
-    if unit.keeps_input:
-        out, chosen[0] = x if x.is_inference() else x.clone(), chosen[0][:0]
-    for option, rows in enumerate(chosen):
-        if rows.numel():
-            # Indexing keeps channels_last; index_select returns contiguous maps, which convolutions reorder.
-            part = unit.run(option, x[rows])
-            out = _empty(x.shape[0], part) if out is None else out
-            out[rows] = part
+    for option, rows in chosen.items():
+        if not rows.numel():
+            continue
+        # Indexing keeps channels_last; index_select returns contiguous maps, which convolutions reorder.
+        part = unit.run(option, x[rows])
+        if out is None:
+            out = _empty(x.shape[0], part)
+        elif out is x and not x.is_inference():
+            out = x.clone()
+        out[rows] = part
     assert out is not None
     return out
 
