@@ -1,12 +1,13 @@
-"""How much longer a step of RDI-Net-110 takes than a step of the static ResNet-110, and the rank loss' part.
+"""How much longer a training step of a gate-based method takes than the static ResNet-110's, and the rank loss' part.
 
 A step is what `fit` does with a batch: forward pass, all losses, backward pass, SGD; 256 images of 32x32,
-bf16 autocast, channels_last, relational routers of width 256.
+bf16 autocast, channels_last, routers of the papers' widths.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -16,10 +17,15 @@ from measure import Ratio, interleave, options, report
 from sidestep.backbones.build import ModelConfig, build_backbone
 from sidestep.cost.macs import measure_cost
 from sidestep.data.histogram import color_histogram
+from sidestep.layers.residual import Mix
 from sidestep.losses.paths import rank_loss
+from sidestep.methods.codinet import CODINET, CoDiNetConfig
+from sidestep.methods.convnet_aig import CONVNET_AIG, ConvNetAigConfig
 from sidestep.methods.method import Method
-from sidestep.methods.rdi_net import RDI_NET, RdiNetConfig
+from sidestep.methods.rdi_net import RDI_NET, RdiNetConfig, SrmConfig
+from sidestep.methods.skipnet import SKIPNET, SkipNetConfig
 from sidestep.methods.static import STATIC, StaticConfig
+from sidestep.routing.relational import RelationalConfig
 from sidestep.routing.samplers import Noise
 from sidestep.training.config import Phase, TrainingConfig
 from sidestep.training.loop import NOTED_EVERY
@@ -32,6 +38,38 @@ BATCH_SIZE, NUM_UNITS = 256, 54
 STEP_AIM, RANK_AIM = 1.4, 0.05
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A method whose step is timed.
+
+    Attributes:
+        method: whose router, sampler and losses.
+        settings: its settings.
+        mix: how units blend.
+        views: of every image in the batch.
+    """
+
+    method: Method[Any]
+    settings: Any
+    mix: Mix = "output"
+    views: int = 1
+
+
+VANILLA = RdiNetConfig(router=RelationalConfig(gamma=0), srm=SrmConfig(alpha=0))
+CASES = {
+    "RDI-Net, soft gates": Case(method=RDI_NET, settings=RdiNetConfig(gate_mode="soft")),
+    "RDI-Net, hard gates": Case(method=RDI_NET, settings=RdiNetConfig(gate_mode="hard")),
+    "vanilla gates": Case(method=RDI_NET, settings=VANILLA),
+    "ConvNet-AIG": Case(method=CONVNET_AIG, settings=ConvNetAigConfig(), mix="branch"),
+    "CoDiNet, four views": Case(method=CODINET, settings=CoDiNetConfig(num_units=31), views=4),
+    "SkipNet, recurrent gate, supervised": Case(method=SKIPNET, settings=SkipNetConfig()),
+    "SkipNet, recurrent gate, hybrid": Case(
+        method=SKIPNET, settings=SkipNetConfig(decisions="sampled", policy_weight=2.56)
+    ),
+    "SkipNet, FFGate-II, supervised": Case(method=SKIPNET, settings=SkipNetConfig(gate="feedforward2")),
+}
+
+
 def random_batch() -> Batch:
     """Return random images with labels and the paper's statistics, (256, 192)."""
     pixels = torch.randint(256, (BATCH_SIZE, 3, 32, 32), dtype=torch.uint8)
@@ -42,10 +80,11 @@ def random_batch() -> Batch:
     )
 
 
-def training_step(method: Method[Any], settings: Any, batch: Batch) -> Callable[[], None]:
+def training_step(case: Case, batch: Batch) -> Callable[[], None]:
     """Return a call that trains a fresh ResNet-110 on the batch once more."""
     torch.manual_seed(0)
-    backbone = build_backbone(ModelConfig(name="cifar_resnet110"), num_classes=10)
+    method, settings = case.method, case.settings
+    backbone = build_backbone(ModelConfig(name="cifar_resnet110", mix=case.mix), num_classes=10)
     network = method.network(backbone, method.router(backbone, settings))
     network = network.to(memory_format=torch.channels_last)
     phase = Phase(name="measured", epochs=1, lr=0.01)
@@ -60,7 +99,7 @@ def training_step(method: Method[Any], settings: Any, batch: Batch) -> Callable[
     steps = count()
 
     def run() -> None:
-        step.begin(phase, 0.5, noise, noted=next(steps) % NOTED_EVERY == 0)
+        step.begin(phase, 0.5, noise, noted=next(steps) % NOTED_EVERY == 0, views=case.views)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             losses, _ = step(batch.images, batch.labels, statistics)
         optimizer.zero_grad()
@@ -82,37 +121,34 @@ def rank_loss_step(batch: Batch) -> Callable[[], None]:
 
 
 def main() -> None:
-    chosen = options("RDI-Net-110's training step against the static one's", seconds=120.0)
+    chosen = options("Training steps on ResNet-110 against the static one's", seconds=240.0)
     torch.manual_seed(0)
     keep_freed_memory()
     batch = random_batch()
-    calls = {
-        "static": training_step(STATIC, StaticConfig(), batch),
-        "soft": training_step(RDI_NET, RdiNetConfig(gate_mode="soft"), batch),
-        "hard": training_step(RDI_NET, RdiNetConfig(gate_mode="hard"), batch),
-        "rank": rank_loss_step(batch),
-    }
+    calls = {name: training_step(case, batch) for name, case in CASES.items()}
+    calls["static"] = training_step(Case(method=STATIC, settings=StaticConfig()), batch)
+    calls["rank"] = rank_loss_step(batch)
     ms = interleave(calls, seconds=chosen.seconds)
     lines = [
         Ratio(
-            what=f"step, {mode} gates",
-            median_ms=ms[mode],
+            what=f"step, {name}",
+            median_ms=ms[name],
             against="static step",
             against_ms=ms["static"],
             aim=STEP_AIM,
         )
-        for mode in ("soft", "hard")
+        for name in CASES
     ]
     lines.append(
         Ratio(
             what="rank loss, forward and backward",
             median_ms=ms["rank"],
-            against="step, soft gates",
-            against_ms=ms["soft"],
+            against="step, RDI-Net, soft gates",
+            against_ms=ms["RDI-Net, soft gates"],
             aim=RANK_AIM,
         )
     )
-    report("Training step of RDI-Net-110, batch 256, bf16 autocast, CPU", lines, chosen)
+    report("Training steps on ResNet-110, batch 256, bf16 autocast, CPU", lines, chosen)
 
 
 if __name__ == "__main__":
