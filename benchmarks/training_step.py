@@ -1,4 +1,4 @@
-"""How much longer a training step of a gate-based method takes than the static ResNet-110's, and the rank loss' part.
+"""How much longer a step of a gate-based method takes than the static ResNet-110's, and the rank loss' part.
 
 A step is what `fit` does with a batch: forward pass, all losses, backward pass, SGD; 256 images of 32x32,
 bf16 autocast, channels_last, routers of the papers' widths.
