@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Literal
 
@@ -147,10 +147,15 @@ def shared_halting_network(depth: int = 20, *, spatial: bool = False, preact: bo
     return halting_network(depth, spatial=spatial, preact=preact)
 
 
-@contextmanager
-def branch_rows(backbone: Backbone) -> Iterator[list[int]]:
+def branch_rows(backbone: Backbone) -> AbstractContextManager[list[int]]:
     """Yield the number of images that entered the branch of every unit."""
-    rows = [0] * len(backbone.units)
+    return entered_rows([unit.conv1 for unit in backbone.units])
+
+
+@contextmanager
+def entered_rows(modules: Sequence[nn.Module]) -> Iterator[list[int]]:
+    """Yield the number of images that entered each of some modules."""
+    rows = [0] * len(modules)
 
     def counter(index: int) -> object:
         def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -158,7 +163,7 @@ def branch_rows(backbone: Backbone) -> Iterator[list[int]]:
 
         return count
 
-    handles = [unit.conv1.register_forward_hook(counter(i)) for i, unit in enumerate(backbone.units)]
+    handles = [module.register_forward_hook(counter(index)) for index, module in enumerate(modules)]
     try:
         yield rows
     finally:

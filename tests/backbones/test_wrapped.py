@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -22,11 +20,10 @@ from sidestep.errors import RecipeError
 from sidestep.execution.gathered import gathered
 from sidestep.execution.prepare import prepare
 from sidestep.layers.unit import Unit
-from sidestep.routing.relational import RelationalConfig
 from sidestep.routing.router import ConstantRouter
 from sidestep.routing.samplers import GumbelSoftmax
 from tests import strategies
-from tests.doubles import TableRouter, divide_images, enliven, noise, relational_router
+from tests.doubles import TableRouter, enliven, entered_rows, lively_routed, noise
 
 VIT = {"img_size": 32}
 # Name, settings and number of residual blocks; images have 32 x 32 pixels.
@@ -70,13 +67,7 @@ def small(name: str, **settings: Any) -> nn.Module:
 
 def routed(network: nn.Module) -> RoutedNetwork:
     """Return the wrapped network with relational routers that disagree about images."""
-    backbone = wrap_network(network)
-    router = relational_router(backbone, RelationalConfig(dim=16))
-    for decide in router.decide:
-        nn.init.normal_(decide.weight)
-    dynamic = RoutedNetwork(backbone, router)
-    divide_images(dynamic, strategies.images(16, 0, size=32))
-    return dynamic.eval()
+    return lively_routed(wrap_network(network), strategies.images(16, 0, size=32))
 
 
 @cache
@@ -93,25 +84,6 @@ def counted_macs(run: Any, images: Tensor) -> float:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run(images)
     return counter.get_total_flops() / 2
-
-
-@contextmanager
-def block_rows(backbone: WrappedNetwork) -> Iterator[list[int]]:
-    """Yield the number of images that entered the block of every unit."""
-    rows = [0] * len(backbone.units)
-
-    def counter(index: int) -> Any:
-        def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            rows[index] += inputs[0].shape[0]
-
-        return count
-
-    handles = [unit.block.register_forward_hook(counter(i)) for i, unit in enumerate(backbone.units)]
-    try:
-        yield rows
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -241,7 +213,8 @@ def test_gathered_equals_masked_and_runs_no_block_that_is_skipped(name: str, inf
     network, images = shared(name), strategies.images(6, 0, size=32)
     with torch.no_grad():
         expected = network(images)
-    with torch.inference_mode(inference), torch.no_grad(), block_rows(network.backbone) as rows:
+    blocks = [unit.block for unit in network.backbone.units]
+    with torch.inference_mode(inference), torch.no_grad(), entered_rows(blocks) as rows:
         actual = network(images, execute=gathered)
     assert len(expected.decisions.paths().unique(dim=0)) > 1
     assert torch.equal(actual.decisions.weights, expected.decisions.weights)

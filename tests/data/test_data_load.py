@@ -9,46 +9,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
-from sidestep.data import Data, DataConfig, ImageSet, MemorySet, StreamSet, load_data
+from sidestep.data import DataConfig, ImageSet, MemorySet, StreamSet
 from sidestep.data import load as load_module
 from sidestep.data.decode import Decoder, choose_framing
 from sidestep.data.load import open_split
 from sidestep.errors import DataError, RecipeError
-
-PLAIN: Any = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "workers": 0}
-
-
-def load(source: object, **changes: Any) -> Data:
-    splits = changes.pop("splits", ("train", "val", "test"))
-    return load_data(DataConfig(source=str(source), **{**PLAIN, **changes}), splits=splits)
-
-
-def pixels(images: ImageSet | None) -> Tensor:
-    assert images is not None
-    return torch.cat([batch.images for batch in images.eval_batches(batch_size=16)])
-
-
-def labels(images: ImageSet | None) -> list[int]:
-    assert images is not None
-    return [int(label) for batch in images.eval_batches(batch_size=16) for label in batch.labels]
-
-
-def sets(data: Data) -> list[ImageSet | None]:
-    return [data.train, data.val, data.test]
-
-
-def raw(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
-
+from tests.data.loading import PLAIN, counts, labels, load, pixels, raw, sets
 
 # ---- digits
 
 
 def test_digits_are_grey_images_of_ten_classes() -> None:
     data = load("digits")
-    assert [len(images or []) for images in (data.train, data.val, data.test)] == [1350, 150, 297]
+    assert counts(data) == [1350, 150, 297]
     assert (data.num_classes, data.input_size) == (10, (32, 32))
     assert data.class_names == tuple("0123456789")
     seen = pixels(data.test)
@@ -97,7 +71,7 @@ def test_the_last_resort_is_no_validation() -> None:
 
 def test_limit_keeps_so_many_training_images_and_leaves_the_others_alone() -> None:
     data, full = load("digits", limit=100), load("digits")
-    assert [len(images or []) for images in (data.train, data.val, data.test)] == [100, 150, 297]
+    assert counts(data) == [100, 150, 297]
     assert torch.equal(pixels(data.val), pixels(full.val))
     with pytest.raises(
         DataError, match="limit must be at most 1350, the training images there are, got 1351"
@@ -114,8 +88,8 @@ def test_limit_draws_from_all_classes(make_folder: Callable[..., Path]) -> None:
 
 def test_held_out_images_come_from_the_training_split_alone(make_folder: Callable[..., Path]) -> None:
     root = make_folder(("train", "validation", "test"), count=10)
-    assert [len(images or []) for images in sets(load(root))] == [18, 2, 20]
-    assert [len(images or []) for images in sets(load(root, val_fraction=0.0))] == [20, 20, 20]
+    assert counts(load(root)) == [18, 2, 20]
+    assert counts(load(root, val_fraction=0.0)) == [20, 20, 20]
     with pytest.raises(DataError, match=r"val_fraction 0.01 must leave images .* got 0 and 20"):
         load(root, val_fraction=0.01)
     with pytest.raises(DataError, match=r"val_fraction 0.99 must leave images .* got 20 and 0"):

@@ -13,36 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
-from sidestep.data import Data, DataConfig, ImageSet, load_data
 from sidestep.errors import DataError
-
-PLAIN: Any = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "workers": 0}
-
-
-def load(source: object, **changes: Any) -> Data:
-    splits = changes.pop("splits", ("train", "val", "test"))
-    return load_data(DataConfig(source=str(source), **{**PLAIN, **changes}), splits=splits)
-
-
-def pixels(images: ImageSet | None) -> Tensor:
-    assert images is not None
-    return torch.cat([batch.images for batch in images.eval_batches(batch_size=16)])
-
-
-def labels(images: ImageSet | None) -> list[int]:
-    assert images is not None
-    return [int(label) for batch in images.eval_batches(batch_size=16) for label in batch.labels]
-
-
-def counts(data: Data) -> list[int]:
-    return [len(images or []) for images in (data.train, data.val, data.test)]
-
-
-def raw(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
-
+from tests.data.loading import counts, labels, load, pixels, raw
 
 # ---- folders
 
