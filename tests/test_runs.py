@@ -69,12 +69,101 @@ def test_evaluate_prints_one_json_object_and_nothing_else(
     assert main(["evaluate", str(run), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert {
-        "execution", "num_images", "accuracy", "gflops", "gflops_without_routers", "fraction_of_full",
-        "keep_rates", "num_paths",
+        "execution", "decisions", "num_images", "accuracy", "gflops", "gflops_without_routers",
+        "fraction_of_full", "keep_rates", "num_paths",
     } <= report.keys()  # fmt: skip
     assert 0 <= report["accuracy"] <= 1
     assert report["gflops_without_routers"] < report["gflops"]
     assert report == json.loads((run / "report.json").read_text())["best"]
+
+
+def test_sampled_evaluation_is_a_function_of_its_seed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--decisions", "sampled", "--seed", "3", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["decisions"] == "sampled"
+    assert report == sidestep.evaluate(run, decisions="sampled", seed=3).as_dict()
+    assert report["keep_rates"] != sidestep.evaluate(run, decisions="sampled").keep_rates
+    assert report["keep_rates"] != sidestep.evaluate(run).keep_rates
+    gathered = sidestep.evaluate(run, execution="gathered", decisions="sampled", seed=3).as_dict()
+    assert gathered == report | {"execution": "gathered"}
+    assert main(["evaluate", str(run), "--decisions", "sampled"]) == 0
+    assert "sampled decisions" in " ".join(capsys.readouterr().out.split())
+
+
+def untrained_run(folder: Path, method: dict[str, Any], **training: Any) -> Path:
+    """Return a run that holds the weights it starts from, or those after a step of every phase."""
+    recipe = {
+        **TINY,
+        "method": method,
+        "training": {"phases": [], "batch_size": 32, "max_steps": 1} | training,
+    }
+    return sidestep.train(from_dict(recipe), folder / "run")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "static"},
+        {"name": "fixed_path", "path": "1 0 1"},
+        {"name": "act"},
+        {"name": "sact"},
+        {"name": "random_drop"},
+        {"name": "skipnet"},
+        {"name": "rdi_net", "noise_scale": 0, "router": {"dim": 8}},
+    ],
+    ids=lambda method: method["name"],
+)
+def test_methods_without_noise_refuse_to_sample(
+    method: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = untrained_run(tmp_path, method)
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--decisions", "sampled"]) == 2
+    error = capsys.readouterr().err
+    assert "decisions must be argmax where training ended without noise, got 'sampled'" in error
+    assert f"for method {method['name']}; leave them out" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--decisions", "drawn"], "decisions must be one of argmax, sampled, got 'drawn'"),
+        (["--seed", "1"], "seed has no effect on arg-max decisions, got 1; drop it, or set decisions"),
+        (["--decisions", "sampled", "--seed", "-1"], "seed must be at least 0, got -1"),
+    ],
+)
+def test_wrong_words_about_decisions_get_a_sentence(
+    arguments: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_soft_gates_mix_outputs_masked_and_are_refused_gathered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = untrained_run(tmp_path, {"name": "rdi_net", "router": {"dim": 8}})
+    report = sidestep.evaluate(run, decisions="sampled")
+    assert all(0.01 < rate < 0.99 for rate in report.keep_rates)
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--decisions", "sampled", "--execution", "gathered"]) == 2
+    assert "gathered execution needs sampled decisions that are hard" in capsys.readouterr().err
+
+
+def test_codinet_rounds_its_noisy_gates_as_the_released_code_does(tmp_path: Path) -> None:
+    run = untrained_run(tmp_path, {"name": "codinet", "num_units": 1.5, "gate_mode": "soft"})
+    report = sidestep.evaluate(run, execution="gathered", decisions="sampled")
+    assert report.num_paths > 1
+    assert report.executed_mean * report.num_images == pytest.approx(
+        round(report.executed_mean * report.num_images)
+    )
+
+
+def test_the_sampler_is_that_of_the_last_phase(tmp_path: Path) -> None:
+    phase = {"name": "joint", "epochs": 1, "lr": 0.01}
+    phases = [phase, phase | {"settings": {"decisions": "sampled", "policy_weight": 0.1}}]
+    run = untrained_run(tmp_path, {"name": "skipnet"}, phases=phases)
+    assert sidestep.evaluate(run, decisions="sampled").decisions == "sampled"
 
 
 def test_bench_prints_one_json_object_and_nothing_else(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

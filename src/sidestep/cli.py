@@ -130,9 +130,11 @@ def _parser() -> ArgumentParser:
 
 
 def _evaluate_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Evaluate a run: arg-max decisions, no noise.")
+    parser = ArgumentParser(description="Evaluate a run: arg-max decisions without noise, or drawn ones.")
     parser.add_argument("run", type=str, help="run folder")
     parser.add_argument("--execution", default="masked", help="masked or gathered")
+    parser.add_argument("--decisions", default="argmax", help="argmax, or sampled with training's noise")
+    parser.add_argument("--seed", type=int | None, help="of sampled decisions (default: 0)")
     parser.add_argument("--split", default="test", help="test or val")
     parser.add_argument("--checkpoint", default="best", help="best or last")
     parser.add_argument("--source", type=str | None, help="where the data lies now (as data.source)")
@@ -179,6 +181,8 @@ def _evaluate(settings: Any) -> int:
     report = evaluate(
         settings.run,
         execution=settings.execution,
+        decisions=settings.decisions,
+        seed=settings.seed,
         split=settings.split,
         checkpoint=settings.checkpoint,
         source=settings.source,
@@ -186,7 +190,8 @@ def _evaluate(settings: Any) -> int:
     if settings.json:
         print(json.dumps(report))
     else:
-        Console().print(_report_table(report, f"{settings.run} ({settings.execution} execution)"))
+        how = f"{settings.execution} execution, {settings.decisions} decisions"
+        Console().print(_report_table(report, f"{settings.run} ({how})"))
     return 0
 
 

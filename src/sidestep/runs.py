@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,18 @@ from sidestep.errors import CheckpointError, DataError, RecipeError
 from sidestep.evaluation.bench import BenchResult, bench_network
 from sidestep.evaluation.environment import describe_environment
 from sidestep.evaluation.report import Report, evaluate_network
+from sidestep.evaluation.sampled import Sampled
 from sidestep.execution.gathered import gathered
 from sidestep.layers.unit import Execute
 from sidestep.recipe import Recipe, from_dict, load_recipe, method_of
+from sidestep.routing.samplers import Noise, is_noisy
 from sidestep.training.distributed import synchronize_batch_norm
 from sidestep.training.loop import BEST, LAST, Job, fit
+from sidestep.training.step import settings_at
 from sidestep.types import CostModel
 
 EXECUTIONS: dict[str, Execute] = {"masked": masked, "gathered": gathered}
+DECISIONS = ("argmax", "sampled")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +122,8 @@ def evaluate(
     run: Path | str,
     *,
     execution: str = "masked",
+    decisions: str = "argmax",
+    seed: int | None = None,
     split: Role = "test",
     checkpoint: str = "best",
     source: str | None = None,
@@ -126,11 +133,19 @@ def evaluate(
     Args:
         run: a run folder.
         execution: "masked" or "gathered".
+        decisions: "argmax", or "sampled" to draw them as the released codes of some methods do: with the
+            sampler, noise included, that training ended with. Soft ones mix outputs, masked alone.
+        seed: of what is drawn, 0 by default; the same seed gives the same report.
         split: "test" or "val".
         checkpoint: "best" or "last".
         source: where the data lies now, if not where the recipe says.
+
+    Raises:
+        SidestepError: for an evaluation that does not exist, decisions drawn by a method without noise among
+            them.
     """
     opened = _open(Path(run), checkpoint)
+    execute, sampled = _execution(execution), _sampled(opened.recipe, decisions, seed)
     data = _data(opened, split, source)
     batches = data.test if split == "test" else data.val
     if batches is None:
@@ -140,8 +155,9 @@ def evaluate(
         batches.eval_batches(batch_size=1000),
         opened.cost,
         num_classes=len(opened.values["class_names"]),
-        execute=_execution(execution),
+        execute=execute,
         execution=execution,
+        sampled=sampled,
     )
 
 
@@ -295,6 +311,29 @@ def _execution(name: str) -> Execute:
     if name not in EXECUTIONS:
         raise RecipeError(f"execution must be one of {', '.join(EXECUTIONS)}, got {name!r}")
     return EXECUTIONS[name]
+
+
+def _sampled(recipe: Recipe, decisions: str, seed: int | None) -> Sampled | None:
+    """Return what the decisions of an evaluation are drawn from, or None where they are not."""
+    if decisions not in DECISIONS:
+        raise RecipeError(f"decisions must be one of {', '.join(DECISIONS)}, got {decisions!r}")
+    if decisions == "argmax":
+        if seed is not None:
+            raise RecipeError(
+                f"seed has no effect on arg-max decisions, got {seed}; drop it, or set decisions to sampled"
+            )
+        return None
+    if seed is not None and seed < 0:
+        raise RecipeError(f"seed must be at least 0, got {seed}")
+    method, settings, phases = method_of(recipe), recipe.settings, recipe.training.phases
+    settings = settings_at(settings, phases[-1], 1.0) if phases else settings
+    sampler = partial(method.noisy_sampler or method.sampler, settings)
+    if not is_noisy(sampler(Noise(torch.Generator()))):
+        raise RecipeError(
+            f"decisions must be argmax where training ended without noise, got {decisions!r} for method "
+            f"{method.name}; leave them out"
+        )
+    return Sampled(sampler=sampler, seed=seed or 0)
 
 
 def _data(opened: _Opened, split: Role, source: str | None) -> Data:

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sidestep.routing.samplers import Categorical, GumbelSoftmax, Sampler, argmax, one_hot_argmax
+from sidestep.routing.samplers import (
+    Categorical,
+    GumbelSoftmax,
+    Sampler,
+    argmax,
+    is_noisy,
+    one_hot_argmax,
+)
 from tests import strategies
 from tests.doubles import noise
 from tests.reference import sampling as reference
@@ -52,8 +59,9 @@ def test_soft_weights_are_their_own_relaxation_and_sum_to_one() -> None:
     torch.testing.assert_close(sample.weights.sum(dim=1), torch.ones(8))
 
 
-def test_hard_weights_are_exactly_one_hot_at_the_largest_relaxed_weight() -> None:
-    sample = GumbelSoftmax(noise=noise(), hard=True)(torch.randn(1000, 2))
+@pytest.mark.parametrize("options", [2, 3, 5])
+def test_hard_weights_are_exactly_one_hot_at_the_largest_relaxed_weight(options: int) -> None:
+    sample = GumbelSoftmax(noise=noise(), hard=True)(torch.randn(1000, options))
     assert torch.equal(sample.weights, one_hot_argmax(sample.relaxed))
     assert 0 < sample.weights[:, 1].mean() < 1
 
@@ -170,3 +178,10 @@ def test_extreme_draws_stay_finite() -> None:
 
     sample = GumbelSoftmax(noise=Extreme())(torch.zeros(1, 2))
     assert bool(sample.weights.isfinite().all())
+
+
+def test_samplers_that_draw_are_noisy() -> None:
+    assert is_noisy(Categorical(noise=noise()))
+    assert is_noisy(GumbelSoftmax(noise=noise(), noise_scale=0.1))
+    assert not is_noisy(GumbelSoftmax(noise=noise(), noise_scale=0.0, hard=True))
+    assert not is_noisy(argmax)

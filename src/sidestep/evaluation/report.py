@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sidestep.backbones.routed import RoutedNetwork, masked
+from sidestep.evaluation.sampled import Sampled, samplers
 from sidestep.layers.unit import Execute
 from sidestep.types import Batch, CostModel, Decisions
 
@@ -20,6 +21,7 @@ class Report:
 
     Attributes:
         execution: how units were run.
+        decisions: "argmax", or "sampled" where they were drawn.
         num_images: number of images.
         accuracy: top-1, in [0, 1].
         gflops: mean 2 x MACs per image / 1e9, routers included.
@@ -35,6 +37,7 @@ class Report:
     """
 
     execution: str
+    decisions: str
     num_images: int
     accuracy: float
     gflops: float
@@ -61,10 +64,12 @@ def evaluate_network(
     num_classes: int,
     execute: Execute = masked,
     execution: str = "masked",
+    sampled: Sampled | None = None,
 ) -> Report:
-    """Return the report of a network on batches, by arg-max decisions without noise.
+    """Return the report of a network on batches, by arg-max decisions without noise if none are asked for.
 
-    The network is put in evaluation mode and left in the mode it came in.
+    The network is put in evaluation mode and left in the mode it came in. Where soft decisions are drawn,
+    outputs are mixed, and costs and keep rates are those of the weights, though every unit is computed.
 
     Args:
         network: the network.
@@ -73,13 +78,18 @@ def evaluate_network(
         num_classes: classes of the labels.
         execute: how units are run.
         execution: its name, for the report.
+        sampled: what decisions are drawn from, if not the arg-max; static and halting networks draw none.
+
+    Raises:
+        ExecutionError: when soft decisions are drawn and the execution is not masked.
     """
     was_training = network.training
     network.eval()
     correct, labels, decisions, ponder = [], [], [], []
+    drawn = samplers(sampled, hard=None if execute is masked else execution)
     with torch.inference_mode():
-        for batch in batches:
-            output = network(batch.images, execute=execute)
+        for batch, sampler in zip(batches, drawn, strict=False):
+            output = network(batch.images, sampler=sampler, execute=execute)
             correct.append((output.logits.argmax(dim=1) == batch.labels).cpu())
             labels.append(batch.labels.cpu())
             decisions.append(_on_cpu(output.decisions))
@@ -94,6 +104,7 @@ def evaluate_network(
             _class_masks(torch.cat(labels), num_classes),
             cost,
             execution,
+            "argmax" if sampled is None else "sampled",
             torch.cat(ponder).double().mean(dim=0).tolist() if ponder else None,
         )
 
@@ -124,6 +135,7 @@ def _report(
     classes: Tensor,
     cost: CostModel,
     execution: str,
+    kind: str,
     ponder: list[float] | None,
 ) -> Report:
     executed = decisions.execution()
@@ -133,6 +145,7 @@ def _report(
     per_class = classes.T @ executed / classes.sum(dim=0).clamp_min(1).unsqueeze(1)
     return Report(
         execution=execution,
+        decisions=kind,
         num_images=len(correct),
         accuracy=correct.double().mean().item(),
         gflops=2e-9 * macs.mean().item(),

@@ -72,6 +72,11 @@ def _sampler(settings: CoDiNetConfig, noise: Noise) -> Sampler:
     return GumbelSoftmax(noise=noise, hard=settings.gate_mode == "hard")
 
 
+def _noisy_sampler(settings: CoDiNetConfig, noise: Noise) -> Sampler:
+    """Return what the released code evaluates with: noisy gates, rounded whatever training did."""
+    return GumbelSoftmax(noise=noise, hard=True)
+
+
 def _losses(
     output: RoutedOutput, batch: Batch, cost: CostModel, settings: CoDiNetConfig
 ) -> dict[str, Tensor]:
@@ -96,5 +101,6 @@ CODINET = Method(
     settings=CoDiNetConfig,
     router=_router,
     sampler=_sampler,
+    noisy_sampler=_noisy_sampler,
     losses=_losses,
 )

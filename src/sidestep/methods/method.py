@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sidestep.backbones.backbone import Backbone
 from sidestep.backbones.routed import RoutedNetwork
+from sidestep.errors import RecipeError
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import Noise, Sampler, argmax
 from sidestep.types import Batch, CostModel, RoutedOutput
@@ -32,6 +33,19 @@ def no_statistics(settings: Any) -> None:
     return
 
 
+def check_two_options(backbone: Backbone, method: str) -> None:
+    """Refuse a backbone whose units have more options than a method's router decides between.
+
+    Raises:
+        RecipeError: naming the method.
+    """
+    if backbone.num_options != 2:
+        raise RecipeError(
+            f"method {method} runs a unit or not, so model.options must be 2, got {backbone.num_options}; "
+            "drop it"
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method(Generic[Settings]):
     """One paper's choices.
@@ -41,7 +55,9 @@ class Method(Generic[Settings]):
         summary: one line for `sidestep methods`.
         settings: frozen dataclass of its options.
         router: (backbone, settings) -> router, or None for a static network.
-        sampler: (settings, noise) -> sampler of training; evaluation always takes the arg-max.
+        sampler: (settings, noise) -> sampler of training; evaluation takes the arg-max.
+        noisy_sampler: the same for an evaluation whose decisions are drawn, where that of training is not
+            what the released code draws from, or None. Without noise such an evaluation is refused.
         losses: (output, batch, cost, settings) -> weighted terms by name; added to the task loss.
         curriculum: (router, settings) -> who decides in training instead of the network's router, or None.
         wants_greedy: whether the losses compare with the most probable decisions (`Batch.greedy`).
@@ -54,6 +70,7 @@ class Method(Generic[Settings]):
     settings: type[Settings]
     router: Callable[[Backbone, Settings], Router | None]
     sampler: Callable[[Settings, Noise], Sampler] = noise_free
+    noisy_sampler: Callable[[Settings, Noise], Sampler] | None = None
     losses: Callable[[RoutedOutput, Batch, CostModel, Settings], dict[str, Tensor]] = no_losses
     curriculum: Callable[[Router, Settings], Router] | None = None
     wants_greedy: bool = False

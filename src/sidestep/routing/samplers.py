@@ -132,3 +132,10 @@ class Categorical:
             option = (uniform >= cumulated[:, :-1]).sum(dim=1, keepdim=True)
             weights = torch.zeros_like(cumulated).scatter_(1, option, 1.0)
         return Sample(weights, weights)
+
+
+def is_noisy(sampler: Sampler) -> bool:
+    """Return whether a sampler draws: all do but the arg-max and a Gumbel-softmax without noise."""
+    if isinstance(sampler, GumbelSoftmax):
+        return sampler.noise_scale > 0
+    return sampler is not argmax
