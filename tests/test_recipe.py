@@ -131,8 +131,8 @@ def test_an_unknown_method_names_those_that_exist() -> None:
 
 
 def test_a_missing_required_setting_is_named() -> None:
-    with pytest.raises(RecipeError, match=r"method\.path is required"):
-        from_dict({**MINIMAL, "method": {"name": "fixed_path"}})
+    with pytest.raises(RecipeError, match=r"method\.num_units is required"):
+        from_dict({**MINIMAL, "method": {"name": "codinet"}})
 
 
 def test_a_ramp_of_something_that_is_no_number_is_an_error() -> None:

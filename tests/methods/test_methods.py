@@ -2,22 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidestep.backbones.build import ModelConfig, build_backbone
 from sidestep.backbones.routed import RoutedNetwork
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
+from sidestep.execution.gathered import gathered
 from sidestep.losses.budget import cost_loss
 from sidestep.losses.paths import rank_loss
 from sidestep.methods.blockdrop import BLOCKDROP, BlockDropConfig
 from sidestep.methods.codinet import CODINET, CoDiNetConfig
 from sidestep.methods.convnet_aig import CONVNET_AIG, ConvNetAigConfig
 from sidestep.methods.fixed_path import FIXED_PATH, FixedPathConfig
-from sidestep.methods.random_drop import RandomDropConfig
+from sidestep.methods.method import Method
+from sidestep.methods.random_drop import RANDOM_DROP, RandomDropConfig, Survival
 from sidestep.methods.rdi_net import RDI_NET, RdiNetConfig, SrmConfig
 from sidestep.methods.skipnet import SKIPNET, SkipNetConfig
 from sidestep.methods.static import STATIC, StaticConfig
@@ -55,6 +60,38 @@ def test_a_path_of_something_else_is_refused(path: str) -> None:
 def test_a_path_of_another_length_is_refused() -> None:
     with pytest.raises(RecipeError, match="got 2 for 3 units"):
         FIXED_PATH.router(BACKBONE, FixedPathConfig(path="10"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "path"),
+    [
+        ({"num_units": 4, "order": "first"}, "111100000"),
+        ({"num_units": 9, "order": "first"}, "111111111"),
+        ({"num_units": 1, "order": "spread"}, "000010000"),
+        ({"num_units": 3, "order": "spread"}, "010010010"),
+        ({"num_units": 4, "order": "spread"}, "010101010"),
+        ({"num_units": 0, "order": "spread"}, "000000000"),
+        ({"path": "101 010 101"}, "101010101"),
+    ],
+)
+def test_a_number_of_units_are_the_first_or_lie_evenly_spread(settings: dict[str, Any], path: str) -> None:
+    assert FixedPathConfig(**settings).executed(9) == [unit == "1" for unit in path]
+
+
+@given(st.integers(1, 60), st.data())
+def test_spread_units_are_as_many_as_asked_and_their_gaps_are_equal(units: int, data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, units))
+    executed = FixedPathConfig(num_units=count, order="spread").executed(units)
+    places = [unit for unit, runs in enumerate(executed) if runs]
+    gaps = {after - before for before, after in pairwise(places)}
+    assert len(places) == count
+    assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+def test_the_first_units_run_for_every_image() -> None:
+    settings = FixedPathConfig(num_units=2, order="first")
+    network = RoutedNetwork(BACKBONE, FIXED_PATH.router(BACKBONE, settings)).eval()
+    assert network(torch.randn(4, 3, 32, 32)).decisions.paths().tolist() == [[1, 1, 0]] * 4
 
 
 def rdi_output() -> tuple[RoutedNetwork, Batch]:
@@ -207,11 +244,90 @@ def test_entropy_is_asked_for_and_can_be_one_sided() -> None:
         (lambda: BlockDropConfig(penalty=1), "penalty must be at most 0"),
         (lambda: BlockDropConfig(one_sided_entropy=True), "no effect with entropy_weight 0"),
         (lambda: RandomDropConfig(keep_rate=0.4, decay="linear"), "keep_rate must be in .0.5, 1."),
+        (lambda: RandomDropConfig(keep_rate=0, evaluate="all"), "keep_rate must be above 0 with .* got 0"),
+        (
+            lambda: RandomDropConfig(keep_rate=0.5, decay="linear", evaluate="all"),
+            "keep_rate must be above 0.5 with decay 'linear'",
+        ),
+        (lambda: RandomDropConfig(evaluate="all", seed=3), "seed has no effect with evaluate 'all', got 3"),
+        (
+            lambda: RANDOM_DROP.router(BACKBONE, RandomDropConfig(evaluate="all")),
+            "model.mix must be branch with evaluate 'all', .* got output; set it",
+        ),
+        (lambda: FixedPathConfig(), "path or num_units must be set, and one alone, got None and None; for"),
+        (lambda: FixedPathConfig(path="101", num_units=2, order="first"), "got '101' and 2"),
+        (
+            lambda: FixedPathConfig(num_units=2),
+            "order must be set beside num_units and nowhere else, got None",
+        ),
+        (lambda: FixedPathConfig(path="101", order="first"), "got 'first' with num_units None"),
+        (lambda: FixedPathConfig(num_units=-1, order="first"), "num_units must be at least 0, got -1"),
+        (
+            lambda: FIXED_PATH.router(BACKBONE, FixedPathConfig(num_units=4, order="spread")),
+            "num_units must be at most the network's 3 units, got 4",
+        ),
     ],
 )
 def test_wrong_settings_get_a_sentence(build: Callable[[], object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        (FIXED_PATH, FixedPathConfig(path="101")),
+        (RANDOM_DROP, RandomDropConfig()),
+        (SKIPNET, SkipNetConfig()),
+        (BLOCKDROP, BlockDropConfig()),
+    ],
+    ids=lambda part: getattr(part, "name", ""),
+)
+def test_methods_of_two_options_refuse_units_with_more(method: Method[Any], settings: Any) -> None:
+    backbone = build_backbone(ModelConfig(name="cifar_resnet8", options=3), 10)
+    with pytest.raises(
+        RecipeError, match=rf"method {method.name} .* model\.options must be 2, got 3; drop it"
+    ):
+        method.router(backbone, settings)
+
+
+def test_stochastic_depth_drops_in_training_and_evaluates_the_whole_network() -> None:
+    backbone = build_backbone(ModelConfig(name="cifar_resnet8", mix="branch"), 10).eval()
+    settings = RandomDropConfig(keep_rate=0.6, decay="linear", evaluate="all")
+    network, images = RoutedNetwork(backbone, RANDOM_DROP.router(backbone, settings)), torch.randn(4, 3, 8, 8)
+    output = network(images)
+    assert torch.equal(output.decisions.execution(), torch.ones(4, 3))
+    assert torch.equal(network(images, execute=gathered).logits, output.logits)
+    torch.testing.assert_close(output.logits, backbone(images))
+    assert network.router is not None and RANDOM_DROP.curriculum is not None
+    in_training = RANDOM_DROP.curriculum(network.router, settings)
+    sampler, many = RANDOM_DROP.sampler(settings, noise()), torch.randn(4000, 3, 4, 4)
+    weights = network(many, sampler=sampler, router=in_training).decisions.execution()
+    # Rates 1, 0.6 and 0.2: what is executed weighs one over its rate, so that branches keep their mean.
+    torch.testing.assert_close(
+        (weights > 0).float().mean(dim=0), torch.tensor([1, 0.6, 0.2]), atol=0.03, rtol=0
+    )
+    torch.testing.assert_close(weights.mean(dim=0), torch.ones(3), atol=0.15, rtol=0)
+    torch.testing.assert_close(weights.max(dim=0).values, torch.tensor([1, 1 / 0.6, 5]))
+
+
+def test_in_training_a_surviving_branch_weighs_one_over_its_rate() -> None:
+    backbone = build_backbone(ModelConfig(name="cifar_resnet8", mix="branch"), 10).eval()
+    unit, x = backbone.units[0], torch.rand(16, 16, 4, 4)
+    sample = Survival(noise=noise())(torch.tensor([[0.25, 0.75]]).log().expand(16, 2))
+    kept = sample.weights[:, 1] > 0
+    assert 0 < kept.sum() < 16
+    out = unit(x, sample.weights)
+    torch.testing.assert_close(out[~kept], x[~kept])
+    torch.testing.assert_close(out[kept], torch.relu(x + unit.branch(x) / 0.75)[kept])
+
+
+def test_random_dropping_itself_trains_as_it_evaluates() -> None:
+    settings = RandomDropConfig()
+    router = RANDOM_DROP.router(BACKBONE, settings)
+    assert router is not None and RANDOM_DROP.curriculum is not None
+    assert RANDOM_DROP.curriculum(router, settings) is router
+    assert RANDOM_DROP.sampler(settings, noise()) is argmax
 
 
 def test_keep_rates_fall_linearly_around_their_mean() -> None:

@@ -50,6 +50,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "act": {"method": {"name": "act"}, "model": {"preact": True}},
     "sact": {"method": {"name": "sact"}},
     "random_drop": {"method": {"name": "random_drop", "decay": "linear"}},
+    "stochastic depth": {
+        "method": {"name": "random_drop", "keep_rate": 0.75, "decay": "linear", "evaluate": "all"},
+        "model": {"mix": "branch"},
+    },
 }
 
 

@@ -7,7 +7,7 @@ the weighted mean of unit outputs as the output of a stage (`backbones.halting`)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor
@@ -16,7 +16,7 @@ from sidestep.backbones.backbone import Backbone
 from sidestep.backbones.halting import HaltingNetwork
 from sidestep.errors import RecipeError
 from sidestep.losses.ponder import ponder_loss
-from sidestep.methods.method import Method
+from sidestep.methods.method import Method, check_two_options
 from sidestep.routing.halting import HaltingRouter
 from sidestep.types import Batch, CostModel, RoutedOutput
 
@@ -41,10 +41,7 @@ class HaltingConfig:
 
 
 def _router(backbone: Backbone, settings: HaltingConfig, *, spatial: bool) -> HaltingRouter:
-    if backbone.num_options != 2:
-        raise RecipeError(
-            f"act and sact run a unit or not, so model.options must be 2, got {backbone.num_options}; drop it"
-        )
+    check_two_options(backbone, "sact" if spatial else "act")
     units = backbone.units
     return HaltingRouter(
         [unit.in_channels for unit in units],
@@ -70,11 +67,9 @@ ACT = Method(
     network=HaltingNetwork,
 )
 
-SACT = Method(
+SACT = replace(
+    ACT,
     name="sact",
     summary="SACT (CVPR 2017): every stage of a residual network halts per position",
-    settings=HaltingConfig,
     router=partial(_router, spatial=True),
-    losses=_losses,
-    network=HaltingNetwork,
 )

@@ -16,7 +16,7 @@ from sidestep.backbones.backbone import Backbone
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
 from sidestep.errors import RecipeError
 from sidestep.losses.policy_gradient import entropy, reinforce_loss, self_critical_advantage
-from sidestep.methods.method import Method
+from sidestep.methods.method import Method, check_two_options
 from sidestep.routing.policy import LastUnitsRouter, PolicyRouter
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import Categorical, Noise, Sampler, bounded_log_probs
@@ -67,6 +67,7 @@ class BlockDropConfig:
 
 
 def _router(backbone: Backbone, settings: BlockDropConfig) -> PolicyRouter:
+    check_two_options(backbone, "blockdrop")
     config = CifarResNetConfig(depth=settings.policy_depth, num_classes=len(backbone.units), shortcut="B")
     return PolicyRouter(CifarResNet(config), shrink=settings.shrink)
 

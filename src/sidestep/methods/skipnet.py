@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from sidestep.backbones.backbone import Backbone
 from sidestep.errors import RecipeError
 from sidestep.losses.policy_gradient import reinforce_loss, skipping_return
-from sidestep.methods.method import Method
+from sidestep.methods.method import Method, check_two_options
 from sidestep.routing.feedforward import FeedForwardRouter
 from sidestep.routing.recurrent import RecurrentRouter
 from sidestep.routing.router import Router
@@ -70,6 +70,7 @@ class SkipNetConfig:
 
 
 def _router(backbone: Backbone, settings: SkipNetConfig) -> Router:
+    check_two_options(backbone, "skipnet")
     channels = [unit.in_channels for unit in backbone.units]
     if settings.gate == "recurrent":
         return RecurrentRouter(channels, width=settings.width)
