@@ -15,7 +15,7 @@ from sidestep.backbones.build import ModelConfig, build_backbone
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
 from sidestep.backbones.halting import HaltingNetwork
 from sidestep.backbones.routed import RoutedNetwork
-from sidestep.layers.residual import Mix
+from sidestep.layers.residual import Mix, Skip
 from sidestep.layers.shortcut import Shortcut
 from sidestep.routing.halting import HaltingRouter
 from sidestep.routing.relational import RelationalConfig, RelationalRouter
@@ -60,8 +60,11 @@ def lively_backbone(
     mix: Mix = "output",
     options: Literal[2, 3] = 2,
     se_ratio: int | None = None,
+    skip: Skip = "relu",
 ) -> CifarResNet:
-    config = CifarResNetConfig(depth=depth, shortcut=shortcut, mix=mix, options=options, se_ratio=se_ratio)
+    config = CifarResNetConfig(
+        depth=depth, shortcut=shortcut, mix=mix, options=options, se_ratio=se_ratio, skip=skip
+    )
     backbone = CifarResNet(config)
     enliven(backbone)
     return backbone.eval()
@@ -73,9 +76,10 @@ def lively_network(
     mix: Mix = "output",
     config: RelationalConfig | None = None,
     se_ratio: int | None = None,
+    skip: Skip = "relu",
 ) -> RoutedNetwork:
     """Return a network in evaluation mode whose routers disagree about images."""
-    backbone = lively_backbone(depth, shortcut, mix, se_ratio=se_ratio)
+    backbone = lively_backbone(depth, shortcut, mix, se_ratio=se_ratio, skip=skip)
     return lively_routed(backbone, torch.randn(64, 3, 8, 8), config)
 
 
@@ -109,10 +113,10 @@ def divide_images(network: RoutedNetwork, images: Tensor) -> None:
 
 
 @cache
-def shared_network(depth: int = 8, shortcut: Shortcut = "A") -> RoutedNetwork:
+def shared_network(depth: int = 8, shortcut: Shortcut = "A", skip: Skip = "relu") -> RoutedNetwork:
     """Return a lively network that no test may change."""
     torch.manual_seed(depth)
-    return lively_network(depth, shortcut)
+    return lively_network(depth, shortcut, skip=skip)
 
 
 def halting_network(

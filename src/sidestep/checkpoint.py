@@ -111,7 +111,8 @@ def load_static_weights(backbone: nn.Module, path: Path) -> None:
 
     The names of a wrapped network are its own. Wrappers that training scripts leave (`state_dict`, `module.`)
     and the classifier's name `linear` are understood, and so are 1x1 convolutions in the place of linear
-    layers (timm's squeeze-and-excitation).
+    layers (timm's squeeze-and-excitation). What skipping alone runs (model.skip: own) stays as it was made
+    where the file lacks it, as routers do.
 
     Raises:
         CheckpointError: when the file is missing, damaged, or of another architecture.
@@ -121,9 +122,11 @@ def load_static_weights(backbone: nn.Module, path: Path) -> None:
     else:
         tensors = _read_torch(path)
     renamed = {_static_name(key): tensor for key, tensor in tensors.items()}
-    module = backbone.origin if isinstance(backbone, Backbone) else backbone
+    module, fresh = backbone, set[str]()
+    if isinstance(backbone, Backbone):
+        module, fresh = backbone.origin, backbone.skip_names
     for name, tensor in module.state_dict().items():
-        if name.endswith("num_batches_tracked"):
+        if name.endswith("num_batches_tracked") or name in fresh:
             renamed.setdefault(name, tensor)
         elif name in renamed and renamed[name].shape == (*tensor.shape, 1, 1):
             renamed[name] = renamed[name].reshape(tensor.shape)

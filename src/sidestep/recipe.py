@@ -134,6 +134,7 @@ def _finish(values: dict[str, Any], errors: list[str], source: str) -> Recipe:
     settings = _settings(method, method_values, errors)
     sections = {name: _build(cls, values.get(name) or {}, name, errors) for name, cls in SECTIONS.items()}
     if not errors:
+        errors += _skip_errors(str(method), sections["model"])
         errors += _ramp_errors(sections["training"], settings)
         phases = [
             _phase(phase, method_values, type(settings), f"training.phases.{index}.settings", errors)
@@ -249,6 +250,15 @@ def _phase(phase: Phase, values: dict[str, Any], cls: type, place: str, errors: 
     if built is None:
         return phase
     return replace(phase, settings={name: getattr(built, name) for name in phase.settings})
+
+
+def _skip_errors(method: str, model: ModelConfig) -> list[str]:
+    if METHODS[method].skips_openers or model.skip == "relu":
+        return []
+    return [
+        f"model.skip has no effect under {method}, which executes every block that changes the shape, got "
+        f"{model.skip!r}; drop it"
+    ]
 
 
 def _ramp_errors(training: TrainingConfig, settings: Any) -> list[str]:

@@ -2,32 +2,58 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional
 
-from sidestep.layers.residual import BasicBlock, Bottleneck, Mix, residual_stage
+from sidestep.errors import RecipeError
+from sidestep.layers.residual import BasicBlock, BlockConfig, Bottleneck, HalfBlock, Mix, Skip, residual_stage
 from tests import strategies
 from tests.doubles import enliven
 from tests.reference import blend as reference
 from tests.reference.squeeze_excite import squeeze_excite
 
-BLOCKS: dict[str, Callable[[], BasicBlock | Bottleneck]] = {
+Block = BasicBlock | Bottleneck
+PROJECTS = BlockConfig(shortcut="B")
+
+BLOCKS: dict[str, Callable[[], Block]] = {
     "plain": partial(BasicBlock, 2, 2, stride=1, stage=0),
-    "A": partial(BasicBlock, 2, 4, stride=2, stage=0, option="A"),
-    "B": partial(BasicBlock, 2, 4, stride=2, stage=0, option="B"),
-    "pool_end": partial(BasicBlock, 2, 4, stride=2, stage=0, option="pool_end"),
-    "pool_both": partial(BasicBlock, 2, 4, stride=2, stage=0, option="pool_both"),
-    "se": partial(BasicBlock, 2, 2, stride=1, stage=0, se_ratio=2),
+    "A": partial(BasicBlock, 2, 4, stride=2, stage=0),
+    "B": partial(BasicBlock, 2, 4, stride=2, stage=0, config=PROJECTS),
+    "pool_end": partial(BasicBlock, 2, 4, stride=2, stage=0, config=BlockConfig(shortcut="pool_end")),
+    "pool_both": partial(BasicBlock, 2, 4, stride=2, stage=0, config=BlockConfig(shortcut="pool_both")),
+    "se": partial(BasicBlock, 2, 2, stride=1, stage=0, config=BlockConfig(se_ratio=2)),
     "bottleneck": partial(Bottleneck, 8, 8, stride=1, stage=0),
     "bottleneck that widens": partial(Bottleneck, 2, 8, stride=1, stage=0),
     "bottleneck that halves": partial(Bottleneck, 2, 8, stride=2, stage=0),
-    "bottleneck with se": partial(Bottleneck, 2, 8, stride=2, stage=0, se_ratio=4),
+    "bottleneck with se": partial(
+        Bottleneck, 2, 8, stride=2, stage=0, config=BlockConfig(shortcut="B", se_ratio=4)
+    ),
 }
+LINEAR = BlockConfig(shortcut="B", skip="linear")
+SKIPS: dict[str, Callable[[], Block]] = {
+    "linear": partial(BasicBlock, 2, 4, stride=2, stage=0, config=LINEAR),
+    "linear bottleneck": partial(Bottleneck, 2, 8, stride=1, stage=0, config=LINEAR),
+    "own beside A": partial(BasicBlock, 2, 4, stride=2, stage=0, config=BlockConfig(skip="own")),
+    "own beside B": partial(
+        BasicBlock, 2, 4, stride=2, stage=0, config=BlockConfig(shortcut="B", skip="own")
+    ),
+    "own beside pool_end": partial(
+        BasicBlock, 2, 4, stride=2, stage=0, config=BlockConfig(shortcut="pool_end", skip="own")
+    ),
+    "own bottleneck": partial(
+        Bottleneck, 2, 8, stride=2, stage=0, config=BlockConfig(shortcut="B", skip="own")
+    ),
+}
+# With the skip that most papers have, and with both others.
 EVERY_BLOCK = pytest.mark.parametrize("kind", BLOCKS)
+OTHER_SKIP = pytest.mark.parametrize("kind", SKIPS)
+EVERY_SKIP = pytest.mark.parametrize("kind", [*BLOCKS, *SKIPS])
 
 
 def scaling_block(factor: float) -> BasicBlock:
@@ -40,13 +66,13 @@ def scaling_block(factor: float) -> BasicBlock:
     return block
 
 
-def lively_block(kind: str) -> BasicBlock | Bottleneck:
-    block = BLOCKS[kind]()
+def lively_block(kind: str) -> Block:
+    block = (BLOCKS | SKIPS)[kind]()
     enliven(block)
     return block.eval()
 
 
-def features(block: BasicBlock | Bottleneck, batch: int = 2) -> Tensor:
+def features(block: Block, batch: int = 2) -> Tensor:
     return torch.rand(batch, block.in_channels, 6, 6)
 
 
@@ -58,9 +84,12 @@ def gates(*execution: float) -> Tensor:
 def test_option_a_has_no_parameters_and_option_b_a_convolution_with_batch_norm() -> None:
     plain, option_a, option_b = (
         sum(
-            p.numel() for p in BasicBlock(16, 16 * stride, stride=stride, stage=1, option=option).parameters()
+            p.numel()
+            for p in BasicBlock(
+                16, 16 * stride, stride=stride, stage=1, config=BlockConfig(shortcut=shortcut)
+            ).parameters()
         )
-        for stride, option in ((1, "B"), (2, "A"), (2, "B"))
+        for stride, shortcut in ((1, "B"), (2, "A"), (2, "B"))
     )
     assert plain == 2 * (16 * 16 * 9 + 2 * 16)
     assert option_a == 16 * 32 * 9 + 32 * 32 * 9 + 2 * 2 * 32
@@ -105,6 +134,43 @@ def test_weight_one_executes_and_weight_zero_skips(kind: str, mix: Mix) -> None:
     torch.testing.assert_close(out[1], block.skip(x)[1])
 
 
+@OTHER_SKIP
+def test_with_another_skip_too_weight_one_executes_and_weight_zero_skips(kind: str) -> None:
+    block = lively_block(kind)
+    x = features(block)
+    out = block(x, gates(1.0, 0.0))
+    torch.testing.assert_close(out[0], block.execute(x)[0])
+    torch.testing.assert_close(out[1], block.skip(x)[1])
+
+
+@OTHER_SKIP
+def test_what_skipping_returns_does_not_change_what_executing_returns(kind: str) -> None:
+    block = lively_block(kind)
+    x = features(block)
+    torch.testing.assert_close(block.execute(x), torch.relu(block.shortcut(x) + block.branch(x)))
+
+
+@pytest.mark.parametrize("kind", ["linear", "linear bottleneck"])
+def test_a_linear_skip_is_the_shortcut_without_relu(kind: str) -> None:
+    block = lively_block(kind)
+    x = features(block)
+    assert torch.equal(block.skip(x), block.shortcut(x))
+    assert bool((block.skip(x) < 0).any())
+
+
+@pytest.mark.parametrize("kind", ["own beside A", "own beside B", "own bottleneck"])
+def test_a_skip_of_its_own_is_a_convolution_with_norm_and_relu_beside_the_shortcut(kind: str) -> None:
+    block = lively_block(kind)
+    x, state = features(block), block.bypass.state_dict()
+    projected = functional.conv2d(x, state["0.weight"], stride=2)
+    shape = (1, -1, 1, 1)
+    expected = projected - state["1.running_mean"].view(shape)
+    expected = expected / torch.sqrt(state["1.running_var"].view(shape) + 1e-5)
+    expected = torch.relu(expected * state["1.weight"].view(shape) + state["1.bias"].view(shape))
+    torch.testing.assert_close(block.skip(x), expected)
+    assert not torch.allclose(block.skip(x), torch.relu(block.shortcut(x)), atol=1e-2)
+
+
 @EVERY_BLOCK
 def test_execute_and_skip_are_the_relu_of_shortcut_and_branch(kind: str) -> None:
     block = lively_block(kind)
@@ -113,7 +179,7 @@ def test_execute_and_skip_are_the_relu_of_shortcut_and_branch(kind: str) -> None
     torch.testing.assert_close(block.skip(x), torch.relu(block.shortcut(x)))
 
 
-@EVERY_BLOCK
+@EVERY_SKIP
 @given(
     seed=strategies.seeds, execution=st.lists(st.sampled_from([0.0, 0.3, 0.5, 1.0]), min_size=2, max_size=2)
 )
@@ -131,7 +197,10 @@ def test_soft_value_and_gradients_equal_the_literal_formula(
         )
         block.zero_grad()
         if literal:
-            out = reference.unit(block.shortcut(images), block.branch(images), v)
+            shortcut, skipped = block.shortcut(images), None
+            if kind in SKIPS:
+                skipped = shortcut if block.bypass is None else block.bypass(images)
+            out = reference.unit(shortcut, block.branch(images), v, skipped)
         else:
             out = block(images, torch.stack([1 - v, v], dim=1))
         out.square().sum().backward()
@@ -140,7 +209,7 @@ def test_soft_value_and_gradients_equal_the_literal_formula(
         torch.testing.assert_close(mine, theirs)
 
 
-@EVERY_BLOCK
+@EVERY_SKIP
 def test_execute_is_the_same_with_and_without_gradient(kind: str) -> None:
     block = lively_block(kind)
     x = features(block)
@@ -149,15 +218,59 @@ def test_execute_is_the_same_with_and_without_gradient(kind: str) -> None:
     assert torch.equal(block.execute(x).detach(), without)
 
 
-def test_a_training_step_updates_the_batch_norm_of_a_projection_once() -> None:
-    block = BasicBlock(2, 4, stride=2, stage=1, option="B").train()
+@pytest.mark.parametrize(("skip", "norms"), [("relu", 3), ("linear", 3), ("own", 4)])
+def test_a_training_step_updates_the_batch_norm_of_every_projection_once(skip: Skip, norms: int) -> None:
+    block = BasicBlock(2, 4, stride=2, stage=1, config=BlockConfig(shortcut="B", skip=skip)).train()
     block(torch.rand(4, 2, 6, 6), gates(0.2, 0.4, 0.6, 0.8))
-    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert [int(norm.num_batches_tracked) for norm in norms] == [1, 1, 1]
+    counts = [int(m.num_batches_tracked) for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert counts == [1] * norms
 
 
-@EVERY_BLOCK
-@pytest.mark.parametrize("mix", ["output", "branch"])
+def test_a_block_that_keeps_its_shape_has_nothing_of_its_own_to_skip_with() -> None:
+    block = BasicBlock(2, 2, stride=1, stage=0, config=BlockConfig(skip="own"))
+    assert block.bypass is None
+    assert block.keeps_input
+
+
+@pytest.mark.parametrize("config", [LINEAR, BlockConfig(skip="own"), BlockConfig(shortcut="B", skip="own")])
+def test_a_block_with_a_half_option_skips_as_the_whole_one_and_halves_as_ever(config: BlockConfig) -> None:
+    block = HalfBlock(2, 4, stride=2, stage=0, config=config)
+    enliven(block)
+    x, weights = torch.rand(3, 2, 6, 6), torch.tensor([[0.2, 0.5, 0.3]]).expand(3, -1)
+    block.eval()
+    skipped = block.shortcut(x) if block.bypass is None else block.bypass(x)
+    half = torch.relu(block.shortcut(x) + torch.relu(block.bn1(block.conv1(x))))
+    torch.testing.assert_close(block.run(0, x), skipped)
+    torch.testing.assert_close(block.run(1, x), half)
+    expected = 0.2 * skipped + 0.5 * half + 0.3 * torch.relu(block.shortcut(x) + block.branch(x))
+    torch.testing.assert_close(block(x, weights), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"skip": "none"}, "skip must be one of relu, linear, own, got 'none'; most papers use relu"),
+        ({"skip": "linear"}, "skip 'linear' has no effect on shortcut 'A', .*; drop it, or set shortcut: B"),
+        ({"skip": "linear", "shortcut": "pool_end"}, "skip 'linear' has no effect on shortcut 'pool_end'"),
+        ({"skip": "own", "mix": "branch"}, "skip must be relu with mix 'branch', .* got 'own'; drop it, or"),
+        (
+            {"skip": "linear", "shortcut": "B", "mix": "branch"},
+            "skip must be relu with mix 'branch', .* got 'linear'",
+        ),
+    ],
+)
+def test_a_skip_without_effect_or_against_the_mix_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        BlockConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mix"),
+    [
+        *((kind, mix) for kind in BLOCKS for mix in ("output", "branch")),
+        *((kind, "output") for kind in SKIPS),
+    ],
+)
 def test_channels_last_is_kept_forward_and_backward(kind: str, mix: Mix) -> None:
     block = lively_block(kind).to(memory_format=torch.channels_last)
     block.mix = mix
@@ -168,7 +281,7 @@ def test_channels_last_is_kept_forward_and_backward(kind: str, mix: Mix) -> None
     assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
-@EVERY_BLOCK
+@EVERY_SKIP
 def test_the_input_of_a_block_is_left_as_it_was(kind: str) -> None:
     block = lively_block(kind)
     x = features(block)
@@ -182,7 +295,7 @@ def test_the_input_of_a_block_is_left_as_it_was(kind: str) -> None:
     assert torch.equal(x, before)
 
 
-@EVERY_BLOCK
+@EVERY_SKIP
 def test_a_block_knows_whether_skipping_it_keeps_its_input_and_whether_it_projects(kind: str) -> None:
     block = lively_block(kind)
     x = features(block)
@@ -232,7 +345,9 @@ def test_squeeze_and_excitation_scales_the_branch_behind_its_last_norm(kind: str
 
 
 def test_the_first_block_of_a_stage_changes_the_shape_and_the_others_keep_it() -> None:
-    stage = residual_stage(partial(BasicBlock, mix="branch"), 2, 4, num_blocks=3, stride=2, stage=1)
+    stage = residual_stage(
+        partial(BasicBlock, config=BlockConfig(mix="branch")), 2, 4, num_blocks=3, stride=2, stage=1
+    )
     assert [(block.in_channels, block.stage, block.keeps_input, block.mix) for block in stage] == [
         (2, 1, False, "branch"),
         (4, 1, True, "branch"),

@@ -17,11 +17,11 @@ def blend(branch: Tensor, skipped: Tensor, execution: Tensor) -> Tensor:
     return torch.stack(values).view(branch.shape)
 
 
-def unit(shortcut: Tensor, branch: Tensor, execution: Tensor) -> Tensor:
-    """Return v * relu(S + B) + (1 - v) * relu(S)."""
+def unit(shortcut: Tensor, branch: Tensor, execution: Tensor, skipped: Tensor | None = None) -> Tensor:
+    """Return v * relu(S + B) + (1 - v) * skipped, which is relu(S) by default."""
+    skipped = torch.relu(shortcut) if skipped is None else skipped
     values = [
-        execution[i[0]] * torch.relu(shortcut[i] + branch[i])
-        + (1 - execution[i[0]]) * torch.relu(shortcut[i])
+        execution[i[0]] * torch.relu(shortcut[i] + branch[i]) + (1 - execution[i[0]]) * skipped[i]
         for i in _indices(branch)
     ]
     return torch.stack(values).view(branch.shape)

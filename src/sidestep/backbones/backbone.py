@@ -23,6 +23,17 @@ class Backbone(nn.Module):
         return self
 
     @property
+    def skip_names(self) -> set[str]:
+        """Return the state-dict names of what skipping alone runs, which static weight files lack."""
+        units = ((name, unit) for name, unit in self.named_modules() if isinstance(unit, Unit))
+        return {
+            f"{name}.bypass.{key}"
+            for name, unit in units
+            if unit.bypass is not None
+            for key in unit.bypass.state_dict()
+        }
+
+    @property
     def num_options(self) -> int:
         """Return the number K of options that every unit has."""
         return max((unit.num_options for unit in self.units), default=2)

@@ -12,14 +12,14 @@ from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
 from sidestep.backbones.imagenet_resnet import DEPTHS, ImageNetResNet, ImageNetResNetConfig
 from sidestep.backbones.preact_resnet import PreactResNet, PreactResNetConfig
 from sidestep.errors import RecipeError
-from sidestep.layers.residual import Mix
+from sidestep.layers.residual import Mix, Skip
 from sidestep.layers.shortcut import Shortcut
 
 _CIFAR_RESNET = re.compile(r"cifar_resnet(\d+)")
 _IMAGENET_RESNETS = {f"resnet{depth}": depth for depth in DEPTHS}
 _TIMM = "timm/"
 # Settings of our own networks and of timm's, that have no effect on the other kind.
-_BLOCKS = ("shortcut", "mix", "options", "se_ratio")
+_BLOCKS = ("shortcut", "mix", "options", "se_ratio", "skip")
 _OURS, _TIMMS = (*_BLOCKS, "preact"), ("pretrained", "units")
 
 
@@ -30,7 +30,7 @@ class ModelConfig:
     Args:
         name: "cifar_resnet20", 32, 38, 44, 56, 74, 110, 152: a ResNet for 32x32 images with 6n + 2 layers;
             "resnet18", 34, 50, 101, 152: a ResNet for photographs of 224x224; or "timm/" and the name of a
-            ResNet, ConvNeXt or ViT in timm, which none of shortcut, mix, options and se_ratio affect.
+            ResNet, ConvNeXt or ViT in timm, which none of shortcut, mix, options, se_ratio and skip affect.
         shortcut: where shapes change: A (zero padding), B (1x1 convolution), pool_end (BlockDrop) or
             pool_both (ACT), see `make_shortcut`; by default A for CIFAR ResNets and B for the others, which
             know no other.
@@ -38,8 +38,10 @@ class ModelConfig:
         options: 2 (skip, execute), or 3 with the first convolution alone between them, as in RDI-Net's
             released code (CIFAR ResNets).
         se_ratio: r of squeeze-and-excitation at the end of every branch (16 makes SE-ResNets), or None.
+        skip: what a skipped unit returns where shapes change: "relu" (its shortcut behind a ReLU), "linear"
+            (its shortcut B as it is, SkipNet) or "own" (a projection beside its shortcut, CoDiNet).
         preact: blocks with BatchNorm and activation before every convolution and a pooled shortcut, as in ACT
-            and SACT (CIFAR ResNets); `shortcut`, `mix`, `options` and `se_ratio` have no meaning then.
+            and SACT (CIFAR ResNets); shortcut, mix, options, se_ratio and skip have no meaning then.
         init: file of static weights to start from (safetensors or torch state dict); also the teacher.
         pretrained: let timm download the weights to start from.
         units: "blocks", or "sublayers" for attention and MLP of a ViT block as two units (timm).
@@ -53,6 +55,7 @@ class ModelConfig:
     mix: Mix = "output"
     options: Literal[2, 3] = 2
     se_ratio: int | None = None
+    skip: Skip = "relu"
     preact: bool = False
     init: str | None = None
     pretrained: bool = False
@@ -123,6 +126,7 @@ def _network_config(
             mix=config.mix,
             options=config.options,
             se_ratio=config.se_ratio,
+            skip=config.skip,
         )
     if config.name not in _IMAGENET_RESNETS:
         raise RecipeError(
@@ -145,4 +149,5 @@ def _network_config(
         num_classes=num_classes,
         mix=config.mix,
         se_ratio=config.se_ratio,
+        skip=config.skip,
     )

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sidestep.backbones.backbone import Backbone
 from sidestep.errors import RecipeError
 from sidestep.layers.pool import global_average_pool
-from sidestep.layers.residual import BasicBlock, HalfBlock, Mix, residual_stage
+from sidestep.layers.residual import BasicBlock, BlockConfig, HalfBlock, Mix, Skip, residual_stage
 from sidestep.layers.shortcut import Shortcut
 from sidestep.layers.squeeze_excite import check_se_ratio
 from sidestep.layers.unit import Unit
@@ -31,6 +31,7 @@ class CifarResNetConfig:
         mix: how units blend soft weights, see `ResidualUnit`.
         options: 2 for skip and execute, 3 for the first convolution alone between them (`HalfBlock`).
         se_ratio: r of squeeze-and-excitation at the end of every branch, or None for a plain ResNet.
+        skip: what skipped units return where shapes change, see `ResidualUnit`.
 
     Raises:
         RecipeError: naming the first setting that is wrong.
@@ -42,6 +43,7 @@ class CifarResNetConfig:
     mix: Mix = "output"
     options: Literal[2, 3] = 2
     se_ratio: int | None = None
+    skip: Skip = "relu"
 
     def __post_init__(self) -> None:
         if self.options == 3 and self.mix != "output":
@@ -52,10 +54,15 @@ class CifarResNetConfig:
                 "He et al. use A on CIFAR"
             )
         check_se_ratio(self.se_ratio, WIDTHS[0])
+        self.block()
         if self.depth < 8 or (self.depth - 2) % 6:
             raise RecipeError(
                 f"depth must be 6n + 2 with n >= 1, got {self.depth}; try 20, 32, 44, 56 or 110"
             )
+
+    def block(self) -> BlockConfig:
+        """Return the settings of every block."""
+        return BlockConfig(shortcut=self.shortcut, se_ratio=self.se_ratio, mix=self.mix, skip=self.skip)
 
 
 class CifarResNet(Backbone):
@@ -86,12 +93,7 @@ class CifarResNet(Backbone):
 
 
 def _stages(config: CifarResNetConfig) -> list[nn.Sequential]:
-    block = partial(
-        BasicBlock if config.options == 2 else HalfBlock,
-        option=config.shortcut,
-        se_ratio=config.se_ratio,
-        mix=config.mix,
-    )
+    block = partial(BasicBlock if config.options == 2 else HalfBlock, config=config.block())
     return [
         residual_stage(
             block,

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from sidestep.backbones.backbone import Backbone
 from sidestep.errors import RecipeError
 from sidestep.layers.pool import global_average_pool
-from sidestep.layers.residual import BasicBlock, Bottleneck, Mix, residual_stage
+from sidestep.layers.residual import BasicBlock, BlockConfig, Bottleneck, Mix, Skip, residual_stage
 from sidestep.layers.squeeze_excite import check_se_ratio
 from sidestep.layers.unit import Unit
 
@@ -36,6 +36,7 @@ class ImageNetResNetConfig:
         num_classes: classes of the head.
         mix: how units blend soft weights, see `ResidualUnit`.
         se_ratio: r of squeeze-and-excitation at the end of every branch, or None for a plain ResNet.
+        skip: what skipped units return where shapes change, see `ResidualUnit`.
 
     Raises:
         RecipeError: naming the first setting that is wrong.
@@ -45,6 +46,7 @@ class ImageNetResNetConfig:
     num_classes: int = 1000
     mix: Mix = "output"
     se_ratio: int | None = None
+    skip: Skip = "relu"
 
     def __post_init__(self) -> None:
         if self.depth not in DEPTHS:
@@ -53,6 +55,11 @@ class ImageNetResNetConfig:
                 "6n + 2 layers have CIFAR ResNets"
             )
         check_se_ratio(self.se_ratio, WIDTHS[0] * DEPTHS[self.depth][0].expansion)
+        self.block()
+
+    def block(self) -> BlockConfig:
+        """Return the settings of every block."""
+        return BlockConfig(shortcut="B", se_ratio=self.se_ratio, mix=self.mix, skip=self.skip)
 
 
 class ImageNetResNet(Backbone):
@@ -90,7 +97,7 @@ class ImageNetResNet(Backbone):
 
 def _stages(config: ImageNetResNetConfig) -> list[nn.Sequential]:
     kind, nums_blocks = DEPTHS[config.depth]
-    block = partial(kind, option="B", se_ratio=config.se_ratio, mix=config.mix)
+    block = partial(kind, config=config.block())
     outputs = [width * kind.expansion for width in WIDTHS]
     inputs = [WIDTHS[0], *outputs[:-1]]
     return [

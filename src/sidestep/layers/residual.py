@@ -3,19 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sidestep.errors import RecipeError
 from sidestep.layers.blend import blend_outputs
 from sidestep.layers.positions import share_of_macs
-from sidestep.layers.shortcut import Shortcut, make_shortcut
+from sidestep.layers.shortcut import Shortcut, make_projection, make_shortcut
 from sidestep.layers.squeeze_excite import SqueezeExcite
 from sidestep.layers.unit import Unit
 
 Mix = Literal["output", "branch"]
+Skip = Literal["relu", "linear", "own"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockConfig:
+    """Settings that all residual blocks of a network share.
+
+    Args:
+        shortcut: what stands in for the input where shapes change, see `make_shortcut`.
+        se_ratio: r of squeeze-and-excitation at the end of the branch, or None without.
+        mix: how soft weights blend, see `ResidualUnit`.
+        skip: what a skipped block returns where shapes change, see `ResidualUnit`.
+
+    Raises:
+        RecipeError: for a skip that has no effect beside the other settings, or contradicts them.
+    """
+
+    shortcut: Shortcut = "A"
+    se_ratio: int | None = None
+    mix: Mix = "output"
+    skip: Skip = "relu"
+
+    def __post_init__(self) -> None:
+        if self.skip not in get_args(Skip):
+            raise RecipeError(
+                f"skip must be one of {', '.join(get_args(Skip))}, got {self.skip!r}; most papers use relu"
+            )
+        if self.skip != "relu" and self.mix == "branch":
+            raise RecipeError(
+                f"skip must be relu with mix 'branch', whose blend relu(S + v * B) is relu(S) for a skipped "
+                f"block, got {self.skip!r}; drop it, or set mix: output"
+            )
+        if self.skip == "linear" and self.shortcut != "B":
+            raise RecipeError(
+                f"skip 'linear' has no effect on shortcut {self.shortcut!r}, which is never negative and "
+                "needs no ReLU; drop it, or set shortcut: B"
+            )
 
 
 class ResidualUnit(Unit):
@@ -24,10 +63,16 @@ class ResidualUnit(Unit):
     Subclasses define `shortcut` and `branch`. With S and B for these two::
 
         execute(x) = relu(S(x) + B(x))
-        skip(x)    = relu(S(x))
+        skip(x)    = relu(S(x)) | S(x) | relu(BN(conv1x1(x)))
+
+    What skipping returns where shapes change is `BlockConfig.skip`: "relu" (the first; S alone would let
+    negative features into blocks that are trained behind a ReLU), "linear" (the second, released code of
+    SkipNet) or "own" (the third, a projection beside S that skipping alone runs, released code of CoDiNet).
+    Where the shape is kept it is x itself.
 
     Attributes:
         projects: whether the shortcut is learnt and can be negative.
+        rectifies: whether skipping ends with the ReLU of "relu"; nothing but a projection needs it.
         mix: how soft weights v blend. "output" is v * execute + (1 - v) * skip (RDI-Net eq. 9), "branch" is
             relu(S + v * B) (ConvNet-AIG); both agree for v in {0, 1}.
     """
@@ -35,6 +80,7 @@ class ResidualUnit(Unit):
     def __init__(self, *, in_channels: int, stage: int, mix: Mix = "output") -> None:
         super().__init__(in_channels=in_channels, stage=stage)
         self.projects = False
+        self.rectifies = False
         self.mix: Mix = mix
 
     def shortcut(self, x: Tensor) -> Tensor:
@@ -47,8 +93,11 @@ class ResidualUnit(Unit):
         return self.execute(x) if option else self.skip(x)
 
     def skip(self, x: Tensor) -> Tensor:
-        """Return the output of the skipped unit; inputs are non-negative, so only projections need relu."""
-        return F.relu(self.shortcut(x)) if self.projects else self.shortcut(x)
+        """Return the output of the skipped unit."""
+        if self.bypass is not None:
+            skipped: Tensor = self.bypass(x)
+            return skipped
+        return F.relu(self.shortcut(x)) if self.rectifies else self.shortcut(x)
 
     def execute(self, x: Tensor) -> Tensor:
         """Return the output of the executed unit."""
@@ -62,16 +111,18 @@ class ResidualUnit(Unit):
         """Return the unit's output with everything computed and blended: the masked reference.
 
         Args:
-            x: (B, C, H, W) non-negative features.
+            x: (B, C, H, W) features.
             weights: (B, 2) weights of skip and execute.
         """
         branch, shortcut = self.branch(x), self.shortcut(x)
         v = weights[:, 1].to(branch.dtype).view(-1, 1, 1, 1)
         if self.mix == "branch":
             return F.relu(shortcut + v * branch)
-        if self.projects:
-            # relu(relu(S) + B), which blend_outputs would compute from skip(), is not the executed output.
-            return torch.lerp(F.relu(shortcut), F.relu(shortcut + branch), v)
+        if self.rectifies or self.bypass is not None:
+            # blend_outputs would add what skip() returns to the branch, and the executed block adds S.
+            executed = F.relu(shortcut + branch)
+            skipped = F.relu(shortcut) if self.bypass is None else self.bypass(x)
+            return torch.lerp(skipped.to(executed.dtype), executed, v)
         return blend_outputs(branch, shortcut, weights[:, 1])
 
 
@@ -81,14 +132,15 @@ class _Block(ResidualUnit):
     downsample: nn.Module | None
     se: SqueezeExcite | None
 
-    def _close(
-        self, in_channels: int, out_channels: int, stride: int, option: Shortcut, se_ratio: int | None
-    ) -> None:
-        """Add what follows the convolutions: squeeze-and-excitation, and the shortcut."""
-        self.se = None if se_ratio is None else SqueezeExcite(out_channels, se_ratio)
-        self.downsample = make_shortcut(in_channels, out_channels, stride=stride, option=option)
+    def _close(self, in_channels: int, out_channels: int, stride: int, config: BlockConfig) -> None:
+        """Add what follows the convolutions: squeeze-and-excitation, the shortcut, and a way around both."""
+        self.se = None if config.se_ratio is None else SqueezeExcite(out_channels, config.se_ratio)
+        self.downsample = make_shortcut(in_channels, out_channels, stride=stride, option=config.shortcut)
         self.keeps_input = self.downsample is None
-        self.projects = option == "B" and not self.keeps_input
+        self.projects = config.shortcut == "B" and not self.keeps_input
+        self.rectifies = self.projects and config.skip == "relu"
+        if config.skip == "own" and not self.keeps_input:
+            self.bypass = nn.Sequential(*make_projection(in_channels, out_channels, stride), nn.ReLU())
 
     def shortcut(self, x: Tensor) -> Tensor:
         return x if self.downsample is None else self.downsample(x)
@@ -110,9 +162,7 @@ class BasicBlock(_Block):
         out_channels: channels of the output; twice the input's in the first block of a later stage.
         stride: 1, or 2 for the first block of a later stage.
         stage: index of the stage.
-        option: the shortcut where shapes change, see `make_shortcut`.
-        se_ratio: r of squeeze-and-excitation at the end of the branch, or None without.
-        mix: how soft weights blend, see `ResidualUnit`.
+        config: settings; by default zeros are padded where shapes change.
     """
 
     expansion = 1
@@ -124,16 +174,15 @@ class BasicBlock(_Block):
         *,
         stride: int,
         stage: int,
-        option: Shortcut = "A",
-        se_ratio: int | None = None,
-        mix: Mix = "output",
+        config: BlockConfig | None = None,
     ) -> None:
-        super().__init__(in_channels=in_channels, stage=stage, mix=mix)
+        config = config or BlockConfig()
+        super().__init__(in_channels=in_channels, stage=stage, mix=config.mix)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self._close(in_channels, out_channels, stride, option, se_ratio)
+        self._close(in_channels, out_channels, stride, config)
 
     def convolutions(self, x: Tensor) -> Tensor:
         out: Tensor = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
@@ -154,9 +203,7 @@ class Bottleneck(_Block):
         out_channels: channels of the output, four times those of the 3x3 convolution.
         stride: 1, or 2 for the first block of a later stage.
         stage: index of the stage.
-        option: the shortcut where shapes change, see `make_shortcut`.
-        se_ratio: r of squeeze-and-excitation at the end of the branch, or None without.
-        mix: how soft weights blend, see `ResidualUnit`.
+        config: settings; by default the shortcut is projected where shapes change.
     """
 
     expansion = 4
@@ -168,11 +215,10 @@ class Bottleneck(_Block):
         *,
         stride: int,
         stage: int,
-        option: Shortcut = "B",
-        se_ratio: int | None = None,
-        mix: Mix = "output",
+        config: BlockConfig | None = None,
     ) -> None:
-        super().__init__(in_channels=in_channels, stage=stage, mix=mix)
+        config = config or BlockConfig(shortcut="B")
+        super().__init__(in_channels=in_channels, stage=stage, mix=config.mix)
         width = out_channels // self.expansion
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -180,7 +226,7 @@ class Bottleneck(_Block):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
-        self._close(in_channels, out_channels, stride, option, se_ratio)
+        self._close(in_channels, out_channels, stride, config)
 
     def convolutions(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)

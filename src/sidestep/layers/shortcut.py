@@ -30,10 +30,14 @@ def make_shortcut(
     if option == "A":
         return PadShortcut(in_channels, out_channels, stride)
     if option == "B":
-        return nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
-        )
+        return nn.Sequential(*make_projection(in_channels, out_channels, stride))
     return PoolShortcut(in_channels, out_channels, stride, zeros="end" if option == "pool_end" else "both")
+
+
+def make_projection(in_channels: int, out_channels: int, stride: int) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """Return the parts of a projection: a 1x1 convolution with a stride, and BatchNorm."""
+    convolution = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+    return convolution, nn.BatchNorm2d(out_channels)
 
 
 class PadShortcut(nn.Module):

@@ -24,6 +24,7 @@ class Unit(nn.Module):
         stage: index of the stage, for weights that routers share by stage.
         num_options: number K of options.
         keeps_input: whether option 0 returns its input as it is, so that nothing has to be computed for it.
+        bypass: what option 0 runs and no other option does, or None; weights of a static network lack it.
     """
 
     num_options = 2
@@ -33,6 +34,7 @@ class Unit(nn.Module):
         self.in_channels = in_channels
         self.stage = stage
         self.keeps_input = False
+        self.bypass: nn.Module | None = None
 
     def run(self, option: int, x: Tensor) -> Tensor:
         """Return the output of one option for the whole batch.

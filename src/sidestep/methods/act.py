@@ -65,6 +65,7 @@ ACT = Method(
     router=partial(_router, spatial=False),
     losses=_losses,
     network=HaltingNetwork,
+    skips_openers=False,
 )
 
 SACT = replace(

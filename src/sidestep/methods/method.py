@@ -63,6 +63,7 @@ class Method(Generic[Settings]):
         wants_greedy: whether the losses compare with the most probable decisions (`Batch.greedy`).
         network: (backbone, router) -> the dynamic network.
         statistics: settings -> mapping of (B, 3, H, W) uint8 images to (B, S), or None.
+        skips_openers: whether units that change the shape can be skipped, so that `model.skip` matters.
     """
 
     name: str
@@ -76,3 +77,4 @@ class Method(Generic[Settings]):
     wants_greedy: bool = False
     network: Callable[[Backbone, Router | None], RoutedNetwork] = RoutedNetwork
     statistics: Callable[[Settings], Callable[[Tensor], Tensor] | None] = no_statistics
+    skips_openers: bool = True

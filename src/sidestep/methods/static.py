@@ -22,4 +22,5 @@ STATIC = Method(
     summary="the backbone itself, every block executed",
     settings=StaticConfig,
     router=_router,
+    skips_openers=False,
 )
