@@ -14,13 +14,17 @@ from sidestep.backbones.backbone import Backbone
 from sidestep.backbones.build import ModelConfig, build_backbone
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
 from sidestep.backbones.halting import HaltingNetwork
+from sidestep.backbones.preact_resnet import Images
 from sidestep.backbones.routed import RoutedNetwork
 from sidestep.layers.residual import Mix, Skip
 from sidestep.layers.shortcut import Shortcut
-from sidestep.routing.halting import HaltingRouter
+from sidestep.methods.act import ACT, SACT, HaltingConfig
 from sidestep.routing.relational import RelationalConfig, RelationalRouter
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import Noise, Sample, argmax
+
+# Of images that end as 1x1 features behind the four stages of a network for photographs.
+HALTING_SIZE = 32
 
 
 class TableRouter(Router):
@@ -120,12 +124,17 @@ def shared_network(depth: int = 8, shortcut: Shortcut = "A", skip: Skip = "relu"
 
 
 def halting_network(
-    depth: int = 20, *, spatial: bool = False, preact: bool = True, eps: float = 0.01
+    depth: int = 20,
+    *,
+    spatial: bool = False,
+    preact: bool = True,
+    eps: float = 0.01,
+    images: Images = "cifar",
 ) -> HaltingNetwork:
     """Return a network in evaluation mode that halts after one unit here and after the last one there."""
-    backbone = build_backbone(ModelConfig(name=f"cifar_resnet{depth}", preact=preact), 10)
-    units = backbone.units
-    router = HaltingRouter([u.in_channels for u in units], [u.stage for u in units], spatial=spatial, eps=eps)
+    name = f"cifar_resnet{depth}" if images == "cifar" else f"resnet{depth}"
+    backbone = build_backbone(ModelConfig(name=name, preact=preact), 10)
+    router = (SACT if spatial else ACT).router(backbone, HaltingConfig(eps=eps))
     network = HaltingNetwork(backbone, router)
     enliven(network)
     for unit in router.halting.values():
@@ -139,16 +148,19 @@ def halting_network(
     for norm in router.modules():
         if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
             norm.train().momentum = 1.0
+    batch, size = (64, 8) if images == "cifar" else (16, HALTING_SIZE)
     with torch.no_grad():
-        network(torch.randn(64, 3, 8, 8))
+        network(torch.randn(batch, 3, size, size))
     return network.eval()
 
 
 @cache
-def shared_halting_network(depth: int = 20, *, spatial: bool = False, preact: bool = True) -> HaltingNetwork:
+def shared_halting_network(
+    depth: int = 20, *, spatial: bool = False, preact: bool = True, images: Images = "cifar"
+) -> HaltingNetwork:
     """Return a halting network that no test may change."""
     torch.manual_seed(depth)
-    return halting_network(depth, spatial=spatial, preact=preact)
+    return halting_network(depth, spatial=spatial, preact=preact, images=images)
 
 
 def branch_rows(backbone: Backbone) -> AbstractContextManager[list[int]]:

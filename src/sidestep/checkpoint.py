@@ -125,6 +125,7 @@ def load_static_weights(backbone: nn.Module, path: Path) -> None:
     module, fresh = backbone, set[str]()
     if isinstance(backbone, Backbone):
         module, fresh = backbone.origin, backbone.skip_names
+        renamed = {backbone.static_name(key): tensor for key, tensor in renamed.items()}
     for name, tensor in module.state_dict().items():
         if name.endswith("num_batches_tracked") or name in fresh:
             renamed.setdefault(name, tensor)

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sidestep.errors import RecipeError
-from sidestep.layers.residual import BasicBlock, BlockConfig, Bottleneck, HalfBlock, Mix, Skip, residual_stage
+from sidestep.layers.residual import (
+    BasicBlock,
+    BlockConfig,
+    Bottleneck,
+    HalfBlock,
+    Mix,
+    Skip,
+    residual_stages,
+)
 from tests import strategies
 from tests.doubles import enliven
 from tests.reference import blend as reference
@@ -345,15 +353,23 @@ def test_squeeze_and_excitation_scales_the_branch_behind_its_last_norm(kind: str
 
 
 def test_the_first_block_of_a_stage_changes_the_shape_and_the_others_keep_it() -> None:
-    stage = residual_stage(
-        partial(BasicBlock, config=BlockConfig(mix="branch")), 2, 4, num_blocks=3, stride=2, stage=1
-    )
-    assert [(block.in_channels, block.stage, block.keeps_input, block.mix) for block in stage] == [
+    block = partial(BasicBlock, config=BlockConfig(mix="branch"))
+    first, second = residual_stages(block, stem=2, widths=[2, 4], nums_blocks=[1, 3])
+    blocks = [*first, *second]
+    assert [(block.in_channels, block.stage, block.keeps_input, block.mix) for block in blocks] == [
+        (2, 0, True, "branch"),
         (2, 1, False, "branch"),
         (4, 1, True, "branch"),
         (4, 1, True, "branch"),
     ]
     x = torch.rand(1, 2, 6, 6)
-    for block in stage:
+    for block in blocks:
         x = block.execute(x)
     assert x.shape == (1, 4, 3, 3)
+
+
+def test_the_first_block_of_a_network_may_be_another_one() -> None:
+    stages = residual_stages(
+        BasicBlock, stem=2, widths=[8, 16], nums_blocks=[2, 1], first=partial(BasicBlock, config=PROJECTS)
+    )
+    assert [block.projects for stage in stages for block in stage] == [True, False, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,24 @@ def test_the_recipes_hold_the_released_codes_numbers(name: str, depth: int) -> N
     network = untrained(recipe, num_classes=10)
     assert isinstance(network.backbone, PreactResNet)
     assert network.backbone.config.depth == depth
+
+
+def test_the_imagenet_recipe_holds_the_released_codes_numbers() -> None:
+    recipe = load_recipe(RECIPES / "sact_resnet101_imagenet.yaml")
+    (joint,) = recipe.training.phases
+    assert (recipe.settings.tau, recipe.settings.eps) == (0.005, 0.01)
+    assert (joint.lr, recipe.training.optimizer.momentum, recipe.training.label_smoothing) == (0.05, 0.9, 0.1)
+    assert [after - before for before, after in itertools.pairwise([0, *joint.milestones, joint.epochs])] == [
+        30
+    ] * 3
+    assert (recipe.training.optimizer.weight_decay, recipe.training.optimizer.decayed) == (1e-4, "weights")
+    assert (recipe.data.image_size, recipe.data.mean, recipe.data.std) == (224, (0.5,) * 3, (0.5,) * 3)
+    with torch.device("meta"):
+        backbone = build_backbone(recipe.model, 1000)
+        router = SACT.router(backbone, recipe.settings)
+    assert isinstance(backbone, PreactResNet)
+    assert [unit.stage for unit in backbone.units] == [0] * 3 + [1] * 4 + [2] * 23 + [3] * 3
+    assert len(router.halting) == 33 - 4
 
 
 @BOTH

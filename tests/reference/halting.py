@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-LEAK = 0.1
+# Slope below zero and epsilon behind the BatchNorms of halting units: leaky ReLU, and nothing.
+Norm = tuple[float, float]
+CIFAR: Norm = (0.1, 1e-3)
+IMAGENET: Norm = (1.0, 1e-5)
 
 
 def halting(scores: list[Tensor], eps: float) -> tuple[int, Tensor, list[Tensor]]:
@@ -24,22 +27,22 @@ def halting(scores: list[Tensor], eps: float) -> tuple[int, Tensor, list[Tensor]
     return num_units, remainder, [*scores[: num_units - 1], remainder, *zeros]
 
 
-def act_score(state: dict[str, Tensor], x: Tensor) -> Tensor:
+def act_score(state: dict[str, Tensor], x: Tensor, norm: Norm = CIFAR) -> Tensor:
     """Return the score of one (C, H, W) map in evaluation mode."""
-    pooled = _activated(state, "norm", x.mean(dim=(1, 2)))
+    pooled = _activated(state, "norm", x.mean(dim=(1, 2)), norm)
     return torch.sigmoid(state["score.weight"][0] @ pooled + state["score.bias"][0])
 
 
-def sact_score(state: dict[str, Tensor], x: Tensor, row: int, column: int) -> Tensor:
+def sact_score(state: dict[str, Tensor], x: Tensor, row: int, column: int, norm: Norm = CIFAR) -> Tensor:
     """Return the score of one position of one (C, H, W) map in evaluation mode."""
-    padded = functional.pad(_activated(state, "local_norm", x), (1, 1, 1, 1))
+    padded = functional.pad(_activated(state, "local_norm", x, norm), (1, 1, 1, 1))
     window = padded[:, row : row + 3, column : column + 3]
     local = (state["local_score.weight"][0] * window).sum() + state["local_score.bias"][0]
-    pooled = _activated(state, "global_norm", x.mean(dim=(1, 2)))
+    pooled = _activated(state, "global_norm", x.mean(dim=(1, 2)), norm)
     return torch.sigmoid(local + state["global_score.weight"][0] @ pooled)
 
 
-def act_image(network: Any, image: Tensor) -> dict[str, Any]:
+def act_image(network: Any, image: Tensor, norm: Norm = CIFAR) -> dict[str, Any]:
     """Return logits, executed units and ponder costs of one (3, H, W) image under ACT."""
     x = network.backbone.stem(image.unsqueeze(0))
     executed: list[float] = []
@@ -50,7 +53,7 @@ def act_image(network: Any, image: Tensor) -> dict[str, Any]:
             outputs.append(unit.execute(outputs[-1]))
             if offset < len(units) - 1:
                 state = network.router.halting[str(first + offset + 1)].state_dict(keep_vars=True)
-                scores.append(act_score(state, outputs[-1][0]))
+                scores.append(act_score(state, outputs[-1][0], norm))
         num_units, remainder, weights = halting(scores, network.router.eps)
         x = sum(p * out for p, out in zip(weights, outputs[1:], strict=True))  # type: ignore[assignment]
         executed += [float(offset < num_units) for offset in range(len(units))]
@@ -58,7 +61,7 @@ def act_image(network: Any, image: Tensor) -> dict[str, Any]:
     return {"logits": network.backbone.head(x)[0], "executed": executed, "ponder": torch.stack(ponder)}
 
 
-def sact_image(network: Any, image: Tensor) -> dict[str, Any]:
+def sact_image(network: Any, image: Tensor, norm: Norm = CIFAR) -> dict[str, Any]:
     """Return the same under SACT, with the shares of positions that every unit's convolutions need."""
     x = network.backbone.stem(image.unsqueeze(0))
     ponder: list[Tensor] = []
@@ -83,7 +86,7 @@ def sact_image(network: Any, image: Tensor) -> dict[str, Any]:
             if offset < len(units) - 1:
                 state = network.router.halting[str(first + offset + 1)].state_dict(keep_vars=True)
                 for place in places:
-                    scores[place].append(sact_score(state, new[0], *place))
+                    scores[place].append(sact_score(state, new[0], *place, norm))
         x = torch.zeros_like(outputs[-1])
         costs = []
         for place, of_place in scores.items():
@@ -101,7 +104,10 @@ def _halted(scores: list[Tensor], eps: float) -> bool:
 
 
 def _needed(runs: list[tuple[int, int]], height: int, width: int) -> dict[str, float]:
-    """Return the shares of positions for which conv2 and conv1 are computed; the first looks one around."""
+    """Return the shares of positions for which conv1 is computed, and for which conv2 and any behind it are.
+
+    The 3x3 conv2 looks one position around itself, whatever conv1 is.
+    """
     around = {
         (row + down, column + right) for row, column in runs for down in (-1, 0, 1) for right in (-1, 0, 1)
     }
@@ -120,10 +126,11 @@ def _stages(network: Any) -> list[tuple[int, list[Any]]]:
     return stages
 
 
-def _activated(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+def _activated(state: dict[str, Tensor], name: str, x: Tensor, norm: Norm) -> Tensor:
+    leak, eps = norm
     shape = [-1] + [1] * (x.dim() - 1)
     mean, var, weight, bias = (
         state[f"{name}.{key}"].view(shape) for key in ("running_mean", "running_var", "weight", "bias")
     )
-    normed = (x - mean) / torch.sqrt(var + 1e-3) * weight + bias
-    return torch.where(normed > 0, normed, LEAK * normed)
+    normed = (x - mean) / torch.sqrt(var + eps) * weight + bias
+    return torch.where(normed > 0, normed, leak * normed)

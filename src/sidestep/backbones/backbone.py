@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
@@ -38,6 +38,10 @@ class Backbone(nn.Module):
         """Return the number K of options that every unit has."""
         return max((unit.num_options for unit in self.units), default=2)
 
+    def static_name(self, name: str) -> str:
+        """Return the name that a tensor of a static weight file has here."""
+        return name
+
     def stem(self, images: Tensor) -> Tensor:
         """Return the (B, C, H, W) features, or (B, N, C) tokens, in front of the first unit."""
         raise NotImplementedError
@@ -52,3 +56,17 @@ class Backbone(nn.Module):
         for unit in self.units:
             x = unit.execute(x)
         return self.head(x)
+
+
+class StagedBackbone(Backbone):
+    """A backbone with stages of units named `layer1`, `layer2` and so on, as in torchvision."""
+
+    def add_stages(self, stages: Iterable[nn.Sequential]) -> None:
+        """Make stages of units parts of the network, in order of execution."""
+        for number, stage in enumerate(stages, start=1):
+            self.add_module(f"layer{number}", stage)
+
+    @property
+    def units(self) -> list[Unit]:
+        stages = (part for name, part in self.named_children() if name.startswith("layer"))
+        return [unit for stage in stages for unit in stage.children() if isinstance(unit, Unit)]

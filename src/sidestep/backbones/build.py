@@ -10,7 +10,7 @@ from typing import Literal
 from sidestep.backbones.backbone import Backbone
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
 from sidestep.backbones.imagenet_resnet import DEPTHS, ImageNetResNet, ImageNetResNetConfig
-from sidestep.backbones.preact_resnet import PreactResNet, PreactResNetConfig
+from sidestep.backbones.preact_resnet import PREACT_DEPTHS, Images, PreactResNet, PreactResNetConfig
 from sidestep.errors import RecipeError
 from sidestep.layers.residual import Mix, Skip
 from sidestep.layers.shortcut import Shortcut
@@ -40,8 +40,8 @@ class ModelConfig:
         se_ratio: r of squeeze-and-excitation at the end of every branch (16 makes SE-ResNets), or None.
         skip: what a skipped unit returns where shapes change: "relu" (its shortcut behind a ReLU), "linear"
             (its shortcut B as it is, SkipNet) or "own" (a projection beside its shortcut, CoDiNet).
-        preact: blocks with BatchNorm and activation before every convolution and a pooled shortcut, as in ACT
-            and SACT (CIFAR ResNets); shortcut, mix, options, se_ratio and skip have no meaning then.
+        preact: blocks with BatchNorm and activation before every convolution, as in ACT and SACT (CIFAR
+            ResNets, and resnet50, 101, 152); shortcut, mix, options, se_ratio and skip have no meaning then.
         init: file of static weights to start from (safetensors or torch state dict); also the teacher.
         pretrained: let timm download the weights to start from.
         units: "blocks", or "sublayers" for attention and MLP of a ViT block as two units (timm).
@@ -115,12 +115,17 @@ def _network_config(
     config: ModelConfig, num_classes: int
 ) -> CifarResNetConfig | PreactResNetConfig | ImageNetResNetConfig:
     match = _CIFAR_RESNET.fullmatch(config.name)
-    if config.preact and match:
-        _refuse(config, _BLOCKS, "a network with preact")
-        return PreactResNetConfig(depth=int(match[1]), num_classes=num_classes)
+    if not match and config.name not in _IMAGENET_RESNETS:
+        raise RecipeError(
+            f"name must be cifar_resnet<6n+2>, one of {', '.join(_IMAGENET_RESNETS)}, or timm/<name>, got "
+            f"{config.name!r}; for example cifar_resnet32"
+        )
+    depth = int(match[1]) if match else _IMAGENET_RESNETS[config.name]
+    if config.preact:
+        return _preact_config(config, num_classes, depth, on_cifar=bool(match))
     if match:
         return CifarResNetConfig(
-            depth=int(match[1]),
+            depth=depth,
             num_classes=num_classes,
             shortcut=config.shortcut or "A",
             mix=config.mix,
@@ -128,26 +133,30 @@ def _network_config(
             se_ratio=config.se_ratio,
             skip=config.skip,
         )
-    if config.name not in _IMAGENET_RESNETS:
-        raise RecipeError(
-            f"name must be cifar_resnet<6n+2>, one of {', '.join(_IMAGENET_RESNETS)}, or timm/<name>, got "
-            f"{config.name!r}; for example cifar_resnet32"
-        )
-    choices = (
-        ("shortcut", config.shortcut or "B", "B"),
-        ("options", config.options, 2),
-        ("preact", config.preact, False),
-    )
-    for setting, value, only in choices:
+    for setting, value, only in (("shortcut", config.shortcut or "B", "B"), ("options", config.options, 2)):
         if value != only:
             raise RecipeError(
                 f"{setting} must be {only} for {config.name}, got {value!r}; "
                 "leave it out, only cifar_resnet<6n+2> knows others"
             )
     return ImageNetResNetConfig(
-        depth=_IMAGENET_RESNETS[config.name],
+        depth=depth,
         num_classes=num_classes,
         mix=config.mix,
         se_ratio=config.se_ratio,
         skip=config.skip,
     )
+
+
+def _preact_config(
+    config: ModelConfig, num_classes: int, depth: int, *, on_cifar: bool
+) -> PreactResNetConfig:
+    _refuse(config, _BLOCKS, "a network with preact")
+    if not on_cifar and depth not in PREACT_DEPTHS:
+        known = ", ".join(f"resnet{known}" for known in PREACT_DEPTHS)
+        raise RecipeError(
+            f"preact must be false for {config.name}, whose blocks are no bottlenecks, got true; drop it, or "
+            f"choose one of {known}"
+        )
+    images: Images = "cifar" if on_cifar else "imagenet"
+    return PreactResNetConfig(depth=depth, num_classes=num_classes, images=images)

@@ -9,13 +9,12 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sidestep.backbones.backbone import Backbone
+from sidestep.backbones.backbone import StagedBackbone
 from sidestep.errors import RecipeError
 from sidestep.layers.pool import global_average_pool
-from sidestep.layers.residual import BasicBlock, BlockConfig, HalfBlock, Mix, Skip, residual_stage
+from sidestep.layers.residual import BasicBlock, BlockConfig, HalfBlock, Mix, Skip, residual_stages
 from sidestep.layers.shortcut import Shortcut
 from sidestep.layers.squeeze_excite import check_se_ratio
-from sidestep.layers.unit import Unit
 
 WIDTHS = (16, 32, 64)
 
@@ -60,12 +59,17 @@ class CifarResNetConfig:
                 f"depth must be 6n + 2 with n >= 1, got {self.depth}; try 20, 32, 44, 56 or 110"
             )
 
+    @property
+    def blocks_per_stage(self) -> int:
+        """Return n."""
+        return (self.depth - 2) // 6
+
     def block(self) -> BlockConfig:
         """Return the settings of every block."""
         return BlockConfig(shortcut=self.shortcut, se_ratio=self.se_ratio, mix=self.mix, skip=self.skip)
 
 
-class CifarResNet(Backbone):
+class CifarResNet(StagedBackbone):
     """A ResNet-(6n+2) with state-dict names as in torchvision (`conv1`, `layer1.0.conv1`, ..., `fc`)."""
 
     def __init__(self, config: CifarResNetConfig) -> None:
@@ -73,16 +77,13 @@ class CifarResNet(Backbone):
         self.config = config
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
-        self.layer1, self.layer2, self.layer3 = _stages(config)
+        block = partial(BasicBlock if config.options == 2 else HalfBlock, config=config.block())
+        nums_blocks = [config.blocks_per_stage] * len(WIDTHS)
+        self.add_stages(residual_stages(block, stem=WIDTHS[0], widths=WIDTHS, nums_blocks=nums_blocks))
         self.fc = nn.Linear(WIDTHS[-1], config.num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
-
-    @property
-    def units(self) -> list[Unit]:
-        stages = (self.layer1, self.layer2, self.layer3)
-        return [unit for stage in stages for unit in stage if isinstance(unit, Unit)]
 
     def stem(self, images: Tensor) -> Tensor:
         return F.relu(self.bn1(self.conv1(images)), inplace=True)
@@ -90,18 +91,3 @@ class CifarResNet(Backbone):
     def head(self, features: Tensor) -> Tensor:
         logits: Tensor = self.fc(global_average_pool(features))
         return logits
-
-
-def _stages(config: CifarResNetConfig) -> list[nn.Sequential]:
-    block = partial(BasicBlock if config.options == 2 else HalfBlock, config=config.block())
-    return [
-        residual_stage(
-            block,
-            WIDTHS[max(stage - 1, 0)],
-            WIDTHS[stage],
-            num_blocks=(config.depth - 2) // 6,
-            stride=2 if stage else 1,
-            stage=stage,
-        )
-        for stage in range(len(WIDTHS))
-    ]

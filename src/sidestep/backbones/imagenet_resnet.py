@@ -8,12 +8,11 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sidestep.backbones.backbone import Backbone
+from sidestep.backbones.backbone import StagedBackbone
 from sidestep.errors import RecipeError
 from sidestep.layers.pool import global_average_pool
-from sidestep.layers.residual import BasicBlock, BlockConfig, Bottleneck, Mix, Skip, residual_stage
+from sidestep.layers.residual import BasicBlock, BlockConfig, Bottleneck, Mix, Skip, residual_stages
 from sidestep.layers.squeeze_excite import check_se_ratio
-from sidestep.layers.unit import Unit
 
 WIDTHS = (64, 128, 256, 512)
 
@@ -62,7 +61,7 @@ class ImageNetResNetConfig:
         return BlockConfig(shortcut="B", se_ratio=self.se_ratio, mix=self.mix, skip=self.skip)
 
 
-class ImageNetResNet(Backbone):
+class ImageNetResNet(StagedBackbone):
     """A ResNet-18, 34, 50, 101 or 152 that takes the state dicts of torchvision's and timm's.
 
     A shortcut is projected (option B) where shapes change, and a bottleneck has its stride in the 3x3
@@ -75,16 +74,14 @@ class ImageNetResNet(Backbone):
         self.config = config
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
-        self.layer1, self.layer2, self.layer3, self.layer4 = _stages(config)
-        self.fc = nn.Linear(WIDTHS[-1] * DEPTHS[config.depth][0].expansion, config.num_classes)
+        kind, nums_blocks = DEPTHS[config.depth]
+        widths = [width * kind.expansion for width in WIDTHS]
+        block = partial(kind, config=config.block())
+        self.add_stages(residual_stages(block, stem=WIDTHS[0], widths=widths, nums_blocks=nums_blocks))
+        self.fc = nn.Linear(widths[-1], config.num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    @property
-    def units(self) -> list[Unit]:
-        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
-        return [unit for stage in stages for unit in stage if isinstance(unit, Unit)]
 
     def stem(self, images: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(images)), inplace=True)
@@ -93,21 +90,3 @@ class ImageNetResNet(Backbone):
     def head(self, features: Tensor) -> Tensor:
         logits: Tensor = self.fc(global_average_pool(features))
         return logits
-
-
-def _stages(config: ImageNetResNetConfig) -> list[nn.Sequential]:
-    kind, nums_blocks = DEPTHS[config.depth]
-    block = partial(kind, config=config.block())
-    outputs = [width * kind.expansion for width in WIDTHS]
-    inputs = [WIDTHS[0], *outputs[:-1]]
-    return [
-        residual_stage(
-            block,
-            inputs[stage],
-            outputs[stage],
-            num_blocks=num_blocks,
-            stride=2 if stage else 1,
-            stage=stage,
-        )
-        for stage, num_blocks in enumerate(nums_blocks)
-    ]

@@ -1,80 +1,181 @@
-"""Pre-activation ResNets for 32x32 images, as ACT and SACT use them."""
+"""Pre-activation ResNets (He et al. 2016b) for 32x32 images and for photographs, as ACT and SACT use them."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sidestep.backbones.backbone import Backbone
-from sidestep.backbones.cifar_resnet import WIDTHS, CifarResNetConfig
+from sidestep.backbones import cifar_resnet, imagenet_resnet
+from sidestep.backbones.backbone import StagedBackbone
+from sidestep.errors import RecipeError
+from sidestep.layers.norm import CIFAR, IMAGENET, NormStyle
 from sidestep.layers.pool import global_average_pool
-from sidestep.layers.preact import BN_EPS, LEAK, PreactBlock
+from sidestep.layers.preact import PreactBlock, PreactBottleneck
+from sidestep.layers.residual import Bottleneck, residual_stages
 from sidestep.layers.unit import Unit
+
+Images = Literal["cifar", "imagenet"]
+
+# Depths for photographs: those with bottlenecks.
+PREACT_DEPTHS = {
+    depth: nums_blocks
+    for depth, (block, nums_blocks) in imagenet_resnet.DEPTHS.items()
+    if block is Bottleneck
+}
+
+# What parts of timm's resnetv2 are called here.
+_TIMM_NAMES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"^stem\.conv\."), lambda match: "conv1."),
+    (re.compile(r"^stages\.(\d+)\.blocks\."), lambda match: f"layer{int(match[1]) + 1}."),
+    (re.compile(r"\.norm(\d)\."), lambda match: f".bn{match[1]}."),
+    (re.compile(r"\.downsample\.conv\."), lambda match: ".downsample."),
+    (re.compile(r"^norm\."), lambda match: "bn."),
+    (re.compile(r"^head\.fc\."), lambda match: "fc."),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreactResNetConfig:
-    """Settings of a pre-activation CIFAR ResNet.
+    """Settings of a pre-activation ResNet.
 
     Args:
-        depth: 6n + 2 layers for n blocks a stage: 20, 32, 44, 56, 110.
+        depth: 6n + 2 layers for n blocks a stage on "cifar" (20, 32, 44, 56, 110); 50, 101 or 152 on
+            "imagenet".
         num_classes: classes of the head.
+        images: "cifar" for 32x32 images, "imagenet" for photographs.
+
+    Raises:
+        RecipeError: naming the first setting that is wrong.
     """
 
     depth: int = 32
     num_classes: int = 10
+    images: Images = "cifar"
 
     def __post_init__(self) -> None:
-        CifarResNetConfig(depth=self.depth)  # the same rule of depths
+        if self.images not in get_args(Images):
+            raise RecipeError(
+                f"images must be one of {', '.join(get_args(Images))}, got {self.images!r}; "
+                "cifar is for 32x32 pixels"
+            )
+        if self.images == "imagenet" and self.depth not in PREACT_DEPTHS:
+            raise RecipeError(
+                f"depth must be one of {', '.join(map(str, PREACT_DEPTHS))} on ImageNet, got {self.depth}; "
+                "other networks have no bottlenecks"
+            )
+        if self.images == "cifar":
+            cifar_resnet.CifarResNetConfig(depth=self.depth)  # the same rule of depths
+
+    @property
+    def nums_blocks(self) -> tuple[int, ...]:
+        """Return the number of blocks of every stage."""
+        if self.images == "imagenet":
+            return PREACT_DEPTHS[self.depth]
+        blocks = cifar_resnet.CifarResNetConfig(depth=self.depth).blocks_per_stage
+        return (blocks,) * len(cifar_resnet.WIDTHS)
 
 
-class PreactResNet(Backbone):
-    """A ResNet-(6n+2) of pre-activation blocks, after the released code of SACT.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    """What the networks for 32x32 images and for photographs do not have in common.
 
-    The stem is a convolution alone; the head averages over positions before its BatchNorm and leaky ReLU.
-    State-dict names are those of `CifarResNet`, with the head's BatchNorm as `bn`.
+    Attributes:
+        style: of BatchNorm and activation.
+        stem: kernel size and stride of the first convolution.
+        pools: whether a max-pooling that halves the features follows it.
+        widths: channels of the 3x3 convolutions of every stage; the first is also the stem's.
+        expansion: channels behind a block over its width.
+        block: makes a block.
+        first: makes the network's first block, if that is another one.
+        head: whether positions are averaged before BatchNorm and activation or behind them.
+    """
+
+    style: NormStyle
+    stem: tuple[int, int]
+    pools: bool
+    widths: tuple[int, ...]
+    expansion: int
+    block: Callable[..., Unit]
+    first: Callable[..., Unit] | None = None
+    head: Literal["pool_first", "norm_first"]
+
+
+_LAYOUTS: dict[Images, _Layout] = {
+    "cifar": _Layout(
+        style=CIFAR,
+        stem=(3, 1),
+        pools=False,
+        widths=cifar_resnet.WIDTHS,
+        expansion=PreactBlock.expansion,
+        block=PreactBlock,
+        first=partial(PreactBlock, first=True),
+        head="pool_first",
+    ),
+    "imagenet": _Layout(
+        style=IMAGENET,
+        stem=(7, 2),
+        pools=True,
+        widths=imagenet_resnet.WIDTHS,
+        expansion=PreactBottleneck.expansion,
+        block=PreactBottleneck,
+        head="norm_first",
+    ),
+}
+
+
+class PreactResNet(StagedBackbone):
+    """A ResNet of pre-activation blocks, after the released code of SACT.
+
+    The stem is a convolution without BatchNorm, which the first block begins with; the head has the last one.
+    On CIFAR a leaky ReLU follows every BatchNorm, and the head averages over positions first; on ImageNet it
+    is ReLU, and positions are averaged behind it. State-dict names are those of the other ResNets here, with
+    the head's BatchNorm as `bn`; weights of timm's resnetv2_50, 101 and 152 load as well.
     """
 
     def __init__(self, config: PreactResNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
-        blocks = (config.depth - 2) // 6
-        self.layer1, self.layer2, self.layer3 = (_stage(s, blocks) for s in range(3))
-        self.bn = nn.BatchNorm1d(WIDTHS[-1], eps=BN_EPS)
-        self.fc = nn.Linear(WIDTHS[-1], config.num_classes)
+        layout = self._layout = _LAYOUTS[config.images]
+        kernel, stride = layout.stem
+        self.conv1 = nn.Conv2d(3, layout.widths[0], kernel, stride=stride, padding=kernel // 2, bias=False)
+        widths = [width * layout.expansion for width in layout.widths]
+        self.add_stages(
+            residual_stages(
+                layout.block,
+                stem=layout.widths[0],
+                widths=widths,
+                nums_blocks=config.nums_blocks,
+                first=layout.first,
+            )
+        )
+        norm = nn.BatchNorm1d if layout.head == "pool_first" else nn.BatchNorm2d
+        self.bn = norm(widths[-1], eps=layout.style.eps)
+        self.fc = nn.Linear(widths[-1], config.num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
         nn.init.zeros_(self.fc.bias)
 
-    @property
-    def units(self) -> list[Unit]:
-        stages = (self.layer1, self.layer2, self.layer3)
-        return [unit for stage in stages for unit in stage if isinstance(unit, Unit)]
+    def static_name(self, name: str) -> str:
+        for pattern, replacement in _TIMM_NAMES:
+            name = pattern.sub(replacement, name)
+        return name
 
     def stem(self, images: Tensor) -> Tensor:
         features: Tensor = self.conv1(images)
-        return features
+        return F.max_pool2d(features, 3, stride=2, padding=1) if self._layout.pools else features
 
     def head(self, features: Tensor) -> Tensor:
-        pooled = self.bn(global_average_pool(features))
-        logits: Tensor = self.fc(F.leaky_relu(pooled, LEAK))
+        activate = self._layout.style.activate
+        if self._layout.head == "pool_first":
+            pooled = activate(self.bn(global_average_pool(features)))
+        else:
+            pooled = global_average_pool(activate(self.bn(features), inplace=True))
+        logits: Tensor = self.fc(pooled)
         return logits
-
-
-def _stage(stage: int, blocks: int) -> nn.Sequential:
-    return nn.Sequential(*(_block(stage, index) for index in range(blocks)))
-
-
-def _block(stage: int, index: int) -> PreactBlock:
-    opens = index == 0 and stage > 0
-    return PreactBlock(
-        WIDTHS[stage - 1] if opens else WIDTHS[stage],
-        WIDTHS[stage],
-        stride=2 if opens else 1,
-        stage=stage,
-        first=index == 0 and stage == 0,
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -258,25 +258,28 @@ class HalfBlock(BasicBlock):
         return Unit.forward(self, x, weights)
 
 
-def residual_stage(
-    block: Callable[..., ResidualUnit],
-    in_channels: int,
-    out_channels: int,
+def residual_stages(
+    block: Callable[..., Unit],
     *,
-    num_blocks: int,
-    stride: int,
-    stage: int,
-) -> nn.Sequential:
-    """Return the blocks of one stage, of which the first one changes the shape.
+    stem: int,
+    widths: Sequence[int],
+    nums_blocks: Sequence[int],
+    first: Callable[..., Unit] | None = None,
+) -> list[nn.Sequential]:
+    """Return the stages of a residual network, all but the first of which halve height and width.
 
     Args:
         block: makes a block of its two numbers of channels, `stride` and `stage`.
-        in_channels: channels in front of the stage.
-        out_channels: channels behind every block.
-        num_blocks: blocks in the stage.
-        stride: of the first block; the others have 1.
-        stage: index of the stage.
+        stem: channels in front of the first stage.
+        widths: channels behind every block of each stage.
+        nums_blocks: blocks in each stage.
+        first: makes the network's first block, if that is another one.
     """
-    first = block(in_channels, out_channels, stride=stride, stage=stage)
-    rest = (block(out_channels, out_channels, stride=1, stage=stage) for _ in range(num_blocks - 1))
-    return nn.Sequential(first, *rest)
+    stages = []
+    for stage, (width, num_blocks) in enumerate(zip(widths, nums_blocks, strict=True)):
+        before = widths[stage - 1] if stage else stem
+        opener = block if stage or first is None else first
+        blocks = [opener(before, width, stride=2 if stage else 1, stage=stage)]
+        blocks += [block(width, width, stride=1, stage=stage) for _ in range(num_blocks - 1)]
+        stages.append(nn.Sequential(*blocks))
+    return stages

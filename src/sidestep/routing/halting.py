@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from sidestep.layers.norm import CIFAR, NormStyle
 from sidestep.layers.pool import global_average_pool
 from sidestep.routing.router import Router
 
 # sigmoid(-3) = 0.047, so that stages run to their end at the start of training.
 _BIAS = -3.0
-_LEAK, _BN_EPS = 0.1, 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,21 +75,23 @@ class Halting:
 
 
 class HaltingUnit(nn.Module):
-    """The score of an image as a whole: W * lrelu(BN(GAP(x))) + b, before the sigmoid (ACT).
+    """The score of an image as a whole: W * act(BN(GAP(x))) + b, before the sigmoid (ACT).
 
     Args:
         channels: C of the features.
+        style: of BatchNorm and activation.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, style: NormStyle = CIFAR) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(channels, eps=_BN_EPS)
+        self.style = style
+        self.norm = nn.BatchNorm1d(channels, eps=style.eps)
         self.score = nn.Linear(channels, 1)
         _begin_open(self.score)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the (B, 1, 1, 1) logits of (B, C, H, W) features."""
-        pooled = F.leaky_relu(self.norm(global_average_pool(features)), _LEAK)
+        pooled = self.style.activate(self.norm(global_average_pool(features)))
         logits: Tensor = self.score(pooled)
         return logits.view(-1, 1, 1, 1)
 
@@ -102,25 +103,27 @@ class HaltingUnit(nn.Module):
 class SpatialHaltingUnit(nn.Module):
     """The score of every position, before the sigmoid (SACT).
 
-    With two BatchNorms: conv3x3(lrelu(BN(x))) + b + V * lrelu(BN'(GAP(x))).
+    With two BatchNorms: conv3x3(act(BN(x))) + b + V * act(BN'(GAP(x))).
 
     Args:
         channels: C of the features.
+        style: of BatchNorm and activation.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, style: NormStyle = CIFAR) -> None:
         super().__init__()
-        self.local_norm = nn.BatchNorm2d(channels, eps=_BN_EPS)
+        self.style = style
+        self.local_norm = nn.BatchNorm2d(channels, eps=style.eps)
         self.local_score = nn.Conv2d(channels, 1, 3, padding=1)
-        self.global_norm = nn.BatchNorm1d(channels, eps=_BN_EPS)
+        self.global_norm = nn.BatchNorm1d(channels, eps=style.eps)
         self.global_score = nn.Linear(channels, 1, bias=False)
         _begin_open(self.local_score)
         nn.init.kaiming_normal_(self.global_score.weight)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the (B, 1, H, W) logits of (B, C, H, W) features."""
-        local: Tensor = self.local_score(F.leaky_relu(self.local_norm(features), _LEAK))
-        pooled = F.leaky_relu(self.global_norm(global_average_pool(features)), _LEAK)
+        local: Tensor = self.local_score(self.style.activate(self.local_norm(features)))
+        pooled = self.style.activate(self.global_norm(global_average_pool(features)))
         whole: Tensor = self.global_score(pooled)
         return local + whole.view(-1, 1, 1, 1)
 
@@ -152,10 +155,17 @@ class HaltingRouter(Router):
         stages: stage index of every unit.
         spatial: whether positions halt (SACT) or images (ACT).
         eps: what the scores may miss of 1 where a stage halts, in (0, 1).
+        style: of BatchNorm and activation in the halting units.
     """
 
     def __init__(
-        self, channels: Sequence[int], stages: Sequence[int], *, spatial: bool, eps: float = 0.01
+        self,
+        channels: Sequence[int],
+        stages: Sequence[int],
+        *,
+        spatial: bool,
+        eps: float = 0.01,
+        style: NormStyle = CIFAR,
     ) -> None:
         super().__init__()
         self.spatial = spatial
@@ -163,7 +173,7 @@ class HaltingRouter(Router):
         kind = SpatialHaltingUnit if spatial else HaltingUnit
         # Keyed by the unit in front of which they are asked; openers have none.
         self.halting = nn.ModuleDict(
-            {str(n): kind(channels[n]) for n in range(1, len(channels)) if stages[n] == stages[n - 1]}
+            {str(n): kind(channels[n], style) for n in range(1, len(channels)) if stages[n] == stages[n - 1]}
         )
 
     def forward(self, unit: int, features: Tensor, state: Any) -> tuple[Tensor, Any]:
