@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sidestep.data.augment import Draws, Normalize, crop_and_flip, draw_epoch
+from sidestep.data.augment import Draws, Normalize, crop_and_flip, draw_epoch, make_normalization, standardize
+from sidestep.data.config import DataConfig
 
 CPU = torch.device("cpu")
 
@@ -76,6 +79,56 @@ def test_normalize_takes_either_memory_layout() -> None:
     images = random_images(2, 4, 4)
     normalize = Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), CPU)
     assert torch.equal(normalize(images), normalize(images.contiguous()))
+
+
+def test_standardizing_gives_the_numbers_that_tensorflow_documents() -> None:
+    """Its example is the 2x2 image with channels 1 to 12; deviation sqrt(143 / 12)."""
+    pixels = torch.arange(1, 13, dtype=torch.uint8).view(1, 2, 2, 3).permute(0, 3, 1, 2)
+    documented = [-1.593255, -1.3035723, -1.0138896, -0.7242068, -0.4345241, -0.14484136]
+    documented += [-value for value in reversed(documented)]
+    standardized = standardize(pixels).permute(0, 2, 3, 1).flatten()
+    torch.testing.assert_close(standardized, torch.tensor(documented))
+
+
+@given(batch=st.integers(1, 4), height=st.integers(1, 6), width=st.integers(1, 6), low=st.integers(0, 255))
+def test_standardizing_is_the_literal_formula_for_every_image_by_itself(
+    batch: int, height: int, width: int, low: int
+) -> None:
+    images = random_images(batch, height, width).clamp_min(low)  # a single value where low is 255
+    standardized = standardize(images)
+    for b in range(batch):
+        values = [float(value) for value in images[b].flatten()]
+        mean = sum(values) / len(values)
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+        expected = (images[b].double() - mean) / max(deviation, 1 / math.sqrt(len(values)))
+        torch.testing.assert_close(standardized[b].double(), expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(standardize(images[b : b + 1])[0], standardized[b])
+    assert standardized.is_contiguous(memory_format=torch.channels_last)
+    assert standardized.dtype == torch.float32
+
+
+def test_a_uniform_image_becomes_zeros_and_a_deviation_is_at_least_one_over_the_root_of_its_size() -> None:
+    uniform = torch.full((1, 3, 4, 4), 200, dtype=torch.uint8)
+    assert not standardize(uniform).any()
+    # One of 48 numbers is higher by 1: the deviation is sqrt(47) / 48, just below the bound 1 / sqrt(48).
+    uniform[0, 0, 0, 0] = 201
+    assert standardize(uniform)[0, 0, 0, 0].item() == pytest.approx(47 / 48 * math.sqrt(48), rel=1e-4)
+
+
+def test_a_config_chooses_between_both() -> None:
+    images = random_images(2, 4, 4)
+    config = DataConfig(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    expected = Normalize(config.mean, config.std, CPU)(images)
+    assert torch.equal(make_normalization(config, CPU)(images), expected)
+    per_image = make_normalization(DataConfig(per_image_standardization=True), CPU)
+    assert torch.equal(per_image(images), standardize(images))
+
+
+def test_standardizing_takes_either_memory_layout_and_leaves_its_input() -> None:
+    images = random_images(2, 4, 4)
+    before = images.clone()
+    assert torch.equal(standardize(images), standardize(images.contiguous()))
+    assert torch.equal(images, before)
 
 
 def test_padding_is_black_before_normalisation() -> None:

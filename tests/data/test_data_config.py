@@ -26,6 +26,14 @@ from sidestep.errors import RecipeError
         ({"mean": (123.0, 116.0, 103.0)}, r"mean must be three numbers in \[0, 1\]"),
         ({"std": (0.2, 0.2, 0.0)}, "std must be three numbers above 0"),
         ({"std": (0.2,)}, "std must be three numbers above 0"),
+        (
+            {"per_image_standardization": True, "mean": (0.5, 0.5, 0.5)},
+            r"mean has no effect beside per_image_standardization, .* got \(0.5, 0.5, 0.5\); drop one",
+        ),
+        (
+            {"per_image_standardization": True, "std": (0.5, 0.5, 0.5)},
+            r"std has no effect beside per_image_standardization, .* got \(0.5, 0.5, 0.5\); drop one",
+        ),
         ({"crop_padding": -1}, "crop_padding must be at least 0, got -1"),
         ({"storage": "disk"}, "storage must be one of auto, memory, stream, got 'disk'"),
         ({"workers": -1}, "workers must be at least 0, got -1"),
@@ -47,6 +55,7 @@ def test_defaults_are_those_of_the_rdi_net_recipe() -> None:
     assert config.mean == (0.4914, 0.4822, 0.4465)
     assert config.std == (0.2023, 0.1994, 0.2010)
     assert (config.crop_padding, config.flip) == (4, True)
+    assert not config.per_image_standardization
 
 
 def test_a_config_is_frozen_and_keyword_only() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sidestep.data import DataConfig, MemorySet, Shard, color_histogram
-from sidestep.data.augment import Normalize, crop_and_flip, draw_epoch
+from sidestep.data.augment import Normalize, crop_and_flip, draw_epoch, standardize
 from sidestep.data.imageset import epoch_order
 from sidestep.errors import DataError, RecipeError
 from sidestep.types import Batch
@@ -143,6 +143,27 @@ def test_mean_and_std_normalise() -> None:
     for channel in range(3):
         expected = (pixels[:, channel] - mean[channel]) / std[channel]
         torch.testing.assert_close(batch.images[:, channel], expected)
+
+
+def test_every_image_is_standardized_by_itself_behind_its_crop() -> None:
+    images = make_set(crop_padding=2, per_image_standardization=True)
+    (batch, *_) = images.train_batches(epoch=3, batch_size=8, seed=7)
+    order = torch.from_numpy(epoch_order(23, seed=7, epoch=3))[:8]
+    draws = draw_epoch(23, seed=7, epoch=3, padding=2, flip=True, device=torch.device("cpu")).rows(slice(8))
+    cropped = crop_and_flip(images.images[order], draws, 2)
+    assert torch.equal(batch.images, standardize(cropped))
+    assert torch.equal(next(images.eval_batches(batch_size=5)).images, standardize(images.images[:5]))
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_standardized_shards_lie_side_by_side(world_size: int) -> None:
+    images = make_set(per_image_standardization=True)
+    (whole, *_) = images.train_batches(epoch=0, batch_size=6, seed=0)
+    shards = [
+        next(images.train_batches(epoch=0, batch_size=6, seed=0, shard=Shard(rank, world_size))).images
+        for rank in range(world_size)
+    ]
+    assert torch.equal(torch.cat(shards), whole.images)
 
 
 def test_batches_are_channels_last_and_do_not_share_memory_with_the_set() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sidestep.data import DataConfig, ImageSet, Shard, StreamSet, color_histogram, load_data
-from sidestep.data.augment import Normalize
+from sidestep.data.augment import Normalize, standardize
 from sidestep.data.folders import FolderImages
 from sidestep.data.imageset import epoch_order
 from sidestep.errors import DataError, RecipeError
@@ -144,6 +144,19 @@ def test_statistics_are_those_of_the_crop(photos: Callable[..., ImageSet]) -> No
     ):
         assert batch.statistics is not None
         torch.testing.assert_close(batch.images.mean(dim=(2, 3)) * 255, batch.statistics)
+
+
+def test_every_image_is_standardized_by_itself(photos: Callable[..., ImageSet]) -> None:
+    plain, own = photos(**PLAIN), photos(per_image_standardization=True)
+    for seen, expected in (
+        (
+            own.train_batches(epoch=0, batch_size=20, seed=0),
+            plain.train_batches(epoch=0, batch_size=20, seed=0),
+        ),
+        (own.eval_batches(batch_size=20), plain.eval_batches(batch_size=20)),
+    ):
+        pixels = (next(expected).images * 255).round().byte()
+        assert torch.equal(next(seen).images, standardize(pixels))
 
 
 def test_global_random_state_is_neither_read_nor_moved(photos: Callable[..., ImageSet]) -> None:

@@ -94,6 +94,7 @@ def test_the_recipes_hold_the_released_codes_numbers(name: str, depth: int) -> N
     assert (joint.lr, recipe.training.optimizer.momentum, recipe.data.crop_padding) == (0.1, 0.9, 2)
     assert (recipe.training.optimizer.weight_decay, recipe.training.optimizer.decayed) == (2e-4, "weights")
     assert (recipe.settings.tau, recipe.settings.eps) == (0.01, 0.01)
+    assert recipe.data.per_image_standardization
     network = untrained(recipe, num_classes=10)
     assert isinstance(network.backbone, PreactResNet)
     assert network.backbone.config.depth == depth

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sidestep.data.config import Triple
+from sidestep.data.config import DataConfig, Triple
 from sidestep.data.imageset import epoch_generator
 
 _AUGMENTATION = 1
@@ -68,6 +69,32 @@ def _crop(pixels: Tensor, draws: Draws, padding: int) -> Tensor:
     crops = padded.unfold(1, height, 1).unfold(2, width * channels, channels)
     chosen = crops[torch.arange(batch, device=pixels.device), draws.top, draws.left]
     return chosen.view(batch, height, width, channels)
+
+
+def make_normalization(config: DataConfig, device: torch.device | str) -> Callable[[Tensor], Tensor]:
+    """Return the mapping of (B, 3, H, W) uint8 images on a device to what a network sees."""
+    if config.per_image_standardization:
+        return standardize
+    return Normalize(config.mean, config.std, device)
+
+
+def standardize(images: Tensor) -> Tensor:
+    """Return (B, 3, H, W) uint8 as float32 in channels_last memory, every image by its own statistics.
+
+    As TensorFlow's per_image_standardization of pixels from 0 to 255; for n = 3HW numbers x of an image::
+
+        (x - mean(x)) / max(std(x), 1 / sqrt(n))
+
+    Sums of whole numbers are exact in float64, so an image is the same in every batch and on every device.
+    """
+    batch, channels, height, width = images.shape
+    rows = images.permute(0, 2, 3, 1).reshape(batch, -1).float()
+    count = rows.shape[1]
+    mean = rows.sum(1, keepdim=True, dtype=torch.float64) / count
+    variance = rows.square().sum(1, keepdim=True, dtype=torch.float64) / count - mean.square()
+    std = variance.clamp_min(1 / count).sqrt()
+    standardized = rows.sub_(mean.float()).div_(std.float())
+    return standardized.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 class Normalize:

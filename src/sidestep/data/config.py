@@ -13,6 +13,8 @@ Triple = tuple[float, float, float]
 SOURCES = "'digits', 'hfds/<hub id or local folder>', 'torch/cifar10', 'torch/cifar100' or an image folder"
 TORCH_SOURCES = ("torch/cifar10", "torch/cifar100")
 DEFAULT_CROP_PADDING = 4
+DEFAULT_MEAN: Triple = (0.4914, 0.4822, 0.4465)
+DEFAULT_STD: Triple = (0.2023, 0.1994, 0.2010)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,9 @@ class DataConfig:
         split_seed: seed of the images that are held out and of those that `limit` keeps.
         mean: of each channel of pixels in [0, 1], subtracted; RDI-Net's values for CIFAR-10 and CIFAR-100.
         std: of each channel, divided by.
+        per_image_standardization: subtract every image's own mean and divide by its own deviation, over all
+            pixels and channels, as TensorFlow's function of this name does (ACT, SACT); mean and std have no
+            meaning then.
         crop_padding: zero pixels around an image of which training sees a random crop; memory only.
         flip: whether training mirrors every other image.
         views: augmented views of every image in a batch, one after the other (CoDiNet); an epoch shows every
@@ -48,8 +53,9 @@ class DataConfig:
     image_size: int | None = None
     val_fraction: float = 0.1
     split_seed: int = 0
-    mean: Triple = (0.4914, 0.4822, 0.4465)
-    std: Triple = (0.2023, 0.1994, 0.2010)
+    mean: Triple = DEFAULT_MEAN
+    std: Triple = DEFAULT_STD
+    per_image_standardization: bool = False
     crop_padding: int = DEFAULT_CROP_PADDING
     flip: bool = True
     views: int = 1
@@ -60,6 +66,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         _check_source(self.source, self.root)
         _check_pixels(self.mean, self.std)
+        if self.per_image_standardization:
+            _check_per_image(self.mean, self.std)
         if not 0.0 <= self.val_fraction < 1.0:
             raise RecipeError(f"val_fraction must be in [0, 1), got {self.val_fraction}; 0 holds out nothing")
         if self.storage not in get_args(Storage):
@@ -110,3 +118,12 @@ def _check_pixels(mean: Triple, std: Triple) -> None:
         raise RecipeError(f"mean must be three numbers in [0, 1], one for each channel, got {mean}")
     if len(std) != 3 or not all(value > 0.0 for value in std):
         raise RecipeError(f"std must be three numbers above 0, one for each channel, got {std}")
+
+
+def _check_per_image(mean: Triple, std: Triple) -> None:
+    for name, value, default in (("mean", mean, DEFAULT_MEAN), ("std", std, DEFAULT_STD)):
+        if tuple(value) != default:
+            raise RecipeError(
+                f"{name} has no effect beside per_image_standardization, which takes every image's own, got "
+                f"{value}; drop one of them"
+            )

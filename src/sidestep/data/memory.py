@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sidestep.data.augment import Normalize, crop_and_flip, draw_epoch
+from sidestep.data.augment import crop_and_flip, draw_epoch, make_normalization
 from sidestep.data.config import DataConfig
 from sidestep.data.histogram import Statistics
 from sidestep.data.imageset import Shard, count_steps, epoch_order, eval_rows, train_rows
@@ -49,7 +49,7 @@ class MemorySet:
         self.config = config
         self.images = images.to(device).contiguous(memory_format=torch.channels_last)
         self.labels = labels.to(device, torch.int64)
-        self._normalize = Normalize(config.mean, config.std, device)
+        self._normalize = make_normalization(config, device)
         self.statistics = None if statistics is None else _in_chunks(statistics, self.images)
 
     def __len__(self) -> int:

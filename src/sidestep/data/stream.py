@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from sidestep.data.augment import Normalize
+from sidestep.data.augment import make_normalization
 from sidestep.data.config import DataConfig, check_stream
 from sidestep.data.decode import Decoder, Framing, Request, decode_batches
 from sidestep.data.histogram import Statistics
@@ -46,7 +46,7 @@ class StreamSet:
         self.config = config
         self.indices = indices
         self.device = torch.device(device)
-        self._normalize = Normalize(config.mean, config.std, self.device)
+        self._normalize = make_normalization(config, self.device)
         self._decoder = Decoder(split, framing, flip=config.flip, statistics=statistics)
 
     def __len__(self) -> int:
