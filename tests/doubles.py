@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from sidestep.backbones.backbone import Backbone
 from sidestep.backbones.build import ModelConfig, build_backbone
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
+from sidestep.backbones.exits import ExitNetwork
 from sidestep.backbones.halting import HaltingNetwork
+from sidestep.backbones.msdnet import MsdNet, MsdNetConfig
 from sidestep.backbones.preact_resnet import Images
+from sidestep.backbones.ranet import RaNet, RaNetConfig
 from sidestep.backbones.routed import RoutedNetwork
 from sidestep.layers.residual import Mix, Skip
 from sidestep.layers.shortcut import Shortcut
@@ -161,6 +164,47 @@ def shared_halting_network(
     """Return a halting network that no test may change."""
     torch.manual_seed(depth)
     return halting_network(depth, spatial=spatial, preact=preact, images=images)
+
+
+# Small networks with early exits; between them they have every setting and every kind of layer.
+EXIT_NETWORKS: dict[str, RaNetConfig | MsdNetConfig] = {
+    "ranet": RaNetConfig(
+        scale_list=(1, 2, 2), step=2, channels=4, growth=4, gr_factor=(2, 2, 1), bn_factor=(2, 1, 1)
+    ),
+    "ranet_lg": RaNetConfig(
+        scale_list=(1, 1, 2, 3), blocks=1, block_step=1, step=2, stepmode="lg", channels=3, growth=5,
+        gr_factor=(2, 1, 2, 1), bn_factor=(1, 2, 1, 2), reduction=0.4, compress=0.3, num_classes=4,
+    ),
+    "msdnet": MsdNetConfig(blocks=4, base=2, step=2, channels=4, growth=4, num_classes=5),
+    "msdnet_min": MsdNetConfig(
+        blocks=3, base=1, step=1, stepmode="lin_grow", prune="min", channels=4, growth=3, gr_factor=(1, 2, 3),
+        bn_factor=None, reduction=0.7,
+    ),
+    "msdnet_short": MsdNetConfig(num_scales=4, blocks=2, base=2, step=1, channels=4, growth=4,
+        gr_factor=(1, 1, 2, 2), bn_factor=(1, 2, 2, 1)),
+}  # fmt: skip
+
+
+def make_exit_network(config: RaNetConfig | MsdNetConfig) -> ExitNetwork:
+    return RaNet(config) if isinstance(config, RaNetConfig) else MsdNet(config)
+
+
+def lively_exits(network: ExitNetwork, images: Tensor) -> ExitNetwork:
+    """Return the network in evaluation mode with statistics of these images, whose logits then differ."""
+    enliven(network)
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.train().momentum = 1.0
+    with torch.no_grad():
+        network(images)
+    return network.eval()
+
+
+@cache
+def shared_exit_network(name: str) -> ExitNetwork:
+    """Return a lively network in evaluation mode that no test may change."""
+    torch.manual_seed(0)
+    return lively_exits(make_exit_network(EXIT_NETWORKS[name]), torch.randn(32, 3, 16, 16))
 
 
 def branch_rows(backbone: Backbone) -> AbstractContextManager[list[int]]:

@@ -276,7 +276,7 @@ def test_a_damaged_checkpoint_is_refused(run: Path, tmp_path: Path) -> None:
 
 
 def test_an_unknown_execution_is_refused(run: Path) -> None:
-    with pytest.raises(RecipeError, match="execution must be one of masked, gathered, got 'magic'"):
+    with pytest.raises(RecipeError, match="execution must be one of masked, gathered, cascade, got 'magic'"):
         sidestep.evaluate(run, execution="magic")
 
 

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sidestep.backbones.attached import attach_exits
     from sidestep.backbones.routed import RoutedNetwork
     from sidestep.cost.macs import measure_cost
     from sidestep.errors import (
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     from sidestep.evaluation.report import Report
     from sidestep.execution.gathered import gathered
     from sidestep.recipe import Recipe, load_recipe
+    from sidestep.routing.exits import ExitRule
     from sidestep.routing.relational import RelationalRouter
     from sidestep.routing.router import Router
-    from sidestep.runs import bench, evaluate, load, train
+    from sidestep.runs import ExitBudget, bench, calibrate, curve, evaluate, load, train
     from sidestep.types import Batch, CostModel, Decisions, RoutedOutput
     from sidestep.wrapping import wrap
 
@@ -38,6 +40,8 @@ _HOMES = {
     "DataError": "errors",
     "Decisions": "types",
     "ExecutionError": "errors",
+    "ExitBudget": "runs",
+    "ExitRule": "routing.exits",
     "Recipe": "recipe",
     "RecipeError": "errors",
     "RelationalRouter": "routing.relational",
@@ -47,7 +51,10 @@ _HOMES = {
     "Router": "routing.router",
     "SidestepError": "errors",
     "TrainingError": "errors",
+    "attach_exits": "backbones.attached",
     "bench": "runs",
+    "calibrate": "runs",
+    "curve": "runs",
     "evaluate": "runs",
     "gathered": "execution.gathered",
     "load": "runs",
@@ -64,6 +71,8 @@ __all__ = [
     "DataError",
     "Decisions",
     "ExecutionError",
+    "ExitBudget",
+    "ExitRule",
     "Recipe",
     "RecipeError",
     "RelationalRouter",
@@ -73,7 +82,10 @@ __all__ = [
     "Router",
     "SidestepError",
     "TrainingError",
+    "attach_exits",
     "bench",
+    "calibrate",
+    "curve",
     "evaluate",
     "gathered",
     "load",

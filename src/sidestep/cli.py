@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from sidestep.errors import SidestepError
 
 if TYPE_CHECKING:
     from sidestep.recipe import Recipe
+    from sidestep.runs import ExitBudget
 
 QUICKSTART = Path(__file__).parent / "quickstart.yaml"
 _TRAIN_OPTIONS = {
@@ -59,9 +61,15 @@ def _run(arguments: list[str]) -> int:
         return _train(settings, overrides)
     if command == "quickstart":
         return _quickstart(settings, overrides)
-    return {"evaluate": _evaluate, "bench": _bench, "methods": _methods, "results": _results}[command](
-        settings
-    )
+    commands = {
+        "evaluate": _evaluate,
+        "calibrate": _calibrate,
+        "curve": _curve,
+        "bench": _bench,
+        "methods": _methods,
+        "results": _results,
+    }
+    return commands[command](settings)
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -98,6 +106,22 @@ def _parser() -> ArgumentParser:
     train.add_argument("--strategy", default="auto", help="auto, or ddp for several processes")
     commands.add_subcommand("train", train, help="train a recipe into a run folder")
     commands.add_subcommand("evaluate", _evaluate_parser(), help="accuracy, cost and paths of a run")
+    calibrate = ArgumentParser(
+        description="Solve the thresholds of early exits for a budget, and keep them in the checkpoint."
+    )
+    calibrate.add_argument("run", type=str, help="run folder")
+    _add_budget(calibrate)
+    _add_place(calibrate)
+    calibrate.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    commands.add_subcommand("calibrate", calibrate, help="early exits that meet a budget")
+    curve = ArgumentParser(
+        description="Accuracy over cost of a run's early exits, into exits.csv and exits.png of its folder."
+    )
+    curve.add_argument("run", type=str, help="run folder")
+    _add_criterion(curve)
+    curve.add_argument("--num-budgets", type=int, default=20, help="from the cheapest to the dearest exit")
+    _add_place(curve)
+    commands.add_subcommand("curve", curve, help="accuracy over cost of early exits")
     bench = ArgumentParser(
         description="Measure a run's network beside its static origin in several runtimes."
     )
@@ -132,14 +156,34 @@ def _parser() -> ArgumentParser:
 def _evaluate_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Evaluate a run: arg-max decisions without noise, or drawn ones.")
     parser.add_argument("run", type=str, help="run folder")
-    parser.add_argument("--execution", default="masked", help="masked or gathered")
+    parser.add_argument("--execution", default="masked", help="masked, gathered, or cascade with early exits")
     parser.add_argument("--decisions", default="argmax", help="argmax, or sampled with training's noise")
     parser.add_argument("--seed", type=int | None, help="of sampled decisions (default: 0)")
     parser.add_argument("--split", default="test", help="test or val")
-    parser.add_argument("--checkpoint", default="best", help="best or last")
-    parser.add_argument("--source", type=str | None, help="where the data lies now (as data.source)")
+    _add_budget(parser)
+    _add_place(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser
+
+
+def _add_place(parser: ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", default="best", help="best or last")
+    parser.add_argument("--source", type=str | None, help="where the data lies now (as data.source)")
+
+
+def _add_budget(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--budget", type=float | None, help="mean MACs of early exits, as a fraction of the full network's"
+    )
+    parser.add_argument("--budget-gflops", type=float | None, help="the same in GFLOPs of 2 x MACs, instead")
+    _add_criterion(parser)
+
+
+def _add_criterion(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--criterion", default="confidence", help="of exits: confidence, margin, entropy or patience"
+    )
+    parser.add_argument("--no-temperatures", action="store_true", help="fit no temperatures of exits")
 
 
 def _print_train_help() -> None:
@@ -175,14 +219,73 @@ def _fit(recipe: Recipe, settings: Any) -> Path:
     return folder
 
 
+def _budget(settings: Any) -> ExitBudget:
+    from sidestep.runs import ExitBudget
+
+    return ExitBudget(
+        fraction=settings.budget,
+        gflops=settings.budget_gflops,
+        criterion=settings.criterion,
+        scale=not settings.no_temperatures,
+    )
+
+
+def _calibrate(settings: Any) -> int:
+    from sidestep.runs import calibrate
+
+    calibration = calibrate(
+        settings.run, _budget(settings), checkpoint=settings.checkpoint, source=settings.source
+    )
+    if settings.json:
+        print(json.dumps(asdict(calibration)))
+        return 0
+    table = Table("exit", "threshold", "temperature", "calibration error", "before", "leave here")
+    for exit, rate in enumerate(calibration.exit_rates):
+        last = exit == len(calibration.thresholds)
+        table.add_row(
+            str(exit + 1),
+            "-" if last else f"{calibration.thresholds[exit]:.4f}",
+            f"{calibration.temperatures[exit]:.3f}",
+            f"{calibration.calibration_errors[exit]:.2%}",
+            f"{calibration.raw_calibration_errors[exit]:.2%}",
+            f"{rate:.1%}",
+        )
+    Console().print(table)
+    cost = f"{2e-9 * calibration.macs:.4f} of {2e-9 * calibration.budget_macs:.4f} GFLOPs"
+    print(f"validation: {calibration.accuracy:.2%} at {cost} per image; kept in the checkpoint")
+    return 0
+
+
+def _curve(settings: Any) -> int:
+    from sidestep.runs import curve
+
+    points = curve(
+        settings.run,
+        criterion=settings.criterion,
+        scale=not settings.no_temperatures,
+        num_budgets=settings.num_budgets,
+        checkpoint=settings.checkpoint,
+        source=settings.source,
+    )
+    table = Table("curve", "budget, GFLOPs", "GFLOPs", "accuracy", title=settings.run)
+    for row in points:
+        budget = "" if row.budget_macs is None else f"{2e-9 * row.budget_macs:.4f}"
+        table.add_row(row.kind, budget, f"{2e-9 * row.point.macs:.4f}", f"{row.point.accuracy:.2%}")
+    Console().print(table)
+    return 0
+
+
 def _evaluate(settings: Any) -> int:
     from sidestep.runs import evaluate
+
+    has_budget = settings.budget is not None or settings.budget_gflops is not None
 
     report = evaluate(
         settings.run,
         execution=settings.execution,
         decisions=settings.decisions,
         seed=settings.seed,
+        budget=_budget(settings) if has_budget else None,
         split=settings.split,
         checkpoint=settings.checkpoint,
         source=settings.source,
@@ -271,7 +374,13 @@ def _report_table(report: dict[str, Any], title: str) -> Table:
     table.add_row("fraction of the static network", f"{report['fraction_of_full']:.1%}")
     table.add_row("executed blocks", f"{report['executed_mean']:.2f} ± {report['executed_std']:.2f}")
     table.add_row("distinct paths", f"{report['num_paths']:,}")
-    table.add_row("keep rate per block", " ".join(f"{rate:.2f}" for rate in report["keep_rates"]))
+    if report["keep_rates"]:
+        table.add_row("keep rate per block", " ".join(f"{rate:.2f}" for rate in report["keep_rates"]))
+    if report.get("exit_rates"):
+        table.add_row("leave at each exit", " ".join(f"{rate:.2f}" for rate in report["exit_rates"]))
+    if report.get("exit_accuracies"):
+        accuracies = " ".join(f"{accuracy:.2%}" for accuracy in report["exit_accuracies"])
+        table.add_row("accuracy of each exit on all", accuracies)
     return table
 
 

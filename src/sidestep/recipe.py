@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from sidestep.backbones.build import ModelConfig
+from sidestep.backbones.build import EXIT_NETWORKS, ModelConfig
 from sidestep.data import DataConfig
 from sidestep.errors import RecipeError
 from sidestep.methods import METHODS, Method
@@ -135,6 +135,7 @@ def _finish(values: dict[str, Any], errors: list[str], source: str) -> Recipe:
     sections = {name: _build(cls, values.get(name) or {}, name, errors) for name, cls in SECTIONS.items()}
     if not errors:
         errors += _skip_errors(str(method), sections["model"])
+        errors += _model_errors(str(method), sections["model"], sections["training"])
         errors += _ramp_errors(sections["training"], settings)
         phases = [
             _phase(phase, method_values, type(settings), f"training.phases.{index}.settings", errors)
@@ -258,6 +259,21 @@ def _skip_errors(method: str, model: ModelConfig) -> list[str]:
     return [
         f"model.skip has no effect under {method}, which executes every block that changes the shape, got "
         f"{model.skip!r}; drop it"
+    ]
+
+
+def _model_errors(method: str, model: ModelConfig, training: TrainingConfig) -> list[str]:
+    """Return what is wrong between a network of exits alone and methods and phases for units."""
+    wanted = METHODS[method].model
+    if wanted is not None and model.name != wanted:
+        return [f"model.name must be {wanted} for method {method}, got {model.name!r}"]
+    if wanted is None and model.name in EXIT_NETWORKS:
+        return [f"method.name must be {model.name} for model {model.name}, got {method!r}"]
+    return [
+        f"training.phases.{index}.paths must be routed for {model.name}, which has no units to choose, got "
+        f"{phase.paths!r}; drop it"
+        for index, phase in enumerate(training.phases)
+        if wanted is not None and phase.paths != "routed"
     ]
 
 

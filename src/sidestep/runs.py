@@ -1,48 +1,47 @@
 """Run folders: train into one, load from one, evaluate and bench what is in it.
 
 A run folder holds `recipe.yaml` (resolved), `metrics.jsonl`, TensorBoard events, `last.safetensors` and
-`best.safetensors`, `environment.json`, after the last epoch `report.json` and `keep_rates.png`, and what
-`bench` measured last as `bench.json`.
+`best.safetensors`, `environment.json`, after the last epoch `report.json` and, for networks with units,
+`keep_rates.png`; `bench` leaves what it measured last as `bench.json`, `curve` `exits.csv` and `exits.png`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
 from lightning_fabric import Fabric
 
+from sidestep.analysis.exits import save_exit_curve
 from sidestep.analysis.figures import save_keep_rates
 from sidestep.analysis.results import BENCH
-from sidestep.backbones.backbone import Backbone
-from sidestep.backbones.build import build_backbone
-from sidestep.backbones.routed import RoutedNetwork, masked
-from sidestep.checkpoint import Checkpoint, load_checkpoint, load_static_weights, load_weights
-from sidestep.cost.macs import measure_cost
-from sidestep.data import Data, load_data
+from sidestep.assembly import Opened, data_of, job_of, open_run
+from sidestep.backbones.exits import ExitNetwork
+from sidestep.backbones.network import DynamicNetwork
+from sidestep.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sidestep.data.sources import Role
-from sidestep.errors import CheckpointError, DataError, RecipeError
+from sidestep.errors import CheckpointError, ExecutionError, RecipeError
 from sidestep.evaluation.bench import BenchResult, bench_network
 from sidestep.evaluation.environment import describe_environment
+from sidestep.evaluation.exits import CurvePoint, ExitCalibration, ExitSurvey, exit_curve, survey_exits
+from sidestep.evaluation.exits import calibrate as solve_exits
 from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.evaluation.sampled import Sampled
-from sidestep.execution.gathered import gathered
-from sidestep.layers.unit import Execute
+from sidestep.execution.executions import execution_of
 from sidestep.recipe import Recipe, from_dict, load_recipe, method_of
+from sidestep.routing.exits import Criterion, ExitRule
 from sidestep.routing.samplers import Noise, is_noisy
-from sidestep.training.distributed import synchronize_batch_norm
-from sidestep.training.loop import BEST, LAST, Job, fit
+from sidestep.training.loop import LAST, Job, fit
 from sidestep.training.step import settings_at
-from sidestep.types import CostModel
+from sidestep.types import Batch
 
-EXECUTIONS: dict[str, Execute] = {"masked": masked, "gathered": gathered}
 DECISIONS = ("argmax", "sampled")
+_EXITS = "exits"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +91,7 @@ def train(
         precision=recipe.training.precision,
     )
     fabric.launch()
-    job = _job(recipe, fabric)
+    job = job_of(recipe, fabric)
     if fabric.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.as_dict(), sort_keys=False))
@@ -105,7 +104,7 @@ def train(
     return folder
 
 
-def load(run: Path | str, *, checkpoint: str = "best") -> RoutedNetwork:
+def load(run: Path | str, *, checkpoint: str = "best") -> DynamicNetwork:
     """Return the trained network of a run, in evaluation mode, ready for `network(images)`.
 
     Args:
@@ -115,7 +114,38 @@ def load(run: Path | str, *, checkpoint: str = "best") -> RoutedNetwork:
     Raises:
         CheckpointError: when the folder holds no such checkpoint, or it is damaged.
     """
-    return _open(Path(run), checkpoint).network
+    return open_run(Path(run), checkpoint).network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitBudget:
+    """What a network with early exits may cost, and how its thresholds are solved for that.
+
+    Args:
+        fraction: largest mean MACs per image, routers included, as a fraction of the full network's.
+        gflops: the same in GFLOPs of 2 x MACs, instead.
+        criterion: by which images leave: "confidence", "margin", "entropy" or "patience".
+        scale: whether the temperatures of the exits are fitted first.
+    """
+
+    fraction: float | None = None
+    gflops: float | None = None
+    criterion: Criterion = "confidence"
+    scale: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.fraction is None) == (self.gflops is None):
+            raise RecipeError(
+                "budget must be given as a fraction of the full network or in GFLOPs, one of them, got "
+                f"{self.fraction} and {self.gflops}"
+            )
+
+    def macs(self, opened: Opened) -> float:
+        """Return the budget in MACs."""
+        if self.fraction is not None:
+            return self.fraction * opened.cost.full_macs
+        assert self.gflops is not None
+        return self.gflops * 1e9 / 2
 
 
 def evaluate(
@@ -124,41 +154,103 @@ def evaluate(
     execution: str = "masked",
     decisions: str = "argmax",
     seed: int | None = None,
+    budget: ExitBudget | None = None,
     split: Role = "test",
     checkpoint: str = "best",
     source: str | None = None,
 ) -> Report:
     """Return the report of a run's network on one of its splits.
 
+    Images leave a network with early exits where `budget` says, or where `calibrate` has said before, or all
+    at the last exit. Thresholds are solved on the validation split.
+
     Args:
         run: a run folder.
-        execution: "masked" or "gathered".
+        execution: "masked", "gathered", or "cascade" for a network with early exits.
         decisions: "argmax", or "sampled" to draw them as the released codes of some methods do: with the
             sampler, noise included, that training ended with. Soft ones mix outputs, masked alone.
         seed: of what is drawn, 0 by default; the same seed gives the same report.
+        budget: of a network with early exits.
         split: "test" or "val".
         checkpoint: "best" or "last".
         source: where the data lies now, if not where the recipe says.
 
     Raises:
         SidestepError: for an evaluation that does not exist, decisions drawn by a method without noise among
-            them.
+            them, or a budget that cannot be met.
     """
-    opened = _open(Path(run), checkpoint)
-    execute, sampled = _execution(execution), _sampled(opened.recipe, decisions, seed)
-    data = _data(opened, split, source)
-    batches = data.test if split == "test" else data.val
-    if batches is None:
-        raise RecipeError(f"split {split!r} is empty in this run; val_fraction of its recipe is 0")
+    opened = open_run(Path(run), checkpoint)
+    chosen, sampled = execution_of(execution), _sampled(opened.recipe, decisions, seed)
+    rule = _known_rule(opened) if budget is None else _solved(opened, budget, source).rule
     return evaluate_network(
         opened.network,
-        batches.eval_batches(batch_size=1000),
+        _batches(opened, split, source),
         opened.cost,
         num_classes=len(opened.values["class_names"]),
-        execute=execute,
-        execution=execution,
+        execution=chosen,
         sampled=sampled,
+        rule=rule,
     )
+
+
+def calibrate(
+    run: Path | str, budget: ExitBudget, *, checkpoint: str = "best", source: str | None = None
+) -> ExitCalibration:
+    """Solve the thresholds of a run's early exits for a budget, keep them in its checkpoint, and return them.
+
+    Args:
+        run: a run folder.
+        budget: what an image may cost on average.
+        checkpoint: "best" or "last".
+        source: where the data lies now, if not where the recipe says.
+
+    Raises:
+        SidestepError: for a network without early exits, or a budget that cannot be met; nothing is written
+            then.
+    """
+    opened = open_run(Path(run), checkpoint)
+    calibration = _solved(opened, budget, source)
+    kept = load_checkpoint(opened.path)
+    save_checkpoint(
+        opened.path, Checkpoint(tensors=kept.tensors, values=kept.values | {_EXITS: asdict(calibration)})
+    )
+    return calibration
+
+
+def curve(
+    run: Path | str,
+    *,
+    criterion: Criterion = "confidence",
+    scale: bool = True,
+    num_budgets: int = 20,
+    checkpoint: str = "best",
+    source: str | None = None,
+) -> list[CurvePoint]:
+    """Return accuracy over cost of a run's early exits on the test split, and keep it as CSV and figure.
+
+    They are `exits.csv` and `exits.png` in the run folder.
+
+    Args:
+        run: a run folder.
+        criterion: by which images leave.
+        scale: whether the temperatures of the exits are fitted first.
+        num_budgets: number of budgets, from the cheapest to the dearest exit.
+        checkpoint: "best" or "last".
+        source: where the data lies now, if not where the recipe says.
+
+    Raises:
+        SidestepError: for a network without early exits.
+    """
+    opened = open_run(Path(run), checkpoint)
+    points = exit_curve(
+        _survey(opened, "val", source),
+        _survey(opened, "test", source),
+        criterion=criterion,
+        scale=scale,
+        num_budgets=num_budgets,
+    )
+    save_exit_curve(Path(run), points)
+    return points
 
 
 def bench(
@@ -180,8 +272,8 @@ def bench(
         checkpoint: "best" or "last".
         source: where the data lies now, if not where the recipe says; real images decide the paths.
     """
-    opened = _open(Path(run), checkpoint)
-    data = _data(opened, "test", source)
+    opened = open_run(Path(run), checkpoint)
+    data = data_of(opened, "test", source)
     if data.test is None:
         raise RecipeError("bench needs the test split of the run's data, and there is none")
     images = next(iter(data.test.eval_batches(batch_size=max(batch_sizes)))).images
@@ -191,97 +283,10 @@ def bench(
         batch_sizes=batch_sizes,
         images=images,
         seconds=seconds,
+        rule=_known_rule(opened),
     )
     (Path(run) / BENCH).write_text(json.dumps(result.as_dict(), indent=1) + "\n")
     return result
-
-
-def untrained(
-    recipe: Recipe, *, num_classes: int, input_size: tuple[int, int] | None = None
-) -> RoutedNetwork:
-    """Return the network of a recipe with its initial weights, with nothing read or downloaded."""
-    torch.manual_seed(recipe.training.seed)
-    backbone = build_backbone(replace(recipe.model, pretrained=False), num_classes, input_size)
-    method = method_of(recipe)
-    return method.network(backbone, method.router(backbone, recipe.settings))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Opened:
-    recipe: Recipe
-    network: RoutedNetwork
-    cost: CostModel
-    values: dict[str, Any]
-
-
-def _open(run: Path, name: str) -> _Opened:
-    path = run / {"best": BEST, "last": LAST}.get(name, name)
-    if not path.is_file():
-        raise CheckpointError(f"run {run} must hold {path.name}, and there is none; train it or name another")
-    checkpoint = load_checkpoint(path)
-    recipe = from_dict(checkpoint.values["recipe"], str(path))
-    height, width = checkpoint.values["input_size"]
-    network = untrained(recipe, num_classes=len(checkpoint.values["class_names"]), input_size=(height, width))
-    load_weights(network, checkpoint.section("model"), f"checkpoint {path}")
-    network.eval()
-    cost = measure_cost(network, (height, width))
-    return _Opened(recipe=recipe, network=network, cost=cost, values=checkpoint.values)
-
-
-def _job(recipe: Recipe, fabric: Fabric) -> Job:
-    method = method_of(recipe)
-    data = load_data(
-        recipe.data,
-        statistics=method.statistics(recipe.settings),
-        splits=("train", "val", "test"),
-        device=fabric.device,
-    )
-    if data.train is not None:
-        data.train.num_steps(recipe.training.batch_size)  # refuses a batch that is too large
-    network = untrained(recipe, num_classes=data.num_classes, input_size=data.input_size)
-    teacher = _start_from_static(network, recipe, data)
-    cost = measure_cost(network, data.input_size)
-    if fabric.world_size > 1:
-        synchronize_batch_norm(network)
-    return Job(
-        network=_placed(network, recipe, fabric),
-        teacher=None if teacher is None else _placed(teacher.eval().requires_grad_(False), recipe, fabric),
-        method=method,
-        settings=recipe.settings,
-        cost=cost,
-        data=data,
-        config=recipe.training,
-        values={
-            "recipe": recipe.as_dict(),
-            "class_names": list(data.class_names),
-            "input_size": list(data.input_size),
-        },
-    )
-
-
-def _start_from_static(network: RoutedNetwork, recipe: Recipe, data: Data) -> Backbone | None:
-    """Load the static origin into the network, and return a copy of it if it is to teach."""
-    teaches = recipe.training.distillation.weight > 0
-    if recipe.model.init is None:
-        if teaches:
-            raise RecipeError(
-                "distillation needs a teacher: set model.init to the weights of the static network"
-            )
-        if recipe.model.pretrained:
-            trained = build_backbone(recipe.model, data.num_classes, data.input_size)
-            network.backbone.load_state_dict(trained.state_dict())
-        return None
-    load_static_weights(network.backbone, Path(recipe.model.init))
-    if not teaches:
-        return None
-    teacher = build_backbone(recipe.model, data.num_classes, data.input_size)
-    load_static_weights(teacher, Path(recipe.model.init))
-    return teacher
-
-
-def _placed(module: Any, recipe: Recipe, fabric: Fabric) -> Any:
-    module = module.to(fabric.device)
-    return module.to(memory_format=torch.channels_last) if recipe.training.channels_last else module
 
 
 def _check_vacant(folder: Path) -> None:
@@ -307,10 +312,33 @@ def _resumable(folder: Path, recipe: Recipe) -> Checkpoint:
     return checkpoint
 
 
-def _execution(name: str) -> Execute:
-    if name not in EXECUTIONS:
-        raise RecipeError(f"execution must be one of {', '.join(EXECUTIONS)}, got {name!r}")
-    return EXECUTIONS[name]
+def _batches(opened: Opened, split: Role, source: str | None) -> Iterable[Batch]:
+    data = data_of(opened, split, source)
+    images = data.test if split == "test" else data.val
+    if images is None:
+        raise RecipeError(f"split {split!r} is empty in this run; val_fraction of its recipe is 0")
+    return images.eval_batches(batch_size=1000)
+
+
+def _known_rule(opened: Opened) -> ExitRule | None:
+    """Return the exit rule that `calibrate` has left in the checkpoint, if it has."""
+    known = opened.values.get(_EXITS)
+    return None if known is None else ExitCalibration(**known).rule
+
+
+def _survey(opened: Opened, split: Role, source: str | None) -> ExitSurvey:
+    if not isinstance(opened.network, ExitNetwork):
+        raise ExecutionError(
+            "a budget of exits needs a network with early exits, got one without; train ranet or msdnet, or "
+            "set model.exits"
+        )
+    return survey_exits(opened.network, _batches(opened, split, source), opened.cost)
+
+
+def _solved(opened: Opened, budget: ExitBudget, source: str | None) -> ExitCalibration:
+    """Return the rule that meets a budget on the validation split."""
+    survey = _survey(opened, "val", source)
+    return solve_exits(survey, budget.macs(opened), criterion=budget.criterion, scale=budget.scale)
 
 
 def _sampled(recipe: Recipe, decisions: str, seed: int | None) -> Sampled | None:
@@ -336,28 +364,13 @@ def _sampled(recipe: Recipe, decisions: str, seed: int | None) -> Sampled | None
     return Sampled(sampler=sampler, seed=seed or 0)
 
 
-def _data(opened: _Opened, split: Role, source: str | None) -> Data:
-    """Return a split of the run's data, or of other data that fits the run's network."""
-    config = opened.recipe.data if source is None else replace(opened.recipe.data, source=source)
-    data = load_data(config, splits=[split])
-    trained, found = len(opened.values["class_names"]), data.num_classes
-    if trained != found:
-        raise DataError(f"source {config.source!r} must have the run's {trained} classes, got {found}")
-    if list(data.input_size) != opened.values["input_size"]:
-        raise DataError(
-            f"images of source {config.source!r} must be {opened.values['input_size']} as in training, "
-            f"got {list(data.input_size)}; set data.image_size when training"
-        )
-    return data
-
-
 def _conclude(folder: Path, job: Job) -> None:
     """Report best and last checkpoint on the test split, which nothing was chosen on."""
     if job.data.test is None:
         return
     reports = {}
     for name in ("best", "last"):
-        opened = _open(folder, name)
+        opened = open_run(folder, name)
         reports[name] = evaluate_network(
             opened.network,
             job.data.test.eval_batches(batch_size=1000),
@@ -365,4 +378,5 @@ def _conclude(folder: Path, job: Job) -> None:
             num_classes=job.data.num_classes,
         ).as_dict()
     (folder / "report.json").write_text(json.dumps(reports, indent=1) + "\n")
-    save_keep_rates(folder / "keep_rates.png", reports["best"], list(job.data.class_names))
+    if reports["best"]["keep_rates"]:
+        save_keep_rates(folder / "keep_rates.png", reports["best"], list(job.data.class_names))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from sidestep.errors import ExecutionError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,19 +15,22 @@ class Decisions:
     """What a network chose: one weight per image, unit and option.
 
     Attributes:
-        weights: (B, L, K), each row over K sums to 1; one-hot when the decision is hard. Options rise in
-            cost: option 0 is the cheapest, and index 1 of a gate (K = 2) means *execute*.
+        weights: (B, L, K), each row over K sums to 1, or to 0 where the image had left at an exit before;
+            one-hot when the decision is hard. Options rise in cost: option 0 is the cheapest, and index 1 of
+            a gate (K = 2) means *execute*. A network of exits alone has L = 0.
         logits: (B, L, K) before any noise, or None where nothing was asked (a static network).
         relaxed: (B, L, K) the soft weights behind hard ones, for losses that need a gradient through the
             path (the rank loss of RDI-Net); equal to `weights` when these are soft.
         asked: (B, L) share of every router's price that was paid, in [0, 1], or None where all were asked in
             full. A stage that has halted asks no more.
+        exits: (B, E) one-hot exit at which every image leaves, or None for a network without early exits.
     """
 
     weights: Tensor
     logits: Tensor | None = None
     relaxed: Tensor | None = None
     asked: Tensor | None = None
+    exits: Tensor | None = None
 
     def execution(self) -> Tensor:
         """Return the (B, L) weight of executing a unit: all options but the cheapest."""
@@ -73,16 +79,22 @@ class CostModel:
         fixed_macs: stem and head, paid by every image.
         option_macs: (L, K) price of every option of every unit, shortcuts included.
         router_macs: (L,) price of asking the router at every unit.
+        exit_macs: (E,) price of leaving at every exit, on top of units and routers: the heads up to it, and
+            in a network of exits alone everything that was computed for them. None without early exits.
+        exit_units: (E,) number of units in front of every exit, or None.
     """
 
     fixed_macs: float
     option_macs: Tensor
     router_macs: Tensor
+    exit_macs: Tensor | None = None
+    exit_units: Tensor | None = None
 
     @property
     def full_macs(self) -> float:
-        """Return the MACs of the static network: every unit at its dearest option, no routers."""
-        return self.fixed_macs + float(self.option_macs[:, -1].sum())
+        """Return the MACs of the static network: every unit at its dearest option, all exits, no routers."""
+        exits = 0.0 if self.exit_macs is None else float(self.exit_macs[-1])
+        return self.fixed_macs + float(self.option_macs[:, -1].sum()) + exits
 
     def per_sample(self, decisions: Decisions, *, routers: bool = True) -> Tensor:
         """Return the (B,) MACs of every image, differentiable in the decision weights.
@@ -94,11 +106,32 @@ class CostModel:
         weights = decisions.weights.float()
         # Sums of products and no matrix products, which autocast would round to bfloat16: by up to 0.4 %.
         macs = (weights * self.option_macs.to(weights)).sum(dim=(1, 2)) + self.fixed_macs
+        if self.exit_macs is not None:
+            prices = self.exit_macs.to(weights)
+            macs = macs + (prices[-1] if decisions.exits is None else (decisions.exits * prices).sum(dim=1))
         if not routers:
             return macs
         if decisions.asked is None:
             return macs + float(self.router_macs.sum())
         return macs + (decisions.asked.float() * self.router_macs.to(weights)).sum(dim=1)
+
+    def at_exits(self, decisions: Decisions) -> Tensor:
+        """Return the (B, E) MACs that every image would have cost had it left at each exit, routers included.
+
+        Args:
+            decisions: of a forward pass through all exits.
+
+        Raises:
+            ExecutionError: for a network without early exits.
+        """
+        if self.exit_macs is None or self.exit_units is None:
+            raise ExecutionError("costs of exits need a network with early exits, got one without")
+        weights = decisions.weights.float()
+        units = (weights * self.option_macs.to(weights)).sum(dim=2)
+        asked = torch.ones_like(units) if decisions.asked is None else decisions.asked.float()
+        spent = (units + asked * self.router_macs.to(weights)).cumsum(dim=1)
+        before = torch.cat([spent.new_zeros(len(spent), 1), spent], dim=1)[:, self.exit_units]
+        return before + self.exit_macs.to(weights) + self.fixed_macs
 
     def fraction(self, decisions: Decisions) -> Tensor:
         """Return the (B,) MACs of every image, routers included, as a fraction of the static network's."""

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sidestep.backbones.halting import HaltingNetwork
-from sidestep.backbones.routed import RoutedNetwork, masked
+from sidestep.backbones.network import masked
+from sidestep.backbones.routed import RoutedNetwork
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import ExecutionError
 from sidestep.execution.gathered import gathered

@@ -8,7 +8,8 @@ from hypothesis import given
 from torch import Tensor
 
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
-from sidestep.backbones.routed import RoutedNetwork, masked
+from sidestep.backbones.network import masked
+from sidestep.backbones.routed import RoutedNetwork
 from sidestep.layers.residual import Mix
 from sidestep.layers.shortcut import Shortcut
 from sidestep.layers.unit import Unit

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import sidestep
+from sidestep.assembly import untrained
 from sidestep.backbones.backbone import Backbone
 from sidestep.backbones.build import ModelConfig, build_backbone
 from sidestep.backbones.routed import RoutedNetwork
@@ -228,7 +229,7 @@ def test_a_run_from_static_weights_learns_the_projection_and_is_read_back(tmp_pa
     values = tiny({"name": "codinet", "num_units": 1}, model)
     values["training"]["distillation"] = {"weight": 1.0}
     folder = train(from_dict(values), tmp_path / "run")
-    start = sidestep.runs.untrained(from_dict(values), num_classes=10).backbone.units[1].bypass
+    start = untrained(from_dict(values), num_classes=10).backbone.units[1].bypass
     learnt = sidestep.load(folder).backbone.units[1].bypass
     assert isinstance(start, nn.Sequential) and isinstance(learnt, nn.Sequential)
     assert not torch.equal(start[0].weight, learnt[0].weight)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
-from sidestep.backbones.routed import RoutedNetwork, masked
+from sidestep.backbones.network import masked
+from sidestep.backbones.routed import RoutedNetwork
 from sidestep.cost.macs import measure_cost
 from sidestep.execution.gathered import gathered
 from sidestep.layers.shortcut import Shortcut

@@ -12,7 +12,7 @@ from sidestep.cost.macs import measure_cost
 from sidestep.errors import ExecutionError
 from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.evaluation.sampled import ImageNoise, Sampled
-from sidestep.execution.gathered import gathered
+from sidestep.execution.executions import EXECUTIONS
 from sidestep.routing.router import ConstantRouter
 from sidestep.routing.samplers import Categorical, GumbelSoftmax, Noise, Sampler
 from sidestep.types import Batch
@@ -48,7 +48,7 @@ def report(
         measure_cost(network, (8, 8)),
         num_classes=3,
         sampled=None if sampler is None else Sampled(sampler=sampler, seed=seed),
-        **({"execute": gathered, "execution": "gathered"} if gather else {}),  # type: ignore[arg-type]  # by name
+        execution=EXECUTIONS["gathered" if gather else "masked"],
     )
 
 

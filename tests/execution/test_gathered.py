@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sidestep.backbones.routed import masked
+from sidestep.backbones.network import masked
 from sidestep.errors import ExecutionError
 from sidestep.execution.gathered import gathered
 from sidestep.layers.shortcut import Shortcut

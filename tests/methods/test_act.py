@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import sidestep
+from sidestep.assembly import untrained
 from sidestep.backbones.build import ModelConfig, build_backbone
 from sidestep.backbones.halting import HaltingNetwork
 from sidestep.backbones.preact_resnet import PreactResNet
@@ -21,7 +22,7 @@ from sidestep.losses.ponder import ponder_loss
 from sidestep.methods import METHODS
 from sidestep.methods.act import ACT, SACT, HaltingConfig
 from sidestep.recipe import Recipe, from_dict, load_recipe
-from sidestep.runs import train, untrained
+from sidestep.runs import train
 from sidestep.types import Batch
 from tests import strategies
 from tests.reference.resnet import cifar_resnet

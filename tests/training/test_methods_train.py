@@ -54,6 +54,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "method": {"name": "random_drop", "keep_rate": 0.75, "decay": "linear", "evaluate": "all"},
         "model": {"mix": "branch"},
     },
+    "ranet": {
+        "method": {"name": "ranet"},
+        "model": {
+            "name": "ranet",
+            "ranet": {"scale_list": [1, 2], "step": 2, "channels": 4, "growth": 4}
+            | {"gr_factor": [2, 1], "bn_factor": [2, 1]},
+        },
+    },
+    "msdnet": {
+        "method": {"name": "msdnet"},
+        "model": {
+            "name": "msdnet",
+            "msdnet": {"num_scales": 2, "blocks": 2, "base": 2, "step": 1, "channels": 4, "growth": 4}
+            | {"gr_factor": [1, 2], "bn_factor": [1, 2]},
+        },
+    },
+    "rdi_net with exits": {
+        "method": {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "hard"},
+        "model": {"exits": {"at": ["layer1"], "width": 8}},
+    },
 }
 
 

@@ -10,7 +10,13 @@ from sidestep.layers.unit import Unit
 
 
 class Backbone(nn.Module):
-    """A static network seen as stem, a sequence of units, and head."""
+    """A static network seen as stem, a sequence of units, and head.
+
+    Attributes:
+        tokens: whether features are (B, N, C) tokens instead of (B, C, H, W) maps.
+    """
+
+    tokens: bool = False
 
     @property
     def units(self) -> Sequence[Unit]:

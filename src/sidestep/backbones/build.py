@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from typing import Literal
 
 from sidestep.backbones.backbone import Backbone
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
+from sidestep.backbones.exits import ExitNetwork
 from sidestep.backbones.imagenet_resnet import DEPTHS, ImageNetResNet, ImageNetResNetConfig
+from sidestep.backbones.msdnet import MsdNet, MsdNetConfig
 from sidestep.backbones.preact_resnet import PREACT_DEPTHS, Images, PreactResNet, PreactResNetConfig
+from sidestep.backbones.ranet import RaNet, RaNetConfig
 from sidestep.errors import RecipeError
 from sidestep.layers.residual import Mix, Skip
 from sidestep.layers.shortcut import Shortcut
@@ -18,9 +21,30 @@ from sidestep.layers.shortcut import Shortcut
 _CIFAR_RESNET = re.compile(r"cifar_resnet(\d+)")
 _IMAGENET_RESNETS = {f"resnet{depth}": depth for depth in DEPTHS}
 _TIMM = "timm/"
+# Networks of exits alone; each has a section of its own name.
+EXIT_NETWORKS = ("ranet", "msdnet")
 # Settings of our own networks and of timm's, that have no effect on the other kind.
 _BLOCKS = ("shortcut", "mix", "options", "se_ratio", "skip")
 _OURS, _TIMMS = (*_BLOCKS, "preact"), ("pretrained", "units")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachConfig:
+    """Early exits on a network that has none of its own, see `attach_exits`.
+
+    Args:
+        at: names of units, or of modules around several ("layer2"), behind which an exit is; none by default.
+        width: channels of the convolution of every exit.
+    """
+
+    at: list[str] = field(default_factory=list)
+    width: int = 64
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise RecipeError(f"width must be at least 1, got {self.width}; 64 is usual")
+        if self.width != 64 and not self.at:
+            raise RecipeError(f"width has no effect without exits, got {self.width}; set at, or drop it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +54,8 @@ class ModelConfig:
     Args:
         name: "cifar_resnet20", 32, 38, 44, 56, 74, 110, 152: a ResNet for 32x32 images with 6n + 2 layers;
             "resnet18", 34, 50, 101, 152: a ResNet for photographs of 224x224; or "timm/" and the name of a
-            ResNet, ConvNeXt or ViT in timm, which none of shortcut, mix, options, se_ratio and skip affect.
+            ResNet, ConvNeXt or ViT in timm, which shortcut, mix, options, se_ratio and skip do not affect; or
+            "ranet" or "msdnet", which the section of that name describes.
         shortcut: where shapes change: A (zero padding), B (1x1 convolution), pool_end (BlockDrop) or
             pool_both (ACT), see `make_shortcut`; by default A for CIFAR ResNets and B for the others, which
             know no other.
@@ -45,6 +70,9 @@ class ModelConfig:
         init: file of static weights to start from (safetensors or torch state dict); also the teacher.
         pretrained: let timm download the weights to start from.
         units: "blocks", or "sublayers" for attention and MLP of a ViT block as two units (timm).
+        exits: early exits on a network that has none of its own.
+        ranet: architecture of a RANet.
+        msdnet: architecture of an MSDNet.
 
     Raises:
         RecipeError: naming the first setting that is wrong.
@@ -60,8 +88,17 @@ class ModelConfig:
     init: str | None = None
     pretrained: bool = False
     units: Literal["blocks", "sublayers"] = "blocks"
+    exits: AttachConfig = field(default_factory=AttachConfig)
+    ranet: RaNetConfig = field(default_factory=RaNetConfig)
+    msdnet: MsdNetConfig = field(default_factory=MsdNetConfig)
 
     def __post_init__(self) -> None:
+        others = [name for name in EXIT_NETWORKS if name != self.name]
+        _refuse(self, others, repr(self.name))
+        if self.name in EXIT_NETWORKS:
+            _refuse(self, (*_OURS, *_TIMMS, "exits"), repr(self.name))
+            _check_num_classes(getattr(self, self.name))
+            return
         is_timm = self.name.startswith(_TIMM)
         _refuse(self, _OURS if is_timm else _TIMMS, repr(self.name))
         if is_timm:
@@ -95,12 +132,33 @@ def build_backbone(
     return CifarResNet(network) if isinstance(network, CifarResNetConfig) else ImageNetResNet(network)
 
 
+def build_exit_network(config: ModelConfig, num_classes: int) -> ExitNetwork:
+    """Return a freshly initialised RANet or MSDNet.
+
+    Args:
+        config: which; its name is one of `EXIT_NETWORKS`.
+        num_classes: classes of every exit.
+    """
+    if config.name == "ranet":
+        return RaNet(replace(config.ranet, num_classes=num_classes))
+    return MsdNet(replace(config.msdnet, num_classes=num_classes))
+
+
+def _check_num_classes(section: RaNetConfig | MsdNetConfig) -> None:
+    if section.num_classes != type(section)().num_classes:
+        raise RecipeError(
+            f"num_classes has no effect, the data has its own number, got {section.num_classes}; drop it"
+        )
+
+
 def _refuse(config: ModelConfig, settings: Sequence[str], network: str) -> None:
     """Raise for settings that were changed and have no effect on a kind of network."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name in settings and value != field.default:
-            raise RecipeError(f"{field.name} has no effect on {network}, got {value!r}; drop it")
+    for item in fields(config):
+        value = getattr(config, item.name)
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        if item.name in settings and value != default:
+            shown = "settings of its own" if is_dataclass(value) else repr(value)
+            raise RecipeError(f"{item.name} has no effect on {network}, got {shown}; drop it")
 
 
 def _check_timm(config: ModelConfig) -> None:

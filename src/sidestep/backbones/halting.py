@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.backbones.routed import RoutedNetwork, masked
+from sidestep.backbones.network import masked
+from sidestep.backbones.routed import RoutedNetwork
 from sidestep.errors import ExecutionError
 from sidestep.layers.unit import Execute, Unit
 from sidestep.routing.halting import Halting, HaltingRouter

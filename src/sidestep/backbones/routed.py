@@ -6,19 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.layers.unit import Execute, Unit
+from sidestep.backbones.network import DynamicNetwork, masked
+from sidestep.layers.unit import Execute
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import Sampler, argmax
 from sidestep.types import Decisions, RoutedOutput
 
 
-def masked(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
-    """Return the unit's output, computed in full and blended: the reference, and the way of training."""
-    out: Tensor = unit(x, weights)
-    return out
-
-
-class RoutedNetwork(nn.Module):
+class RoutedNetwork(DynamicNetwork):
     """Asks a router in front of every unit, samples its logits, and runs the unit accordingly.
 
     Args:
@@ -30,6 +25,17 @@ class RoutedNetwork(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.router = router
+
+    @property
+    def shape_of_choices(self) -> tuple[int, int]:
+        return len(self.backbone.units), self.backbone.num_options
+
+    @property
+    def static(self) -> nn.Module:
+        return self.backbone
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {"blocks": self.backbone} | ({} if self.router is None else {"routers": self.router})
 
     def forward(
         self,

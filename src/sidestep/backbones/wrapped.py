@@ -46,6 +46,10 @@ class BlockUnit(Unit):
         self.keeps_input = entry is None
         self.training = block.training
 
+    @property
+    def origin(self) -> nn.Module:
+        return self.block
+
     def run(self, option: int, x: Tensor) -> Tensor:
         entered = self._enter(x)
         return self._execute(entered) if option else entered
@@ -94,6 +98,11 @@ class OpenerUnit(Unit):
         self.block: Any = block
         self.activation = activation
         self.training = block.training
+
+    @property
+    def origin(self) -> nn.Module:
+        block: nn.Module = self.block
+        return block
 
     def run(self, option: int, x: Tensor) -> Tensor:
         out: Tensor = self.block(x) if option else self.activation(self.block.downsample(x))
@@ -204,6 +213,7 @@ class WrappedTransformer(WrappedNetwork):
     """ViT and DeiT: features are tokens (B, N, C), and attention and MLP of a block are skipped together."""
 
     wraps = VisionTransformer
+    tokens = True
 
     def _make_units(self) -> Iterator[Unit]:
         for block in self.network.blocks:

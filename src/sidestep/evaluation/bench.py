@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sidestep.backbones.routed import RoutedNetwork, masked
+from sidestep.backbones.exits import ExitNetwork
+from sidestep.backbones.network import DynamicNetwork
 from sidestep.errors import ExecutionError
 from sidestep.evaluation.environment import hardware, versions
 from sidestep.evaluation.runtimes import Runner, export_onnx, pytorch_input, static_runners
-from sidestep.execution.gathered import gathered
+from sidestep.execution.executions import EXECUTIONS, Execution
 from sidestep.execution.prepare import Precision, cast, prepare
-from sidestep.layers.unit import Execute
+from sidestep.routing.exits import ExitRule
 
 # ONNX Runtime's idle threads spin for 50 ms, and whoever comes next would share the cores with them.
 _PAUSE_SECONDS = 0.1
@@ -34,7 +35,7 @@ class BenchRow:
     """One way of running the network at one batch size.
 
     Attributes:
-        runtime: "masked" and "gathered" route, "static ..." executes every unit.
+        runtime: "masked" and "gathered" route, "cascade" leaves at exits, "static ..." computes everything.
         precision: of weights and features.
         batch_size: images per call.
         median_ms: of a call.
@@ -71,15 +72,16 @@ class BenchResult:
 
 
 def bench_network(
-    network: RoutedNetwork,
+    network: DynamicNetwork,
     *,
     input_size: tuple[int, int],
     batch_sizes: Sequence[int] = (1, 32, 256),
     images: Tensor | None = None,
     precisions: Sequence[Precision] = ("float32", "bfloat16"),
     seconds: float = 10.0,
+    rule: ExitRule | None = None,
 ) -> BenchResult:
-    """Return measured times of a network beside those of its static backbone.
+    """Return measured times of a network beside those of its static rival, which leaves nothing out.
 
     For every precision and batch size all runtimes take turns in one process, with the same number of threads
     (`torch.get_num_threads()`), so that a slow spell of the machine hits them all. Everything that does not
@@ -95,6 +97,7 @@ def bench_network(
         precisions: of weights and features.
         seconds: time limit of every precision and batch size, after the warm-up; every runtime gets at least
             three turns.
+        rule: where images leave a network with early exits; without one there is no cascade.
 
     Raises:
         ExecutionError: when the images do not have the input size.
@@ -102,12 +105,12 @@ def bench_network(
     device = next(network.parameters()).device
     images = _checked(images, input_size, max(batch_sizes)).to(device)
     prepared = prepare(network, images[:2])
-    onnx = export_onnx(prepared.backbone, input_size) if device.type == "cpu" else None
+    onnx = export_onnx(prepared.static, input_size) if device.type == "cpu" else None
     rows = []
     for precision in precisions:
-        dynamic = _dynamic_runners(prepared, precision)
+        dynamic = _dynamic_runners(prepared, precision, rule)
         for batch_size in batch_sizes:
-            runners = dynamic | static_runners(prepared.backbone, onnx, precision, batch_size)
+            runners = dynamic | static_runners(prepared.static, onnx, precision, batch_size)
             medians = _measure(runners, _batches(images, batch_size), seconds)
             rows += _rows(medians, precision, batch_size)
     return BenchResult(hardware=hardware(device), versions=versions(), rows=rows)
@@ -136,17 +139,21 @@ def interleave(calls: Mapping[str, Callable[[], object]], *, seconds: float) -> 
     return {name: 1e3 * median(durations) for name, durations in times.items()}
 
 
-def _dynamic_runners(prepared: RoutedNetwork, precision: Precision) -> dict[str, Runner]:
-    if prepared.router is None:
-        return {}
-    network = cast(prepared, precision)
+def _dynamic_runners(
+    prepared: DynamicNetwork, precision: Precision, rule: ExitRule | None
+) -> dict[str, Runner]:
+    network, has_exits = cast(prepared, precision), isinstance(prepared, ExitNetwork)
 
-    def runner(execute: Execute) -> Runner:
-        return Runner(
-            convert=pytorch_input(precision), run=lambda images: network(images, execute=execute).logits
-        )
+    def runner(execution: Execution) -> Runner:
+        options: dict[str, Any] = {"execute": execution.execute}
+        if has_exits:
+            options |= {"rule": rule, "cascade": execution.cascade}
+        return Runner(convert=pytorch_input(precision), run=lambda images: network(images, **options).logits)
 
-    return {"masked": runner(masked), "gathered": runner(gathered)}
+    names = [] if prepared.router is None else ["masked", "gathered"]
+    if has_exits:
+        names = ["masked", *(["cascade"] if rule is not None else [])]
+    return {name: runner(EXECUTIONS[name]) for name in names}
 
 
 def _measure(runners: Mapping[str, Runner], batches: Sequence[Tensor], seconds: float) -> dict[str, float]:

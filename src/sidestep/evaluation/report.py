@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sidestep.backbones.routed import RoutedNetwork, masked
+from sidestep.backbones.exits import ExitNetwork
+from sidestep.backbones.network import DynamicNetwork, masked
+from sidestep.errors import ExecutionError
 from sidestep.evaluation.sampled import Sampled, samplers
-from sidestep.layers.unit import Execute
-from sidestep.types import Batch, CostModel, Decisions
+from sidestep.execution.executions import MASKED, Execution
+from sidestep.routing.exits import ExitRule
+from sidestep.types import Batch, CostModel, Decisions, RoutedOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,8 @@ class Report:
         executed_mean: mean number of executed units per image.
         executed_std: its standard deviation over images.
         ponder: mean ponder cost N + R of every stage of a halting network, or None.
+        exit_rates: share of images that leave at every early exit, or None without such.
+        exit_accuracies: top-1 of every early exit on all images, or None where not all are computed.
     """
 
     execution: str
@@ -50,6 +56,8 @@ class Report:
     executed_mean: float
     executed_std: float
     ponder: list[float] | None
+    exit_rates: list[float] | None = None
+    exit_accuracies: list[float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain values, ready for JSON."""
@@ -57,14 +65,14 @@ class Report:
 
 
 def evaluate_network(
-    network: RoutedNetwork,
+    network: DynamicNetwork,
     batches: Iterable[Batch],
     cost: CostModel,
     *,
     num_classes: int,
-    execute: Execute = masked,
-    execution: str = "masked",
+    execution: Execution = MASKED,
     sampled: Sampled | None = None,
+    rule: ExitRule | None = None,
 ) -> Report:
     """Return the report of a network on batches, by arg-max decisions without noise if none are asked for.
 
@@ -76,76 +84,86 @@ def evaluate_network(
         batches: normalised images with labels.
         cost: its price list.
         num_classes: classes of the labels.
-        execute: how units are run.
-        execution: its name, for the report.
+        execution: how it is run.
         sampled: what decisions are drawn from, if not the arg-max; static and halting networks draw none.
+        rule: where images leave a network with early exits; without one all leave at the last.
 
     Raises:
-        ExecutionError: when soft decisions are drawn and the execution is not masked.
+        ExecutionError: when soft decisions are drawn and the execution is not masked, or for a cascade
+            without early exits or without a rule.
     """
+    if isinstance(network, ExitNetwork):
+        run: Callable[..., RoutedOutput] = partial(network, rule=rule, cascade=execution.cascade)
+    elif execution.cascade:
+        raise ExecutionError("cascade execution needs early exits, got a network without; use gathered")
+    else:
+        run = network
     was_training = network.training
     network.eval()
-    correct, labels, decisions, ponder = [], [], [], []
-    drawn = samplers(sampled, hard=None if execute is masked else execution)
+    seen = _Seen()
+    drawn = samplers(sampled, hard=None if execution.execute is masked else execution.name)
     with torch.inference_mode():
         for batch, sampler in zip(batches, drawn, strict=False):
-            output = network(batch.images, sampler=sampler, execute=execute)
-            correct.append((output.logits.argmax(dim=1) == batch.labels).cpu())
-            labels.append(batch.labels.cpu())
-            decisions.append(_on_cpu(output.decisions))
-            if output.ponder is not None:
-                ponder.append(output.ponder.float().cpu())
+            seen.add(run(batch.images, sampler=sampler, execute=execution.execute), batch.labels, cost)
     network.train(was_training)
     # Sums over images are not to be rounded to bfloat16, whatever the network ran in.
     with torch.autocast("cpu", enabled=False):
         return _report(
-            _joined(decisions),
-            torch.cat(correct),
-            _class_masks(torch.cat(labels), num_classes),
+            seen,
             cost,
-            execution,
-            "argmax" if sampled is None else "sampled",
-            torch.cat(ponder).double().mean(dim=0).tolist() if ponder else None,
+            num_classes=num_classes,
+            execution=execution.name,
+            decisions="argmax" if sampled is None else "sampled",
         )
 
 
-def _on_cpu(decisions: Decisions) -> Decisions:
-    """Return what the report needs of a batch's decisions."""
-    asked = decisions.asked
-    return Decisions(
-        weights=decisions.weights.float().cpu(), asked=None if asked is None else asked.float().cpu()
-    )
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a report needs of all batches, on the CPU: a list for every figure, one item per batch."""
+
+    correct: list[Tensor] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
+    weights: list[Tensor] = field(default_factory=list)
+    asked: list[Tensor] = field(default_factory=list)
+    exits: list[Tensor] = field(default_factory=list)
+    ponder: list[Tensor] = field(default_factory=list)
+    exit_correct: list[Tensor] = field(default_factory=list)
+
+    def add(self, output: RoutedOutput, labels: Tensor, cost: CostModel) -> None:
+        """Note a batch."""
+        decisions = output.decisions
+        self.correct.append((output.logits.argmax(dim=1) == labels).cpu())
+        self.labels.append(labels.cpu())
+        self.weights.append(decisions.weights.float().cpu())
+        if decisions.asked is not None:
+            self.asked.append(decisions.asked.float().cpu())
+        if decisions.exits is not None:
+            self.exits.append(decisions.exits.cpu())
+        if output.ponder is not None:
+            self.ponder.append(output.ponder.float().cpu())
+        if output.exit_logits is not None:
+            self.exit_correct.append((output.exit_logits.argmax(dim=2) == labels).T.cpu())
+
+    def decisions(self) -> Decisions:
+        """Return the decisions about all images."""
+        return Decisions(
+            weights=torch.cat(self.weights),
+            asked=torch.cat(self.asked) if self.asked else None,
+            exits=torch.cat(self.exits) if self.exits else None,
+        )
 
 
-def _joined(batches: list[Decisions]) -> Decisions:
-    asked = [decisions.asked for decisions in batches if decisions.asked is not None]
-    return Decisions(
-        weights=torch.cat([decisions.weights for decisions in batches]),
-        asked=torch.cat(asked) if asked else None,
-    )
-
-
-def _class_masks(labels: Tensor, num_classes: int) -> Tensor:
-    return torch.nn.functional.one_hot(labels, num_classes).float()
-
-
-def _report(
-    decisions: Decisions,
-    correct: Tensor,
-    classes: Tensor,
-    cost: CostModel,
-    execution: str,
-    kind: str,
-    ponder: list[float] | None,
-) -> Report:
-    executed = decisions.execution()
+def _report(seen: _Seen, cost: CostModel, *, num_classes: int, execution: str, decisions: str) -> Report:
+    decided = seen.decisions()
+    executed, correct = decided.execution(), torch.cat(seen.correct)
     per_image = executed.sum(dim=1)
-    macs = cost.per_sample(decisions).double()
-    bare = cost.per_sample(decisions, routers=False).double()
+    macs = cost.per_sample(decided).double()
+    bare = cost.per_sample(decided, routers=False).double()
+    classes = torch.nn.functional.one_hot(torch.cat(seen.labels), num_classes).float()
     per_class = classes.T @ executed / classes.sum(dim=0).clamp_min(1).unsqueeze(1)
     return Report(
         execution=execution,
-        decisions=kind,
+        decisions=decisions,
         num_images=len(correct),
         accuracy=correct.double().mean().item(),
         gflops=2e-9 * macs.mean().item(),
@@ -154,8 +172,20 @@ def _report(
         fraction_of_full=macs.mean().item() / cost.full_macs,
         keep_rates=executed.double().mean(dim=0).tolist(),
         keep_rates_per_class=per_class.double().tolist(),
-        num_paths=len(torch.unique(decisions.paths(), dim=0)),
+        num_paths=_num_paths(decided),
         executed_mean=per_image.mean().item(),
         executed_std=per_image.std(unbiased=False).item(),
-        ponder=ponder,
+        ponder=torch.cat(seen.ponder).double().mean(dim=0).tolist() if seen.ponder else None,
+        exit_rates=None if decided.exits is None else decided.exits.double().mean(dim=0).tolist(),
+        exit_accuracies=(
+            torch.cat(seen.exit_correct).double().mean(dim=0).tolist() if seen.exit_correct else None
+        ),
     )
+
+
+def _num_paths(decided: Decisions) -> int:
+    """Return the number of distinct paths; where an image leaves is a part of its path."""
+    choices = decided.paths()
+    if decided.exits is not None:
+        choices = torch.cat([choices, decided.exits.argmax(dim=1, keepdim=True)], dim=1)
+    return len(torch.unique(choices, dim=0))

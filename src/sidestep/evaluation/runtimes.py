@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sidestep.backbones.backbone import Backbone
 from sidestep.execution.prepare import DTYPES, Precision, cast
 
 STATIC_PYTORCH = "static pytorch"
@@ -36,7 +35,7 @@ class Runner:
 
 
 def static_runners(
-    backbone: Backbone, onnx: bytes | None, precision: Precision, batch_size: int
+    backbone: nn.Module, onnx: bytes | None, precision: Precision, batch_size: int
 ) -> dict[str, Runner]:
     """Return every static runtime that is installed and knows the precision, by name.
 
@@ -56,7 +55,7 @@ def static_runners(
     return runners
 
 
-def export_onnx(backbone: Backbone, input_size: tuple[int, int]) -> bytes | None:
+def export_onnx(backbone: nn.Module, input_size: tuple[int, int]) -> bytes | None:
     """Return the static network as ONNX with a free batch size, or None where nothing installed could run it.
 
     Args:
@@ -84,7 +83,7 @@ def export_onnx(backbone: Backbone, input_size: tuple[int, int]) -> bytes | None
     return onnx
 
 
-def pytorch_runner(backbone: Backbone, precision: Precision) -> Runner:
+def pytorch_runner(backbone: nn.Module, precision: Precision) -> Runner:
     """Return PyTorch in eager mode on channels_last maps."""
     return Runner(convert=pytorch_input(precision), run=cast(backbone, precision))
 

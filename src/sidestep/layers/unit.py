@@ -36,6 +36,11 @@ class Unit(nn.Module):
         self.keeps_input = False
         self.bypass: nn.Module | None = None
 
+    @property
+    def origin(self) -> nn.Module:
+        """Return the module that has the unit's name in static weight files: the unit, or what it wraps."""
+        return self
+
     def run(self, option: int, x: Tensor) -> Tensor:
         """Return the output of one option for the whole batch.
 

@@ -9,6 +9,7 @@ from sidestep.methods.act import ACT, SACT
 from sidestep.methods.blockdrop import BLOCKDROP
 from sidestep.methods.codinet import CODINET
 from sidestep.methods.convnet_aig import CONVNET_AIG
+from sidestep.methods.early_exit import MSDNET, RANET
 from sidestep.methods.fixed_path import FIXED_PATH
 from sidestep.methods.method import Method
 from sidestep.methods.random_drop import RANDOM_DROP
@@ -16,7 +17,20 @@ from sidestep.methods.rdi_net import RDI_NET
 from sidestep.methods.skipnet import SKIPNET
 from sidestep.methods.static import STATIC
 
-_ALL = (RDI_NET, CONVNET_AIG, CODINET, SKIPNET, BLOCKDROP, ACT, SACT, FIXED_PATH, RANDOM_DROP, STATIC)
+_ALL = (
+    RDI_NET,
+    CONVNET_AIG,
+    CODINET,
+    SKIPNET,
+    BLOCKDROP,
+    ACT,
+    SACT,
+    RANET,
+    MSDNET,
+    FIXED_PATH,
+    RANDOM_DROP,
+    STATIC,
+)
 
 METHODS: dict[str, Method[Any]] = {method.name: method for method in _ALL}
 

@@ -62,6 +62,7 @@ class Method(Generic[Settings]):
         curriculum: (router, settings) -> who decides in training instead of the network's router, or None.
         wants_greedy: whether the losses compare with the most probable decisions (`Batch.greedy`).
         network: (backbone, router) -> the dynamic network.
+        model: name of the model that the method is, for networks of exits alone; None takes any other.
         statistics: settings -> mapping of (B, 3, H, W) uint8 images to (B, S), or None.
         skips_openers: whether units that change the shape can be skipped, so that `model.skip` matters.
     """
@@ -76,5 +77,6 @@ class Method(Generic[Settings]):
     curriculum: Callable[[Router, Settings], Router] | None = None
     wants_greedy: bool = False
     network: Callable[[Backbone, Router | None], RoutedNetwork] = RoutedNetwork
+    model: str | None = None
     statistics: Callable[[Settings], Callable[[Tensor], Tensor] | None] = no_statistics
     skips_openers: bool = True

@@ -118,6 +118,10 @@ class RelationalRouter(Router):
         s = F.linear(self._aggregate(own, seen), gcn).relu_()
         return F.linear(s, weight, bias), (gates, (s, *seen)[: self.config.reach])
 
+    def take(self, state: State, rows: Tensor) -> State:
+        gates, seen = state
+        return gates, tuple(s[rows] for s in seen)
+
     def _aggregate(self, own: Tensor, seen: tuple[Tensor, ...]) -> Tensor:
         gamma = self.config.gamma
         if gamma == 0 or not seen:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sidestep.errors import RecipeError
+from sidestep.layers.rows import take_rows
 
 
 class Router(nn.Module):
@@ -24,6 +25,13 @@ class Router(nn.Module):
 
     def forward(self, unit: int, features: Tensor, state: Any) -> tuple[Tensor, Any]:
         raise NotImplementedError
+
+    def take(self, state: Any, rows: Tensor) -> Any:
+        """Return the state of some of the images, by index, for the rest of the network.
+
+        Here every tensor in the state has one row per image; a router that keeps others there says so itself.
+        """
+        return take_rows(state, rows)
 
 
 class ConstantRouter(Router):

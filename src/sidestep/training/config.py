@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sidestep.errors import RecipeError
+from sidestep.losses.exits import ExitWeighting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ class Phase:
 
     name: str
     epochs: int
-    train: Literal["all", "blocks", "routers"] = "all"
+    train: Literal["all", "blocks", "routers", "exits"] = "all"
     paths: Literal["routed", "uniform", "uniform_batch", "full"] = "routed"
     lr: float = 0.1
     schedule: Literal["constant", "cosine", "multistep"] = "constant"
@@ -128,6 +129,31 @@ class DistillationConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExitLossConfig:
+    """What early exits learn from; networks without exits have no use for it.
+
+    Args:
+        weighting: of the exits' losses, see `exit_weights`; the papers weigh all the same.
+        distillation: weight of what all exits learn from the last one; 0 switches it off.
+        temperature: of both soft-maxes of the distillation.
+    """
+
+    weighting: ExitWeighting = "uniform"
+    distillation: float = 0.0
+    temperature: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.distillation < 0:
+            raise RecipeError(f"distillation must be at least 0, got {self.distillation}; 0 switches it off")
+        if self.temperature <= 0:
+            raise RecipeError(f"temperature must be above 0, got {self.temperature}; 3 is usual")
+        if self.temperature != 3.0 and self.distillation == 0:
+            raise RecipeError(
+                f"temperature has no effect with distillation 0, got {self.temperature}; set distillation"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
     """Settings of the training loop.
 
@@ -141,6 +167,7 @@ class TrainingConfig:
         label_smoothing: of the task loss.
         optimizer: settings of SGD.
         distillation: learning from the static origin.
+        exits: losses of early exits.
         ema_decay: decay per step of the weights' moving average that is evaluated and kept; 0 is none.
         max_fraction: largest fraction of the static MACs on the validation split with which an epoch can
             become the best one; None lets every epoch of the last phase compete.
@@ -155,6 +182,7 @@ class TrainingConfig:
     label_smoothing: float = 0.0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    exits: ExitLossConfig = field(default_factory=ExitLossConfig)
     ema_decay: float = 0.0
     max_fraction: float | None = None
     max_steps: int | None = None

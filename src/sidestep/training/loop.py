@@ -19,7 +19,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.backbones.routed import RoutedNetwork
+from sidestep.backbones.network import DynamicNetwork
 from sidestep.checkpoint import Checkpoint, save_checkpoint
 from sidestep.data import Data, Shard
 from sidestep.errors import InterruptedRunError, TrainingError
@@ -54,7 +54,7 @@ class Job:
         values: plain values that go into every checkpoint (the recipe).
     """
 
-    network: RoutedNetwork
+    network: DynamicNetwork
     teacher: Backbone | None
     method: Method[Any]
     settings: Any

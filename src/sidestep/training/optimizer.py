@@ -8,15 +8,18 @@ import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.scheduler.scheduler_factory import create_scheduler_v2
 
-from sidestep.backbones.routed import RoutedNetwork
+from sidestep.backbones.network import DynamicNetwork
 from sidestep.training.config import OptimizerConfig, Phase
 
 
-def build_optimizer(network: RoutedNetwork, phase: Phase, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Return the optimiser of the parameters that learn, blocks and routers in groups of their own."""
-    groups = _groups(network.backbone, phase.lr, config)
-    if network.router is not None:
-        groups += _groups(network.router, phase.lr * config.router_lr_factor, config)
+def build_optimizer(network: DynamicNetwork, phase: Phase, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return the optimiser of the parameters that learn, blocks, routers and exits in groups of their own."""
+    factors = {"routers": config.router_lr_factor}
+    groups = [
+        group
+        for name, part in network.parts().items()
+        for group in _groups(part, phase.lr * factors.get(name, 1.0), config)
+    ]
     if config.algorithm == "adam":
         return torch.optim.Adam(groups, lr=phase.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(

@@ -9,7 +9,7 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from sidestep.backbones.routed import RoutedNetwork
+from sidestep.backbones.network import DynamicNetwork
 from sidestep.checkpoint import Checkpoint, load_weights
 
 
@@ -41,13 +41,13 @@ class TrainingState:
         ema_decay: decay of the weights' moving average; 0 keeps none.
     """
 
-    def __init__(self, network: RoutedNetwork, *, ema_decay: float) -> None:
+    def __init__(self, network: DynamicNetwork, *, ema_decay: float) -> None:
         self.network = network
         self.ema = ModelEmaV3(network, decay=ema_decay, use_warmup=True) if ema_decay else None
         self.position = Position()
 
     @property
-    def evaluated(self) -> RoutedNetwork:
+    def evaluated(self) -> DynamicNetwork:
         """Return the network that is evaluated and kept: the moving average where there is one."""
         return self.network if self.ema is None else self.ema.module
 

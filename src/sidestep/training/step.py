@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.backbones.routed import RoutedNetwork
+from sidestep.backbones.network import DynamicNetwork
 from sidestep.losses.distillation import distillation_loss
+from sidestep.losses.exits import exit_loss, exit_weights, self_distillation_loss
 from sidestep.losses.paths import rank_correlation
 from sidestep.methods.method import Method
 from sidestep.routing.router import ConstantRouter, Router
@@ -38,7 +39,7 @@ class TrainingStep(nn.Module):
 
     def __init__(
         self,
-        network: RoutedNetwork,
+        network: DynamicNetwork,
         *,
         method: Method[Any],
         settings: Any,
@@ -111,7 +112,7 @@ class TrainingStep(nn.Module):
             own, curriculum = self.network.router, self.method.curriculum
             router = None if own is None or curriculum is None else curriculum(own, self._now)
             return self.method.sampler(self._now, self._noise), router
-        units, options = len(self.network.backbone.units), self.network.backbone.num_options
+        units, options = self.network.shape_of_choices
         if self._phase.paths == "full":
             last = torch.eye(options, device=device)[-1]
             return argmax, ConstantRouter(last.expand(units, -1))
@@ -145,11 +146,26 @@ class TrainingStep(nn.Module):
 
     def _task_losses(self, output: RoutedOutput, batch: Batch) -> dict[str, Tensor]:
         logits = output.logits.float()
-        losses = {"task": F.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)}
+        losses = self._label_losses(output, batch)
         if batch.teacher_logits is not None:
             distillation = self.config.distillation
             losses["distillation"] = distillation.weight * distillation_loss(
                 logits, batch.teacher_logits, temperature=distillation.temperature
+            )
+        return losses
+
+    def _label_losses(self, output: RoutedOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return the cross-entropy, of all exits where there are some, and what they learn from the last."""
+        smoothing = self.config.label_smoothing
+        if output.exit_logits is None:
+            logits = output.logits.float()
+            return {"task": F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)}
+        config, exits = self.config.exits, output.exit_logits
+        weights = exit_weights(len(exits), config.weighting)
+        losses = {"task": exit_loss(exits, batch.labels, weights, label_smoothing=smoothing)}
+        if config.distillation > 0:
+            losses["exit_distillation"] = config.distillation * self_distillation_loss(
+                exits, weights, temperature=config.temperature
             )
         return losses
 
@@ -162,14 +178,12 @@ def settings_at(settings: Any, phase: Phase, progress: float) -> Any:
     return replace(settings, **phase.settings, **ramped)
 
 
-def select_parameters(network: RoutedNetwork, train: str) -> Callable[[], None]:
+def select_parameters(network: DynamicNetwork, train: str) -> Callable[[], None]:
     """Let the parameters learn that a phase names, and return what puts the modules into their modes.
 
     Frozen parts stay in evaluation mode, so that their BatchNorm statistics do not move either.
     """
-    parts: dict[str, nn.Module] = {"blocks": network.backbone}
-    if network.router is not None:
-        parts["routers"] = network.router
+    parts = network.parts()
     for name, part in parts.items():
         part.requires_grad_(train in ("all", name))
 

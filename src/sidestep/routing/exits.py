@@ -1,0 +1,146 @@
+"""Exit rules: when an image has seen enough and leaves at an early exit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from sidestep.errors import RecipeError
+
+Criterion = Literal["confidence", "margin", "entropy", "patience"]
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certainty:
+    """What the exits so far said, one row per image: how certain the last one is, and how many agree with it.
+
+    Attributes:
+        score: (B,) score of the last exit; larger is more certain.
+        predictions: (B,) its class.
+        agreeing: (B,) how many exits in a row have named that class, the last one included.
+    """
+
+    score: Tensor
+    predictions: Tensor
+    agreeing: Tensor
+
+    def take(self, rows: Tensor) -> Certainty:
+        """Return the same for some of the images, by index."""
+        return Certainty(
+            score=self.score[rows], predictions=self.predictions[rows], agreeing=self.agreeing[rows]
+        )
+
+
+def certainty(logits: Tensor, before: Certainty | None, criterion: Criterion) -> Certainty:
+    """Return how certain an exit is of every image.
+
+    - "confidence": largest probability, in [1 / C, 1] (BranchyNet, MSDNet, RANet).
+    - "margin": largest probability minus the second largest, in [0, 1].
+    - "entropy": 1 - H(p) / log C, in [0, 1], so that it rises with certainty like the others.
+    - "patience": number of exits in a row that agree, from 1 (PABEE, Zhou et al. 2020).
+
+    Args:
+        logits: (B, C) of this exit, divided by its temperature.
+        before: what the exits before it said; None in front of the first.
+        criterion: which score.
+    """
+    predictions = logits.argmax(dim=1)
+    agreeing = torch.ones_like(predictions)
+    if before is not None:
+        agreeing = torch.where(predictions == before.predictions, before.agreeing + 1, agreeing)
+    return Certainty(
+        # In float32 all images that a network is sure of would be equally certain, and leave together.
+        score=agreeing.double() if criterion == "patience" else _score(logits.double(), criterion),
+        predictions=predictions,
+        agreeing=agreeing,
+    )
+
+
+def _score(logits: Tensor, criterion: Criterion) -> Tensor:
+    if criterion == "entropy":
+        log_probs = logits.log_softmax(dim=1)
+        return 1 + (log_probs.exp() * log_probs).sum(dim=1) / math.log(logits.shape[1])
+    largest = logits.softmax(dim=1).topk(2, dim=1).values
+    return largest[:, 0] - largest[:, 1] if criterion == "margin" else largest[:, 0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitRule:
+    """At which exit an image leaves: the first whose score reaches its threshold; at the last in any case.
+
+    Args:
+        thresholds: of all exits but the last.
+        criterion: the score that is compared with them, see `certainty`.
+        temperatures: by which the logits of every exit are divided first; None divides none.
+    """
+
+    thresholds: Sequence[float]
+    criterion: Criterion = "confidence"
+    temperatures: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.criterion not in CRITERIA:
+            raise RecipeError(f"criterion must be one of {', '.join(CRITERIA)}, got {self.criterion!r}")
+        if self.temperatures is not None and len(self.temperatures) != self.num_exits:
+            raise RecipeError(
+                f"temperatures must be one for each of {self.num_exits} exits, got {len(self.temperatures)}"
+            )
+        if min(self.temperatures or (1.0,)) <= 0:
+            raise RecipeError(f"temperatures must be above 0, got {self.temperatures}")
+
+    @property
+    def num_exits(self) -> int:
+        """Return the number of exits, the last one included."""
+        return len(self.thresholds) + 1
+
+    def certainty(self, index: int, logits: Tensor, before: Certainty | None) -> Certainty:
+        """Return how certain exit `index` is of every image.
+
+        Args:
+            index: of the exit.
+            logits: (B, C) of this exit, as the network computes them.
+            before: what the exits before it said.
+        """
+        scale = 1.0 if self.temperatures is None else self.temperatures[index]
+        return certainty(logits.double() / scale, before, self.criterion)
+
+    def leaves(self, index: int, seen: Certainty) -> Tensor:
+        """Return (B,) booleans, true for images that leave at exit `index`."""
+        if index == len(self.thresholds):
+            return torch.ones_like(seen.score, dtype=torch.bool)
+        return seen.score >= self.thresholds[index]
+
+
+def scores(exit_logits: Tensor, criterion: Criterion, temperatures: Sequence[float] | None = None) -> Tensor:
+    """Return the (E, N) scores of all exits.
+
+    Args:
+        exit_logits: (E, N, C).
+        criterion: which score.
+        temperatures: by which the logits of every exit are divided first.
+    """
+    rule = ExitRule(thresholds=[0.0] * (len(exit_logits) - 1), criterion=criterion, temperatures=temperatures)
+    seen, found = None, []
+    for index, logits in enumerate(exit_logits):
+        seen = rule.certainty(index, logits, seen)
+        found.append(seen.score)
+    return torch.stack(found)
+
+
+def first_exits(exit_scores: Tensor, thresholds: Tensor) -> Tensor:
+    """Return the (N,) index of the exit at which every image leaves.
+
+    Args:
+        exit_scores: (E, N).
+        thresholds: (E - 1,).
+    """
+    reached = exit_scores[:-1] >= thresholds.unsqueeze(1)
+    last = torch.ones_like(exit_scores[-1:], dtype=torch.bool)
+    # argmax returns the first of equal values.
+    return torch.cat([reached, last]).int().argmax(dim=0)

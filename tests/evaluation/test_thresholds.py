@@ -1,0 +1,96 @@
+"""Thresholds that meet a budget, and the curves of early exits."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidestep.errors import RecipeError
+from sidestep.evaluation.thresholds import (
+    ExitTable,
+    Family,
+    geometric_shares,
+    solve_thresholds,
+    thresholds_for_budget,
+)
+from sidestep.routing.exits import first_exits
+from tests.reference.exits import literal_thresholds
+
+COSTS = torch.tensor([1.0, 2.5, 4.0, 10.0], dtype=torch.float64)
+
+
+def table(seed: int = 0, images: int = 400, levels: int | None = None) -> ExitTable:
+    """Scores that rise from exit to exit, as those of a trained network do; right answers follow them."""
+    generator = torch.Generator().manual_seed(seed)
+    easiness = torch.rand(images, generator=generator)
+    noise = 0.2 * torch.randn(4, images, generator=generator)
+    scores = (easiness + 0.15 * torch.arange(4).unsqueeze(1) + noise).sigmoid()
+    if levels is not None:
+        scores = (scores * levels).round() / levels
+    correct = torch.rand(4, images, generator=generator) < scores
+    return ExitTable(scores=scores, correct=correct, macs=COSTS.unsqueeze(1).expand(-1, images))
+
+
+@given(seed=st.integers(0, 100), q=st.floats(0.05, 1.95), levels=st.sampled_from([None, 8]))
+def test_the_solver_is_the_literal_loop(seed: int, q: float, levels: int | None) -> None:
+    scores = table(seed, images=60, levels=levels).scores
+    shares = geometric_shares(4, q)
+    assert solve_thresholds(scores, shares).tolist() == literal_thresholds(scores, shares)
+
+
+def test_shares_are_geometric() -> None:
+    shares = geometric_shares(4, 0.5)
+    torch.testing.assert_close(shares, torch.tensor([8, 4, 2, 1], dtype=torch.float64) / 15)
+    assert geometric_shares(3, 1.0).tolist() == pytest.approx([1 / 3] * 3)
+    assert math.isfinite(geometric_shares(9, 1e9).sum().item())
+
+
+@given(seed=st.integers(0, 50))
+def test_a_family_never_lowers_a_threshold(seed: int) -> None:
+    scores = table(seed, images=80).scores
+    for family in (Family.geometric(scores), Family.shared(scores)):
+        assert (family.thresholds.diff(dim=0) >= 0).all()
+        assert first_exits(scores, family.at(0)).eq(0).all()
+        assert first_exits(scores, family.at(len(family.thresholds) - 1)).eq(3).all()
+
+
+@pytest.mark.parametrize("share", [0.12, 0.2, 0.35, 0.5, 0.75, 0.98])
+def test_a_budget_is_met_and_not_exceeded(share: float) -> None:
+    validation, budget = table(), share * COSTS[-1].item()
+    thresholds = thresholds_for_budget(validation, budget, "confidence")
+    assert 0.99 * budget <= validation.leaving(thresholds).macs <= budget
+    # Other images of the same kind cost about the same.
+    assert table(seed=1, images=5000).leaving(thresholds).macs == pytest.approx(budget, rel=0.1)
+
+
+@given(low=st.floats(1.0, 10.0), high=st.floats(1.0, 10.0))
+def test_thresholds_rise_with_the_budget(low: float, high: float) -> None:
+    low, high = sorted((low, high))
+    validation = table(images=100)
+    few, many = (thresholds_for_budget(validation, budget, "confidence") for budget in (low, high))
+    assert (few <= many).all()
+
+
+def test_patience_takes_the_dearest_count_within_the_budget() -> None:
+    counts = torch.tensor([[1.0] * 4, [2, 2, 1, 1], [3, 1, 2, 1], [4, 2, 3, 2]])
+    validation = ExitTable(scores=counts, correct=counts > 1, macs=COSTS.unsqueeze(1).expand(-1, 4))
+    two = thresholds_for_budget(validation, 6.0, "patience")
+    assert two.tolist() == [2.0, 2.0, 2.0]
+    assert validation.leaving(two).exit_rates == [0.0, 0.5, 0.25, 0.25]
+    assert thresholds_for_budget(validation, 1.0, "patience").tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("budget", [0.9, 10.1])
+def test_a_budget_out_of_reach_is_refused_with_the_range(budget: float) -> None:
+    with pytest.raises(RecipeError, match="budget must be between 1 and 10 MACs per image"):
+        thresholds_for_budget(table(), budget, "confidence")
+
+
+def test_anytime_is_every_exit_for_all_images() -> None:
+    validation = table()
+    points = validation.anytime()
+    assert [point.macs for point in points] == COSTS.tolist()
+    assert points[2].accuracy == pytest.approx(validation.correct[2].double().mean().item())
+    assert points[2].exit_rates == [0.0, 0.0, 1.0, 0.0]
