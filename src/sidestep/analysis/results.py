@@ -81,7 +81,7 @@ def read_result(folder: Path) -> RunResult:
 
 
 def accuracy_cost(folders: Sequence[Path]) -> dict[str, list[tuple[float, float]]]:
-    """Return GFLOPs and accuracy in percent of the best checkpoints by recipe, without what all names end in.
+    """Return GFLOPs and accuracy in percent of the best checkpoints by recipe, named by the words that differ.
 
     Args:
         folders: finished run folders.
@@ -95,11 +95,11 @@ def accuracy_cost(folders: Sequence[Path]) -> dict[str, list[tuple[float, float]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Return names of recipes without the last words, if all share them."""
+    """Return names of recipes without the words that all of them share."""
     words = [name.split("_") for name in names]
-    while len(words) > 1 and min(map(len, words)) > 1 and len({name[-1] for name in words}) == 1:
-        words = [name[:-1] for name in words]
-    return ["_".join(name) for name in words]
+    shared = set(words[0]).intersection(*words) if len(words) > 1 else set()
+    short = ["_".join(word for word in name if word not in shared) for name in words]
+    return short if all(short) and len(set(short)) == len(short) else list(names)
 
 
 def results_page(title: str, folders: Sequence[Path]) -> str:
