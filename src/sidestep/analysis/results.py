@@ -81,7 +81,7 @@ def read_result(folder: Path) -> RunResult:
 
 
 def accuracy_cost(folders: Sequence[Path]) -> dict[str, list[tuple[float, float]]]:
-    """Return GFLOPs and accuracy in percent of the best checkpoints by recipe, named by the words that differ.
+    """Return GFLOPs and accuracy in percent of the best checkpoints by recipe, named by words that differ.
 
     Args:
         folders: finished run folders.
