@@ -85,7 +85,8 @@ class ExitNetwork(DynamicNetwork):
 
     def decisions(self, state: State) -> Decisions:
         """Return decisions about no units: everything on the way to an exit is computed."""
-        return Decisions(weights=torch.zeros(_batch(state), 0, 2))
+        first = next(leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor))
+        return Decisions(weights=torch.zeros(len(first), 0, 2, device=first.device))
 
     def parts(self) -> dict[str, nn.Module]:
         return {"blocks": self}
@@ -243,8 +244,3 @@ def _padded(decided: Decisions, num_units: int) -> Decisions:
     missing = num_units - decided.weights.shape[1]
     reached = torch.ones(decided.weights.shape[:2], device=decided.weights.device)
     return Decisions(weights=F.pad(decided.weights, (0, 0, 0, missing)), asked=F.pad(reached, (0, missing)))
-
-
-def _batch(state: State) -> int:
-    """Return the number of images in a state."""
-    return next(len(leaf) for leaf in tree_leaves(state) if isinstance(leaf, Tensor))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,11 +98,6 @@ class ExitCalibration:
     def rule(self) -> ExitRule:
         """Return the rule by which images leave."""
         return ExitRule(thresholds=self.thresholds, criterion=self.criterion, temperatures=self.temperatures)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ExitCalibration:
-        """Return the calibration that plain values (of a checkpoint) describe."""
-        return cls(**values)
 
 
 def calibrate(
