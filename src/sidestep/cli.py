@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
-from rich.table import Table
 
 from sidestep.errors import SidestepError
+from sidestep.tables import bench_table, calibration_table, curve_table, methods_table, report_table
 
 if TYPE_CHECKING:
     from sidestep.recipe import Recipe
@@ -215,7 +215,7 @@ def _fit(recipe: Recipe, settings: Any) -> Path:
     folder = train(recipe, settings.out, resume=settings.get("resume", False), devices=devices)
     console = Console()
     for name, report in json.loads((folder / "report.json").read_text()).items():
-        console.print(_report_table(report, f"{folder} ({name} checkpoint, test split)"))
+        console.print(report_table(report, f"{folder} ({name} checkpoint, test split)"))
     return folder
 
 
@@ -239,18 +239,7 @@ def _calibrate(settings: Any) -> int:
     if settings.json:
         print(json.dumps(asdict(calibration)))
         return 0
-    table = Table("exit", "threshold", "temperature", "calibration error", "before", "leave here")
-    for exit, rate in enumerate(calibration.exit_rates):
-        last = exit == len(calibration.thresholds)
-        table.add_row(
-            str(exit + 1),
-            "-" if last else f"{calibration.thresholds[exit]:.4f}",
-            f"{calibration.temperatures[exit]:.3f}",
-            f"{calibration.calibration_errors[exit]:.2%}",
-            f"{calibration.raw_calibration_errors[exit]:.2%}",
-            f"{rate:.1%}",
-        )
-    Console().print(table)
+    Console().print(calibration_table(calibration))
     cost = f"{2e-9 * calibration.macs:.4f} of {2e-9 * calibration.budget_macs:.4f} GFLOPs"
     print(f"validation: {calibration.accuracy:.2%} at {cost} per image; kept in the checkpoint")
     return 0
@@ -267,11 +256,7 @@ def _curve(settings: Any) -> int:
         checkpoint=settings.checkpoint,
         source=settings.source,
     )
-    table = Table("curve", "budget, GFLOPs", "GFLOPs", "accuracy", title=settings.run)
-    for row in points:
-        budget = "" if row.budget_macs is None else f"{2e-9 * row.budget_macs:.4f}"
-        table.add_row(row.kind, budget, f"{2e-9 * row.point.macs:.4f}", f"{row.point.accuracy:.2%}")
-    Console().print(table)
+    Console().print(curve_table(points, settings.run))
     return 0
 
 
@@ -294,7 +279,7 @@ def _evaluate(settings: Any) -> int:
         print(json.dumps(report))
     else:
         how = f"{settings.execution} execution, {settings.decisions} decisions"
-        Console().print(_report_table(report, f"{settings.run} ({how})"))
+        Console().print(report_table(report, f"{settings.run} ({how})"))
     return 0
 
 
@@ -316,7 +301,7 @@ def _bench(settings: Any) -> int:
     if settings.json:
         print(json.dumps(result))
     else:
-        _print_bench(result, settings.run)
+        Console().print(bench_table(result, settings.run))
     return 0
 
 
@@ -326,10 +311,7 @@ def _methods(settings: Any) -> int:
     if settings.json:
         print(json.dumps({name: method.summary for name, method in METHODS.items()}))
         return 0
-    table = Table("method", "what it is")
-    for name, method in METHODS.items():
-        table.add_row(name, method.summary)
-    Console().print(table)
+    Console().print(methods_table(METHODS))
     return 0
 
 
@@ -361,38 +343,6 @@ def _quickstart(settings: Any, overrides: list[str]) -> int:
     from sidestep.runs import bench
 
     folder = _fit(load_recipe(QUICKSTART, overrides), settings)
-    _print_bench(bench(folder, batch_sizes=(1, 256), seconds=3.0).as_dict(), str(folder))
+    result = bench(folder, batch_sizes=(1, 256), seconds=3.0).as_dict()
+    Console().print(bench_table(result, str(folder)))
     return 0
-
-
-def _report_table(report: dict[str, Any], title: str) -> Table:
-    table = Table("figure", "value", title=title)
-    table.add_row("images", f"{report['num_images']:,}")
-    table.add_row("accuracy", f"{report['accuracy']:.2%}")
-    table.add_row("GFLOPs per image (2 x MACs, routers in)", f"{report['gflops']:.4f}")
-    table.add_row("GFLOPs without routers", f"{report['gflops_without_routers']:.4f}")
-    table.add_row("fraction of the static network", f"{report['fraction_of_full']:.1%}")
-    table.add_row("executed blocks", f"{report['executed_mean']:.2f} ± {report['executed_std']:.2f}")
-    table.add_row("distinct paths", f"{report['num_paths']:,}")
-    if report["keep_rates"]:
-        table.add_row("keep rate per block", " ".join(f"{rate:.2f}" for rate in report["keep_rates"]))
-    if report.get("exit_rates"):
-        table.add_row("leave at each exit", " ".join(f"{rate:.2f}" for rate in report["exit_rates"]))
-    if report.get("exit_accuracies"):
-        accuracies = " ".join(f"{accuracy:.2%}" for accuracy in report["exit_accuracies"])
-        table.add_row("accuracy of each exit on all", accuracies)
-    return table
-
-
-def _print_bench(result: dict[str, Any], title: str) -> None:
-    table = Table("runtime", "precision", "batch", "ms", "ms per image", "ratio to best static", title=title)
-    for row in result["rows"]:
-        table.add_row(
-            row["runtime"],
-            row["precision"],
-            str(row["batch_size"]),
-            f"{row['median_ms']:.2f}",
-            f"{row['ms_per_image']:.3f}",
-            f"{row['ratio_to_best_static']:.2f}",
-        )
-    Console().print(table)
