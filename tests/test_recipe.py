@@ -175,3 +175,49 @@ def test_overrides_that_name_no_place_are_errors(tmp_path: Path) -> None:
         load_recipe(path, ["--training.phases.7.epochs=1"])
     with pytest.raises(RecipeError, match="must be --key value"):
         load_recipe(path, ["--method.target"])
+
+
+def test_a_null_where_something_is_required_is_one_of_the_errors() -> None:
+    values = {
+        "name": None,
+        "method": {"name": "rdi_net", "target": None, "router": None},
+        "model": {"mix": None, "exits": {"at": None}, "ranet": {"scale_list": None}},
+        "data": {"mean": None, "source": None, "flip": None, "limit": None},
+        "training": {
+            "phases": [{"name": "x", "epochs": 1, "milestones": None, "settings": None, "ramps": {"y": None}}]
+        },
+    }
+    with pytest.raises(RecipeError) as caught:
+        from_dict(values)
+    assert str(caught.value).splitlines() == [
+        "recipe has 12 errors:",
+        "  - name must be a text, got None",
+        "  - method.target must be a number, got None",
+        "  - method.router must be a mapping, got None",
+        "  - model.mix must be a value out of output, branch, got None",
+        "  - model.exits.at must be a list of texts, got None",
+        "  - model.ranet.scale_list must be a list of whole numbers, got None",
+        "  - data.mean must be a list of 3 numbers, got None",
+        "  - data.source must be a text, got None",
+        "  - data.flip must be a true or false, got None",
+        "  - training.phases.0.milestones must be a list of whole numbers, got None",
+        "  - training.phases.0.settings must be a mapping, got None",
+        "  - training.phases.0.ramps.y must be a mapping, got None",
+    ]
+    with pytest.raises(RecipeError, match=r"training\.phases must be a list of mappings, got None"):
+        from_dict({**MINIMAL, "training": {"phases": None}})
+
+
+def test_a_null_is_taken_where_there_is_one(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL), ["--data.limit=null", "--model.se_ratio", "null"])
+    assert (recipe.data.limit, recipe.model.se_ratio) == (None, None)
+
+
+def test_a_text_that_yaml_reads_as_a_number_wants_quotes(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL | {"method": {"name": "fixed_path"}})
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, ["--method.path=1010010", "--training.phases.0.name=yes"])
+    text = str(caught.value)
+    assert "method.path must be a text or null, got 1010010; YAML reads a number there: put it in" in text
+    assert "training.phases.0.name must be a text, got True; YAML reads true or false there" in text
+    assert load_recipe(path, ["--method.path='1010010'"]).settings.path == "1010010"

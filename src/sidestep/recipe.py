@@ -128,6 +128,8 @@ def _keys(cls: type, place: str) -> Iterator[tuple[str, str]]:
 
 def _finish(values: dict[str, Any], errors: list[str], source: str) -> Recipe:
     known = {"name", "method", *SECTIONS}
+    if values.get("name", "") is None:
+        errors.append("name must be a text, got None")
     errors += [_unknown(key, "", known) for key in values if key not in known]
     method_values = dict(values.get("method") or {}) if isinstance(values.get("method"), dict | None) else {}
     method = method_values.pop("name", None)
@@ -203,22 +205,46 @@ def _value(hint: Any, value: Any, place: str, errors: list[str]) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=hint)
     try:
+        if value is None and not _takes_null(hint):
+            # The parser would take it for "not given", whatever the type.
+            raise ArgumentError(None, "null")
         parsed = parser.parse_object({"value": value}).value
     except ArgumentError:
-        nearest = _nearest(value, _choices(hint))
-        errors.append(f"{place} must be a {_describe(hint)}, got {value!r}{nearest}")
+        way_out = _nearest(value, _choices(hint)) or _quoting(hint, value)
+        errors.append(f"{place} must be a {_describe(hint)}, got {value!r}{way_out}")
         return None
     return tuple(parsed) if get_origin(hint) is tuple else parsed
 
 
+def _takes_null(hint: Any) -> bool:
+    return hint is Any or type(None) in _alternatives(hint)
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """Return the types that a type is made of, itself alone unless it is a union."""
+    return get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _quoting(hint: Any, value: Any) -> str:
+    """Return how to write a text that YAML has read as something else."""
+    if str not in _alternatives(hint) or not isinstance(value, int | float):
+        return ""
+    kind = "true or false" if isinstance(value, bool) else "a number"
+    return f"; YAML reads {kind} there: put it in quotes, on the command line in two kinds ('\"...\"')"
+
+
 def _describe(hint: Any) -> str:
-    if _choices(hint) and get_origin(hint) is Literal:
+    if len(_alternatives(hint)) > 1:
+        return " or ".join(_describe(arg) for arg in _alternatives(hint))
+    if get_origin(hint) is Literal:
         return "value out of " + ", ".join(map(str, _choices(hint)))
-    if get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join(_describe(arg) for arg in get_args(hint))
-    if hint is type(None):
-        return "null"
-    names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+    if get_origin(hint) in (list, tuple):
+        items = [item for item in get_args(hint) if item is not Ellipsis]
+        count = "" if get_origin(hint) is list or Ellipsis in get_args(hint) else f"{len(items)} "
+        return f"list of {count}{_describe(items[0])}s"
+    if get_origin(hint) is dict or is_dataclass(hint):
+        return "mapping"
+    names = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
     return names.get(hint, str(hint).replace("typing.", ""))
 
 
