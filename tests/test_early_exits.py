@@ -10,8 +10,10 @@ import torch
 import yaml
 
 import sidestep
+from sidestep.assembly import untrained
 from sidestep.cli import main
 from sidestep.errors import RecipeError
+from sidestep.recipe import load_recipe
 
 DIGITS = {"source": "digits", "image_size": 16, "limit": 300, "crop_padding": 1, "flip": False}
 RANET = {
@@ -44,6 +46,20 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp(request.param)
     assert main(["train", str(recipe(folder, request.param)), "--out", str(folder / "run")]) == 0
     return folder / "run"
+
+
+@pytest.mark.parametrize("name", ["ranet", "msdnet"])
+def test_the_small_recipes_cover_a_wide_range_around_a_static_resnet(name: str) -> None:
+    """The figures of their headers."""
+    recipes = Path(__file__).parent.parent / "recipes"
+    costs = []
+    for path in (f"{name}_small_cifar10.yaml", "static_resnet_small_cifar10.yaml"):
+        network = untrained(load_recipe(recipes / path), num_classes=10)
+        costs.append(sidestep.measure_cost(network, (32, 32)))
+    exits, static = costs[0].exit_macs, costs[1].full_macs
+    assert exits is not None and 0.15 < exits[0] / exits[-1] < 0.25
+    assert 0.85 < costs[0].full_macs / static < 1
+    assert static == pytest.approx(26.4e6, rel=2e-3)
 
 
 def report(run: Path, *options: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
