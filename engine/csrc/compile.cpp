@@ -1,0 +1,106 @@
+#include "compile.h"
+
+#include <algorithm>
+
+namespace sidestep {
+
+namespace {
+
+std::vector<float> padded(const std::vector<float>& values, size_t size) {
+    std::vector<float> out(std::max(size, values.size()), 0.0f);
+    std::copy(values.begin(), values.end(), out.begin());
+    return out;
+}
+
+size_t rounded(size_t count) {
+    return (count + 15) / 16 * 16;
+}
+
+std::vector<Block> blocks_of(int64_t channels, const Kernels& kernels) {
+    std::vector<Block> blocks;
+    for (int64_t first = 0; first < channels;) {
+        int64_t width = kernels.wide_block;
+        while (first + width > channels) width -= CHANNEL_BLOCK;
+        blocks.push_back({first, width, 0});
+        first += width;
+    }
+    return blocks;
+}
+
+// Writes the weights that one kernel row multiplies with the run that it reads: (run, width) floats. Groups
+// are written out as a dense convolution with zeros.
+void run_of(const Op& op, const Tensor& weight, int64_t row, const Block& block, int64_t padded_inputs,
+            std::vector<float>& out) {
+    const int64_t outputs = weight.shape[0], group_inputs = weight.shape[1], kernel = weight.shape[2];
+    const int64_t group_outputs = outputs / op.ints[2];
+    std::fill(out.begin(), out.end(), 0.0f);
+    for (int64_t o = block.first; o < std::min(block.first + block.width, outputs); ++o)
+        for (int64_t i = 0; i < group_inputs; ++i)
+            for (int64_t tap = 0; tap < kernel; ++tap) {
+                const int64_t input = o / group_outputs * group_inputs + i;
+                const int64_t from = ((o * group_inputs + i) * kernel + row) * kernel + tap;
+                out[(tap * padded_inputs + input) * block.width + (o - block.first)] = weight.data[from];
+            }
+}
+
+Packed pack_conv(const Op& op, const Program& program, const Kernels& kernels) {
+    const Tensor& weight = program.tensors[op.weight];
+    const int64_t kernel = weight.shape[2];
+    const int64_t inputs = padded_channels(weight.shape[1] * op.ints[2], op.in[0] == 0);
+    const int64_t outputs = padded_channels(weight.shape[0], false);
+    Packed packed;
+    packed.run = kernel * inputs;
+    packed.blocks = blocks_of(outputs, kernels);
+    packed.weight = Memory(kernel * packed.run * outputs * kernels.entry_size);
+    size_t offset = 0;
+    for (Block& block : packed.blocks) {
+        block.offset = offset;
+        std::vector<float> rows(packed.run * block.width);
+        for (int64_t row = 0; row < kernel; ++row) {
+            run_of(op, weight, row, block, inputs, rows);
+            kernels.pack_run(rows.data(), packed.run, block.width, packed.weight.data() + offset);
+            offset += rows.size() * kernels.entry_size;
+        }
+    }
+    packed.bias = padded(op.bias < 0 ? std::vector<float>{} : program.tensors[op.bias].data, outputs);
+    return packed;
+}
+
+Packed pack_linear(const Op& op, const Program& program, const Kernels& kernels) {
+    const Tensor& weight = program.tensors[op.weight];
+    const int64_t outputs = weight.shape[0], inputs = weight.shape[1];
+    Packed packed;
+    packed.weight = Memory(kernels.linear_bytes(inputs, outputs));
+    kernels.pack_linear(weight.data.data(), inputs, outputs, packed.weight.data());
+    packed.bias =
+        padded(op.bias < 0 ? std::vector<float>{} : program.tensors[op.bias].data, rounded(outputs));
+    return packed;
+}
+
+Packed pack_op(const Op& op, const Program& program, const Kernels& kernels) {
+    if (op.kind == Kind::conv) return pack_conv(op, program, kernels);
+    if (op.kind == Kind::linear) return pack_linear(op, program, kernels);
+    Packed packed;
+    if (op.weight >= 0) {
+        const Tensor& weight = program.tensors[op.weight];
+        packed.factors = padded(weight.data, rounded(weight.data.size()));
+        if (op.bias >= 0) packed.bias = padded(program.tensors[op.bias].data, rounded(weight.data.size()));
+    }
+    return packed;
+}
+
+}  // namespace
+
+std::vector<Packed> pack(const Program& program, int64_t num_ops, const Kernels& kernels) {
+    std::vector<Packed> all(num_ops);
+    auto pack_all = [&](const std::vector<Op>& ops) {
+        for (const Op& op : ops) all[op.index] = pack_op(op, program, kernels);
+    };
+    for (const Step& step : program.steps) {
+        pack_all(step.ops);
+        for (const Option& option : step.options) pack_all(option.ops);
+    }
+    return all;
+}
+
+}  // namespace sidestep

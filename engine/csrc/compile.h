@@ -1,0 +1,31 @@
+// A program made ready for one set of kernels: weights packed.
+#pragma once
+
+#include <vector>
+
+#include "kernels.h"
+#include "layout.h"
+#include "memory.h"
+
+namespace sidestep {
+
+// A block of output channels of a convolution.
+struct Block {
+    int64_t first;  // channel
+    int64_t width;  // channels
+    size_t offset;  // bytes into the packed weights
+};
+
+// What an op needs beside its inputs, in the order in which its kernel reads it.
+struct Packed {
+    Memory weight;
+    std::vector<Block> blocks;   // conv
+    int64_t run = 0;             // conv: entries that one kernel row reads
+    std::vector<float> factors;  // affine and vconst: weights, padded with zeros
+    std::vector<float> bias;     // padded with zeros
+};
+
+// Returns what every op needs, by its index.
+std::vector<Packed> pack(const Program& program, int64_t num_ops, const Kernels& kernels);
+
+}  // namespace sidestep

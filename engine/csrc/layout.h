@@ -1,0 +1,41 @@
+// Where values lie in a worker's memory.
+#pragma once
+
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+#include "program.h"
+
+namespace sidestep {
+
+// A map lies as [row][pixel][channel] with a halo of zero pixels around it, which nothing writes to: each
+// place is used by maps of one shape only. Channels are padded with zeros. A vector lies as floats.
+struct Place {
+    Shape shape;
+    size_t offset = 0;     // maps: entries from the start of the maps; vectors: floats
+    int64_t channels = 0;  // padded
+    int64_t halo = 0;
+    int64_t row_step = 0;  // entries from row to row
+    int64_t first = 0;     // entries from the place's start to the first pixel inside of the halo
+    bool own = false;      // no other value lies here, so that threads need not wait before they write
+};
+
+// A copy at the end of an option, from a value to one that its choice defines.
+using Copies = std::vector<std::pair<int64_t, int64_t>>;
+
+struct Layout {
+    std::vector<Place> places;                // of every value
+    std::vector<std::vector<Copies>> copies;  // of every step's every option
+    size_t map_entries = 0;
+    size_t vector_floats = 0;
+};
+
+// Returns a place for every value. Places are shared by values that are not needed at the same time; a
+// skipped unit's output lies where its input lay, so that skipping moves nothing.
+Layout lay_out(const Program& program, const std::vector<Shape>& shapes);
+
+// Returns the padded number of channels of a map; images of up to 4 channels are padded to 4.
+int64_t padded_channels(int64_t channels, bool image);
+
+}  // namespace sidestep

@@ -1,0 +1,160 @@
+#include <algorithm>
+#include <cstring>
+
+#include "executor.h"
+
+namespace sidestep {
+
+void Executor::conv(const Op& op) {
+    const Packed& packed = network_.packed[op.index];
+    const Place &in = at(op.in[0]), &out = at(op.out);
+    const Place* residual = op.in.size() > 1 ? &at(op.in[1]) : nullptr;
+    const int64_t stride = op.ints[0], padding = op.ints[1], size = kernels_.entry_size;
+    ConvRow row{};
+    row.pixels = out.shape.w;
+    row.kernel_rows = network_.program.tensors[op.weight].shape[2];
+    row.run = packed.run;
+    row.row_step = in.row_step;
+    row.pixel_step = stride * in.channels;
+    row.out_step = out.channels;
+    row.relu = closing(op, 3);
+    const auto [begin, end] = share(out.shape.h);
+    for (const Block& block : packed.blocks) {
+        row.weight = packed.weight.data() + block.offset;
+        row.bias = packed.bias.data() + block.first;
+        for (int64_t y = begin; y < end; ++y) {
+            row.in = pixel(in, y * stride - padding, -padding);
+            row.out = pixel(out, y) + block.first * size;
+            row.residual = residual ? pixel(*residual, y) + block.first * size : nullptr;
+            ask_ahead(row);
+            kernels_.conv_row(row, block.width);
+            asked_ahead(row);
+        }
+    }
+}
+
+void Executor::pool(const Op& op) {
+    const Place &in = at(op.in[0]), &out = at(op.out);
+    const bool mean = op.kind == Kind::avg_pool;
+    const int64_t kernel = op.ints[0], stride = op.ints[1], padding = mean ? 0 : op.ints[2];
+    const auto [begin, end] = share(out.shape.h);
+    for (int64_t y = begin; y < end; ++y) {
+        const int64_t top = std::max<int64_t>(y * stride - padding, 0);
+        const int64_t bottom = std::min(y * stride - padding + kernel, in.shape.h);
+        for (int64_t x = 0; x < out.shape.w; ++x) {
+            const int64_t left = std::max<int64_t>(x * stride - padding, 0);
+            const int64_t right = std::min(x * stride - padding + kernel, in.shape.w);
+            const Rows window{bottom - top, right - left, std::min(in.channels, out.channels), in.row_step};
+            kernels_.window(pixel(in, top, left), window, pixel(out, y, x), in.channels, mean);
+        }
+    }
+}
+
+void Executor::pad(const Op& op) {
+    const Place &in = at(op.in[0]), &out = at(op.out);
+    const int64_t stride = op.ints[0], size = kernels_.entry_size;
+    const auto [begin, end] = share(out.shape.h);
+    for (int64_t y = begin; y < end; ++y)
+        for (int64_t x = 0; x < out.shape.w; ++x) {
+            std::byte* to = pixel(out, y, x);
+            std::memset(to, 0, out.channels * size);
+            std::memcpy(to + op.ints[1] * size, pixel(in, y * stride, x * stride), in.shape.c * size);
+        }
+}
+
+void Executor::affine(const Op& op, const float* weight, const float* bias, Relu relu) {
+    const Place &in = at(op.in[0]), &out = at(op.out);
+    const auto [begin, end] = share(out.shape.h);
+    Rows from = rows(in, end - begin);
+    from.channels = std::min(in.channels, out.channels);
+    kernels_.affine(pixel(in, begin), pixel(out, begin), from, in.channels, rows(out, end - begin), weight,
+                    bias, relu);
+}
+
+void Executor::add(const Op& op) {
+    const Place &a = at(op.in[0]), &b = at(op.in[1]), &out = at(op.out);
+    const auto [begin, end] = share(out.shape.h);
+    for (int64_t y = begin; y < end; ++y)
+        kernels_.add(pixel(a, y), pixel(b, y), pixel(out, y), out.shape.w * out.channels, closing(op, 0));
+}
+
+void Executor::concat(const Op& op) {
+    const Place& out = at(op.out);
+    const int64_t size = kernels_.entry_size;
+    const auto [begin, end] = share(out.shape.h);
+    int64_t first = 0;
+    for (int64_t id : op.in) {
+        const Place& in = at(id);
+        for (int64_t y = begin; y < end; ++y)
+            for (int64_t x = 0; x < out.shape.w; ++x)
+                std::memcpy(pixel(out, y, x) + first * size, pixel(in, y, x), in.shape.c * size);
+        first += in.shape.c;
+    }
+}
+
+// Bilinear, as PyTorch: positions of pixel centres, or of corners with align_corners.
+void Executor::resize(const Op& op) {
+    const Place &in = at(op.in[0]), &out = at(op.out);
+    const bool corners = op.ints[2];
+    auto source = [&](int64_t i, int64_t to, int64_t from) {
+        if (corners) return to > 1 ? static_cast<float>(i) * (from - 1) / (to - 1) : 0.0f;
+        return std::max((i + 0.5f) * from / to - 0.5f, 0.0f);
+    };
+    const int64_t channels = std::min(in.channels, out.channels);
+    std::vector<float> part(channels), sum(out.channels);
+    const auto [begin, end] = share(out.shape.h);
+    for (int64_t y = begin; y < end; ++y) {
+        const float sy = source(y, out.shape.h, in.shape.h);
+        for (int64_t x = 0; x < out.shape.w; ++x) {
+            const float sx = source(x, out.shape.w, in.shape.w);
+            std::fill(sum.begin(), sum.end(), 0.0f);
+            for (int64_t corner = 0; corner < 4; ++corner) {
+                const auto y0 = static_cast<int64_t>(sy), x0 = static_cast<int64_t>(sx);
+                const int64_t cy = std::min(y0 + corner / 2, in.shape.h - 1);
+                const int64_t cx = std::min(x0 + corner % 2, in.shape.w - 1);
+                const float fy = corner / 2 ? sy - y0 : 1 - (sy - y0),
+                            fx = corner % 2 ? sx - x0 : 1 - (sx - x0);
+                kernels_.to_floats(pixel(in, cy, cx), channels, part.data());
+                for (int64_t c = 0; c < channels; ++c) sum[c] += fy * fx * part[c];
+            }
+            kernels_.from_floats(sum.data(), out.channels, pixel(out, y, x));
+        }
+    }
+}
+
+void Executor::gap(const Op& op) {
+    const Place& in = at(op.in[0]);
+    float* out = vector(op.out);
+    if (crew_.size == 1)
+        kernels_.sum(pixel(in, 0), rows(in, in.shape.h), out);
+    else
+        gap_of_crew(in, out);
+    const float scale = 1.0f / static_cast<float>(in.shape.h * in.shape.w);
+    for (int64_t c = 0; c < in.shape.c; ++c) out[c] *= scale;
+}
+
+// Everyone sums the rows that it has written itself, since what others wrote is far from this core, and
+// then adds up all sums in the same order. Room for two rounds: nobody is two barriers ahead of another.
+void Executor::gap_of_crew(const Place& in, float* out) {
+    float* sums = crew_.sums + (rounds_++ % 2) * crew_.size * crew_.sums_step;
+    const auto [begin, end] = share(in.shape.h);
+    kernels_.sum(pixel(in, begin), rows(in, end - begin), sums + crew_.rank * crew_.sums_step);
+    sync();
+    std::copy_n(sums, in.channels, out);
+    for (int rank = 1; rank < crew_.size; ++rank)
+        for (int64_t c = 0; c < in.channels; ++c) out[c] += sums[rank * crew_.sums_step + c];
+}
+
+void Executor::flatten(const Op& op) {
+    const Place& in = at(op.in[0]);
+    reading_ = true;
+    float* out = vector(op.out);
+    std::vector<float> channels(in.channels);
+    for (int64_t y = 0; y < in.shape.h; ++y)
+        for (int64_t x = 0; x < in.shape.w; ++x) {
+            kernels_.to_floats(pixel(in, y, x), in.channels, channels.data());
+            for (int64_t c = 0; c < in.shape.c; ++c) out[(c * in.shape.h + y) * in.shape.w + x] = channels[c];
+        }
+}
+
+}  // namespace sidestep

@@ -1,0 +1,158 @@
+"""Plans: safetensors files that say what to run. `docs/plan.md` of sidestep specifies the format."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sidestep_engine._engine import PlanError
+
+VERSION = 1
+KEY = "sidestep_plan"
+
+_MOST_HEADER_BYTES = 100_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a plan file holds.
+
+    Attributes:
+        steps: as in the file; engines check them.
+        output: value that holds the class scores.
+        channels: of the images.
+        size: height and width that the network was trained on.
+        mean: of the pixels in [0, 1], by channel.
+        std: of the pixels in [0, 1], by channel.
+        classes: names, may be empty.
+        cost: the price list of the network, may be empty.
+        about: what the exporter says about the network.
+        tensors: float32 arrays by name.
+    """
+
+    steps: list[Any]
+    output: int
+    channels: int
+    size: tuple[int, int]
+    mean: list[float]
+    std: list[float]
+    classes: list[str]
+    cost: dict[str, Any]
+    about: dict[str, Any]
+    tensors: dict[str, np.ndarray]
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Return what a plan file holds.
+
+    Raises:
+        PlanError: when the file is no plan, is damaged, or is of another version.
+        OSError: when it cannot be read.
+    """
+    try:
+        return parse_plan(np.fromfile(path, dtype=np.uint8))
+    except PlanError as error:
+        raise PlanError(f"plan {path} cannot be read: {error}") from None
+
+
+def parse_plan(content: bytes | np.ndarray) -> Plan:
+    """Return what the bytes of a plan file hold.
+
+    Raises:
+        PlanError: when they are no plan, are damaged, or are of another version.
+    """
+    try:
+        header, body = _split(np.frombuffer(content, dtype=np.uint8))
+        plan = _loads(_field(_field(header, "__metadata__", dict), KEY, str))
+        if plan.get("version") != VERSION:
+            raise PlanError(f"it has version {plan.get('version')!r} and this engine reads version {VERSION}")
+        tensors = {
+            name: _tensor(name, entry, body) for name, entry in header.items() if name != "__metadata__"
+        }
+        return _plan(plan, tensors)
+    except PlanError as error:
+        raise PlanError(f"{error}; export the run again") from None
+
+
+def _plan(plan: dict[str, Any], tensors: dict[str, np.ndarray]) -> Plan:
+    images = _field(plan, "input", dict)
+    size = _field(images, "size", list)
+    if len(size) != 2 or not all(_whole(side) and side > 0 for side in size):
+        raise PlanError(f"size must be height and width, got {size!r}")
+    classes = plan.get("classes", [])
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise PlanError("classes must be a list of names")
+    return Plan(
+        steps=_field(plan, "steps", list),
+        output=_field(plan, "output", int),
+        channels=_field(images, "channels", int),
+        size=(size[0], size[1]),
+        mean=_numbers(images, "mean"),
+        std=_numbers(images, "std"),
+        classes=classes,
+        cost=plan.get("cost") or {},
+        about=plan.get("about") or {},
+        tensors=tensors,
+    )
+
+
+def _split(data: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+    """Return the header of a safetensors file and the bytes behind it."""
+    if data.size < 8:
+        raise PlanError(f"it has {data.size} bytes, fewer than any safetensors file")
+    length = int.from_bytes(data[:8].tobytes(), "little")
+    if length > min(data.size - 8, _MOST_HEADER_BYTES):
+        raise PlanError(f"its header of {length} bytes is longer than the file")
+    return _loads(data[8 : 8 + length].tobytes()), data[8 + length :]
+
+
+def _loads(text: str | bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"its JSON does not parse ({type(error).__name__})") from None
+    if not isinstance(values, dict):
+        raise PlanError("its JSON must be an object")
+    return values
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _tensor(name: str, entry: Any, body: np.ndarray) -> np.ndarray:
+    """Return a tensor of the file, whose place and size are checked against the file's."""
+    if not isinstance(entry, dict) or entry.get("dtype") != "F32":
+        raise PlanError(f"tensor {name!r} must be float32")
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(shape, list) or not all(_whole(side) and side >= 0 for side in shape) or len(shape) > 4:
+        raise PlanError(f"tensor {name!r} must have a shape of at most four sides, got {shape!r}")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_whole(offset) for offset in offsets):
+        raise PlanError(f"tensor {name!r} must have two offsets, got {offsets!r}")
+    begin, end = offsets
+    if not 0 <= begin <= end <= body.size or end - begin != 4 * math.prod(shape):
+        raise PlanError(f"tensor {name!r} must lie inside of the file, at {shape} float32, got {offsets}")
+    return np.frombuffer(body[begin:end].tobytes(), dtype="<f4").reshape(shape)
+
+
+def _field(values: dict[str, Any], name: str, kind: type) -> Any:
+    value = values.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise PlanError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _numbers(values: dict[str, Any], name: str) -> list[float]:
+    numbers = _field(values, name, list)
+    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
+        raise PlanError(f"{name} must be a list of numbers")
+    return [float(number) for number in numbers]
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63

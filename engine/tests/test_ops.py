@@ -1,0 +1,140 @@
+"""Every op of the format against NumPy, on every instruction set that this processor has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import literal
+import numpy as np
+import plans
+import pytest
+from sidestep_engine import Engine, Plan, PlanError
+
+KERNELS = [("base", "float32"), ("avx2", "float32"), ("avx512", "float32"), ("avx512", "bfloat16")]
+TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
+
+
+@pytest.fixture(params=KERNELS, ids="-".join)
+def kernels(request: pytest.FixtureRequest) -> dict[str, str]:
+    isa, precision = request.param
+    try:
+        Engine(plans.routed_resnet(1, (16,)), isa=isa, precision=precision)
+    except PlanError as error:
+        pytest.skip(str(error))
+    return {"isa": isa, "precision": precision}
+
+
+def images(plan: Plan, count: int = 3, size: tuple[int, int] | None = None, seed: int = 1) -> np.ndarray:
+    shape = (count, plan.channels, *(size or plan.size))
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def agree(plan: Plan, x: np.ndarray, kernels: dict[str, Any], threads: int = 1) -> None:
+    scores, options, exits = literal.run(plan, x)
+    output = Engine(plan, num_threads=threads, **kernels)(x)
+    scale = np.abs(scores).max() + 1e-6
+    np.testing.assert_allclose(output.logits / scale, scores / scale, atol=TOLERANCE[kernels["precision"]])
+    if kernels["precision"] == "float32":
+        np.testing.assert_array_equal(output.options, options)
+        np.testing.assert_array_equal(output.exits, exits)
+
+
+def ending(maker: plans.Maker, x: int, size: int) -> Plan:
+    """Return a plan whose scores are all entries of a map."""
+    return maker.plan(maker.op("flatten", **{"in": x}), size)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 16), (16, 16), (24, 40), (64, 7), (128, 32)])
+def test_convolutions(kernels: dict[str, str], kernel: int, stride: int, inputs: int, outputs: int) -> None:
+    maker = plans.Maker(channels=inputs)
+    x = maker.conv(0, inputs, outputs, kernel, stride)
+    plan = ending(maker, x, 13)
+    agree(plan, images(plan), kernels)
+
+
+def test_convolutions_of_maps_and_with_residuals(kernels: dict[str, str]) -> None:
+    maker = plans.Maker()
+    a = maker.conv(0, 3, 20)
+    b = maker.conv(a, 20, 20, relu=False)
+    c = maker.conv(b, 20, 20, 1, residual=a)
+    d = maker.conv(c, 20, 36, 3, stride=2, relu=False)
+    plan = ending(maker, maker.conv(d, 36, 36, 3, residual=d), 11)
+    agree(plan, images(plan), kernels)
+
+
+def test_groups_leaky_relus_and_paddings_that_differ(kernels: dict[str, str]) -> None:
+    maker = plans.Maker()
+    a = maker.conv(0, 3, 24, 5, padding=1, slope=0.1)
+    b = maker.conv(a, 24, 12, 3, groups=4, padding=0)
+    c = maker.op("relu", **{"in": maker.conv(b, 12, 12, 3, relu=False)}, slope=0.25)
+    plan = ending(maker, c, 12)
+    agree(plan, images(plan), kernels)
+
+
+@pytest.mark.parametrize("size", [(9, 12), (8, 8), (5, 31)])
+def test_maps(kernels: dict[str, str], size: tuple[int, int]) -> None:
+    maker = plans.Maker()
+    a = maker.conv(0, 3, 10)
+    pooled = maker.op("max_pool", **{"in": a}, kernel=3, stride=2, padding=1)
+    mean = maker.op("avg_pool", **{"in": a}, kernel=2, stride=2, ceil=True)
+    both = maker.op("concat", **{"in": [pooled, mean]})
+    factors = maker.op("vmap", **{"in": maker.op("gap", **{"in": both})}, function="sigmoid")
+    scaled = maker.op("scale", **{"in": [both, factors]})
+    normal = maker.op("affine", **{"in": scaled}, weight=maker.weight(20), bias=maker.weight(20), relu=True)
+    total = maker.op("add", **{"in": [normal, both]}, relu=False)
+    padded = maker.op("pad", **{"in": total}, stride=2, before=3, after=4)
+    plan = maker.plan(maker.op("gap", **{"in": padded}), 9)
+    agree(plan, images(plan, size=size), kernels)
+    agree(plan, images(plan, count=1, size=size), kernels, threads=3)
+
+
+def test_pooled_images(kernels: dict[str, str]) -> None:
+    maker = plans.Maker()
+    small = maker.op("avg_pool", **{"in": 0}, kernel=2, stride=2, ceil=False)
+    plan = maker.plan(maker.op("gap", **{"in": maker.conv(small, 3, 8)}), 10)
+    agree(plan, images(plan), kernels)
+
+
+def test_vectors(kernels: dict[str, str]) -> None:
+    maker = plans.Maker()
+    v = maker.linear(maker.op("flatten", **{"in": 0}), 48, 37, relu=True)
+    w = maker.linear(v, 37, 150)
+    constant = maker.op("vconst", weight=maker.weight(150))
+    total = maker.op("vadd", **{"in": [w, constant]}, alpha=-0.5, relu=True)
+    length = maker.op("vsum", **{"in": maker.op("vmul", **{"in": [total, total]})})
+    root = maker.op("vmap", **{"in": maker.op("vclamp_min", **{"in": length}, min=1e-6)}, function="sqrt")
+    unit = maker.op("vdiv", **{"in": [total, root]})
+    waves = [maker.op("vmap", **{"in": unit}, function=name) for name in ("tanh", "sigmoid", "exp")]
+    mixed = maker.op("vgather", **{"in": [*waves, root]}, indices=[0, 450, 300, 299, 150, 7])
+    plan = maker.plan(maker.op("vaffine", **{"in": mixed}, mul=3.0, add=-1.0), 4)
+    agree(plan, images(plan), kernels)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 7, 40])
+def test_routed_networks(kernels: dict[str, str], count: int, threads: int) -> None:
+    plan = plans.routed_resnet(2, (16, 32), seed=3)
+    agree(plan, images(plan, count), kernels, threads)
+
+
+def test_sizes_other_than_in_training(kernels: dict[str, str]) -> None:
+    plan = plans.routed_resnet(1, (16, 32))
+    for size in ((40, 24), (17, 33), (8, 8)):
+        agree(plan, images(plan, 2, size), kernels)
+
+
+def test_exits(kernels: dict[str, str]) -> None:
+    for criterion, threshold in (("confidence", 0.35), ("margin", 0.1), ("entropy", 1.55)):
+        maker = plans.Maker(seed=5)
+        x, logits = maker.conv(0, 3, 16), -1
+        for _ in range(3):
+            x = maker.conv(x, 16, 16)
+            logits = maker.linear(maker.op("gap", **{"in": x}), 16, 6)
+            leave = {"logits": logits, "criterion": criterion, "threshold": threshold, "temperature": 0.7}
+            maker.steps.append({"exit": leave})
+        plan = maker.plan(logits, 8)
+        x_all = images(plan, 24) * np.linspace(0.1, 3, 24, dtype=np.float32)[:, None, None, None]
+        assert len(set(literal.run(plan, x_all)[2])) > 1
+        agree(plan, x_all, kernels, threads=2)
