@@ -23,6 +23,10 @@ class ExecutionError(SidestepError):
     """An execution that the network or its mode does not allow."""
 
 
+class ExportError(SidestepError):
+    """A network that cannot be written as a plan, or a plan that cannot be written to a file."""
+
+
 class TrainingError(SidestepError):
     """Training that cannot go on, such as a loss that is not finite."""
 

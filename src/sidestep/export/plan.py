@@ -1,0 +1,97 @@
+"""The plan: what an engine runs, as one safetensors file whose header says what happens to an image."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from sidestep.errors import ExportError
+
+KEY = "sidestep_plan"
+VERSION = 1
+
+# One operation with its fields, and one step, as docs/plan.md describes them.
+Op = dict[str, Any]
+Step = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A network to run, independent of PyTorch; docs/plan.md specifies both parts.
+
+    Attributes:
+        document: the JSON of the header: version, input, classes, steps and output.
+        tensors: float32 weights by the names that the steps use.
+    """
+
+    document: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @property
+    def steps(self) -> list[Step]:
+        """Return the steps, in order."""
+        steps: list[Step] = self.document["steps"]
+        return steps
+
+    @property
+    def num_units(self) -> int:
+        """Return the number of units that are chosen about."""
+        return sum("choose" in step for step in self.steps)
+
+    def as_bytes(self) -> bytes:
+        """Return the file's content."""
+        # JSON has no infinities, which other readers refuse.
+        text = json.dumps(self.document, allow_nan=False, separators=(",", ":"))
+        tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
+        return save(tensors, metadata={KEY: text})
+
+
+def lists_of_ops(steps: list[Step]) -> Iterator[list[Op]]:
+    """Yield every list of operations, those of options included, in order."""
+    for step in steps:
+        if "ops" in step:
+            yield step["ops"]
+        for option in step.get("options", ()):
+            yield option["ops"]
+
+
+def inputs_of(op: Op) -> list[int]:
+    """Return the values that an operation reads."""
+    read = op.get("in", [])
+    values = [read] if isinstance(read, int) else list(read)
+    return values + [op[field] for field in ("residual", "like") if op.get(field) is not None]
+
+
+def weights_of(op: Op) -> list[str]:
+    """Return the names of the tensors that an operation uses."""
+    return [op[field] for field in ("weight", "bias") if op.get(field) is not None]
+
+
+def save_plan(path: Path, plan: Plan) -> int:
+    """Write a plan so that at every moment the old file or the whole new one is there; return its bytes.
+
+    Raises:
+        ExportError: when it cannot be written, a full disk for example; the old file is untouched.
+    """
+    content = plan.as_bytes()
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ExportError(
+            f"plan {path} could not be written ({error.strerror or error}); choose another file with --out, "
+            "or free some space"
+        ) from error
+    return len(content)

@@ -1,0 +1,139 @@
+"""The slow, literal reading of docs/plan.md: one image, one operation after the other."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def read_plan(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the document and the tensors of a file."""
+    with safe_open(path, framework="pt") as file:
+        document = json.loads(file.metadata()["sidestep_plan"])
+        return document, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def run_plan(
+    document: dict[str, Any], tensors: dict[str, Tensor], image: Tensor
+) -> tuple[Tensor, list[int], int | None]:
+    """Return logits, the option of every unit that was reached, and the exit, for one (3, H, W) image."""
+    values: dict[int, Tensor] = {0: image}
+    decisions: list[int] = []
+    exits = 0
+    for step in document["steps"]:
+        if "ops" in step:
+            _run_ops(step["ops"], values, tensors)
+        elif "choose" in step:
+            logits = values[step["choose"]]
+            assert logits.dim() == 1
+            decisions.append(logits.tolist().index(logits.max().item()))
+            option = step["options"][decisions[-1]]
+            inside = dict(values)
+            _run_ops(option["ops"], inside, tensors)
+            for defined, result in zip(step["defines"], option["results"], strict=True):
+                assert defined not in values
+                values[defined] = inside[result]
+        else:
+            if _leaves(step["exit"], values):
+                return values[step["exit"]["logits"]], decisions, exits
+            exits += 1
+    return values[document["output"]], decisions, exits
+
+
+def _leaves(step: dict[str, Any], values: dict[int, Tensor]) -> bool:
+    probabilities = (values[step["logits"]].double() / step["temperature"]).softmax(dim=0)
+    largest = probabilities.sort(descending=True).values
+    if step["criterion"] == "confidence":
+        return bool(largest[0] >= step["threshold"])
+    if step["criterion"] == "margin":
+        return bool(largest[0] - largest[1] >= step["threshold"])
+    assert step["criterion"] == "entropy"
+    return bool(-torch.special.xlogy(probabilities, probabilities).sum() <= step["threshold"])
+
+
+def _run_ops(ops: list[dict[str, Any]], values: dict[int, Tensor], tensors: dict[str, Tensor]) -> None:
+    for op in ops:
+        read = op.get("in", [])
+        inputs = [values[value] for value in ([read] if isinstance(read, int) else read)]
+        weights = {key: tensors[op[key]] for key in ("weight", "bias") if op.get(key) is not None}
+        weights |= {key: values[op[key]] for key in ("residual", "like") if op.get(key) is not None}
+        out = _OPS[op["op"]](op, *inputs, **weights)
+        assert op["out"] not in values
+        assert out.dtype == torch.float32
+        values[op["out"]] = _rectified(op, out) if op.get("relu") else out
+
+
+def _rectified(op: dict[str, Any], x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, x * op.get("slope", 0.0))
+
+
+def _conv(
+    op: dict[str, Any], x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
+) -> Tensor:
+    out = F.conv2d(x[None], weight, bias, op["stride"], op["padding"], groups=op["groups"])[0]
+    return out if residual is None else out + residual
+
+
+def _avg_pool(op: dict[str, Any], x: Tensor) -> Tensor:
+    kernel, stride = op["kernel"], op["stride"]
+    rounded = math.ceil if op["ceil"] else math.floor
+    height, width = (rounded((size - kernel) / stride) + 1 for size in x.shape[1:])
+    rows = []
+    for top in range(0, height * stride, stride):
+        squares = [
+            x[:, top : top + kernel, left : left + kernel] for left in range(0, width * stride, stride)
+        ]
+        rows.append(torch.stack([square.mean((1, 2)) for square in squares], dim=1))
+    return torch.stack(rows, dim=1)
+
+
+def _pad(op: dict[str, Any], x: Tensor) -> Tensor:
+    taken = x[:, :: op["stride"], :: op["stride"]]
+    before, after = (taken.new_zeros(op[side], *taken.shape[1:]) for side in ("before", "after"))
+    return torch.cat([before, taken, after])
+
+
+def _resize(op: dict[str, Any], x: Tensor, like: Tensor | None = None) -> Tensor:
+    size = op["size"] if like is None else list(like.shape[1:])
+    return F.interpolate(x[None], size, mode="bilinear", align_corners=op["align_corners"])[0]
+
+
+def _vmap(op: dict[str, Any], x: Tensor) -> Tensor:
+    if op["function"] == "relu":
+        return _rectified(op, x)
+    return {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "sqrt": torch.sqrt, "exp": torch.exp}[
+        op["function"]
+    ](x)
+
+
+_OPS: dict[str, Any] = {
+    "conv": _conv,
+    "max_pool": lambda op, x: F.max_pool2d(x, op["kernel"], op["stride"], op["padding"]),
+    "avg_pool": _avg_pool,
+    "pad": _pad,
+    "affine": lambda op, x, weight, bias: x * weight[:, None, None] + bias[:, None, None],
+    "add": lambda op, a, b: a + b,
+    "scale": lambda op, x, factor: x * factor[:, None, None],
+    "relu": _rectified,
+    "concat": lambda op, *parts: torch.cat(parts),
+    "resize": _resize,
+    "gap": lambda op, x: x.mean((1, 2)),
+    "linear": lambda op, x, weight, bias=0: weight @ x + bias,
+    "vconst": lambda op, weight: weight,
+    "vgather": lambda op, *parts: torch.cat(parts)[op["indices"]],
+    "vadd": lambda op, a, b: a + op["alpha"] * b,
+    "vmul": lambda op, a, b: a * b,
+    "vdiv": lambda op, a, b: a / b,
+    "vaffine": lambda op, x: x * op["mul"] + op["add"],
+    "vmap": _vmap,
+    "vclamp_min": lambda op, x: x.clamp_min(op["min"]),
+    "vsum": lambda op, x: x.sum(dim=0, keepdim=True),
+    "flatten": lambda op, x: x.flatten(),
+}
