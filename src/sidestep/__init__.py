@@ -18,12 +18,14 @@ if TYPE_CHECKING:
         CheckpointError,
         DataError,
         ExecutionError,
+        ExportError,
         RecipeError,
         SidestepError,
         TrainingError,
     )
     from sidestep.evaluation.report import Report
     from sidestep.execution.gathered import gathered
+    from sidestep.exporting import export_run
     from sidestep.recipe import Recipe, load_recipe
     from sidestep.routing.exits import ExitRule
     from sidestep.routing.relational import RelationalRouter
@@ -42,6 +44,7 @@ _HOMES = {
     "ExecutionError": "errors",
     "ExitBudget": "runs",
     "ExitRule": "routing.exits",
+    "ExportError": "errors",
     "Recipe": "recipe",
     "RecipeError": "errors",
     "RelationalRouter": "routing.relational",
@@ -56,6 +59,7 @@ _HOMES = {
     "calibrate": "runs",
     "curve": "runs",
     "evaluate": "runs",
+    "export_run": "exporting",
     "gathered": "execution.gathered",
     "load": "runs",
     "load_recipe": "recipe",
@@ -73,6 +77,7 @@ __all__ = [
     "ExecutionError",
     "ExitBudget",
     "ExitRule",
+    "ExportError",
     "Recipe",
     "RecipeError",
     "RelationalRouter",
@@ -87,6 +92,7 @@ __all__ = [
     "calibrate",
     "curve",
     "evaluate",
+    "export_run",
     "gathered",
     "load",
     "load_recipe",

@@ -66,6 +66,7 @@ def _run(arguments: list[str]) -> int:
         "calibrate": _calibrate,
         "curve": _curve,
         "bench": _bench,
+        "export": _export,
         "methods": _methods,
         "results": _results,
     }
@@ -133,6 +134,7 @@ def _parser() -> ArgumentParser:
     bench.add_argument("--source", type=str | None, help="where the data lies now (as data.source)")
     bench.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     commands.add_subcommand("bench", bench, help="measured milliseconds of a run")
+    commands.add_subcommand("export", _export_parser(), help="a run's network as a plan for engines")
     methods = ArgumentParser(description="List the methods that recipes can name.")
     methods.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     commands.add_subcommand("methods", methods, help="what there is")
@@ -163,6 +165,15 @@ def _evaluate_parser() -> ArgumentParser:
     _add_budget(parser)
     _add_place(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    return parser
+
+
+def _export_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Write a run's network as a file that other programs run.")
+    parser.add_argument("run", type=str, help="run folder")
+    parser.add_argument("--to", default="plan", help="format: plan, see docs/plan.md")
+    parser.add_argument("--out", type=str | None, help="file (default: best.plan or last.plan in the run)")
+    parser.add_argument("--checkpoint", default="best", help="best or last")
     return parser
 
 
@@ -302,6 +313,15 @@ def _bench(settings: Any) -> int:
         print(json.dumps(result))
     else:
         Console().print(bench_table(result, settings.run))
+    return 0
+
+
+def _export(settings: Any) -> int:
+    from sidestep.exporting import export_run
+
+    written = export_run(settings.run, settings.out, to=settings.to, checkpoint=settings.checkpoint)
+    size = f"{written.num_bytes / 1e6:.2f} MB"
+    print(f"wrote {written.path}: {size}, {written.num_units} units that images can skip")
     return 0
 
 
