@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,31 +24,33 @@ class Ratio:
         median_ms: its median.
         against: what it is compared with.
         against_ms: the median of that.
-        aim: largest ratio that is good enough.
+        aim: largest ratio that is good enough, or None for a line that informs.
     """
 
     what: str
     median_ms: float
     against: str
     against_ms: float
-    aim: float
+    aim: float | None
 
     def cells(self) -> list[str]:
         """Return the cells of the line."""
         ratio = self.median_ms / self.against_ms
-        digits = 3 if self.aim < 0.1 else 2
+        digits = 3 if self.aim is not None and self.aim < 0.1 else 2
         return [
             self.what,
             f"{self.median_ms:.2f}",
             f"{self.against}: {self.against_ms:.2f}",
             f"{ratio:.{digits}f}",
-            f"{self.aim:.{digits}f}",
-            "yes" if ratio <= self.aim else "no",
+            "" if self.aim is None else f"{self.aim:.{digits}f}",
+            "" if self.aim is None else "yes" if ratio <= self.aim else "no",
         ]
 
 
-def options(description: str, *, seconds: float) -> argparse.Namespace:
-    """Return the command line's `out` and `seconds`, with a default for the latter."""
+def options(
+    description: str, *, seconds: float, flags: Mapping[str, str] | None = None
+) -> argparse.Namespace:
+    """Return the command line's `out`, `seconds` (with a default), and flags, which have help texts."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, help="file for the report; printed in any case")
     parser.add_argument(
@@ -57,6 +59,8 @@ def options(description: str, *, seconds: float) -> argparse.Namespace:
         default=seconds,
         help="time limit of every group of timings that take turns (default: %(default)s)",
     )
+    for name, text in (flags or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     parsed = parser.parse_args()
     # Before anything is timed: afterwards the load is the script's own.
     parsed.load = os.getloadavg()[0]

@@ -22,7 +22,7 @@ constexpr std::array<KindInfo, 24> INFO{{
     {"avg_pool", 1, 1, 3, 0, false, false, false},   {"pad", 1, 1, 3, 0, false, false, false},
     {"affine", 1, 1, 1, 1, true, true, true},        {"add", 2, 2, 1, 1, false, false, false},
     {"scale", 2, 2, 0, 0, false, false, false},      {"relu", 1, 1, 0, 1, false, false, false},
-    {"concat", 1, -1, 0, 0, false, false, false},    {"resize", 1, 1, 3, 0, false, false, false},
+    {"concat", 1, -1, 0, 0, false, false, false},    {"resize", 1, 2, 3, 0, false, false, false},
     {"gap", 1, 1, 0, 0, false, false, false},        {"copy", 1, 1, 0, 0, false, false, false},
     {"linear", 1, 1, 1, 1, true, false, true},       {"vconst", 0, 0, 0, 0, true, false, false},
     {"vgather", 1, -1, -1, 0, false, false, false},  {"vadd", 2, 2, 1, 2, false, false, false},
@@ -130,7 +130,8 @@ class Checker {
             fail(op, "must have kernel and stride of at least 1");
         if (op.kind == Kind::max_pool && 2 * op.ints[2] > op.ints[0])
             fail(op, "pads by more than half its kernel");
-        if (op.kind == Kind::resize && (op.ints[0] < 1 || op.ints[1] < 1)) fail(op, "must have a size");
+        if (op.kind == Kind::resize && op.in.size() == 1 && (op.ints[0] < 1 || op.ints[1] < 1))
+            fail(op, "must have a size");
         if (op.kind == Kind::vmap && op.ints[0] > static_cast<int64_t>(Function::exp))
             fail(op, "has no function");
     }

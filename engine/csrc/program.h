@@ -53,10 +53,9 @@ struct Tensor {
 //   conv      stride, padding, groups, relu; slope. The residual is a second input.
 //   max_pool  kernel, stride, padding        avg_pool  kernel, stride, ceil
 //   pad       stride, before, after          affine, add, linear  relu; slope
-//   relu      ; slope                        resize    height, width, align_corners
-//   vgather   the indices                    vadd      relu; slope, alpha
-//   vaffine   ; mul, add                     vmap      function; slope
-//   vclamp_min  ; min
+//   relu      ; slope                        resize    height, width, align_corners; or the size of a second
+//   input vgather   the indices                    vadd      relu; slope, alpha vaffine   ; mul, add vmap
+//   function; slope vclamp_min  ; min
 struct Op {
     Kind kind;
     std::vector<int64_t> in;

@@ -101,7 +101,9 @@ class Inference {
                 if (length(op, 1) != in.c) misfit(op, "has factors that do not fit a " + in.text());
                 return in;
             case Kind::concat: return concat(op, in);
-            case Kind::resize: return {in.c, n[0], n[1]};
+            case Kind::resize:
+                if (op.in.size() == 2) return {in.c, map(op, 1).h, map(op, 1).w};
+                return {in.c, n[0], n[1]};
             default: return in;
         }
     }

@@ -63,6 +63,8 @@ def _op(plan: Plan, op: dict[str, Any], inputs: list[np.ndarray], values: Values
     weight = plan.tensors[op["weight"]].astype(np.float64) if op.get("weight") else np.empty(0)
     bias = plan.tensors[op["bias"]].astype(np.float64) if op.get("bias") else np.zeros(1)
     residual = 0 if op.get("residual") is None else values[op["residual"]]
+    if op["op"] == "resize":
+        return _resize(op, inputs[0], values[op["like"]] if "like" in op else None)
     out: np.ndarray = _KINDS[op["op"]](op, inputs, weight, bias) + residual
     return _leaky(out, op) if op.get("relu") or op["op"] == "relu" else out
 
@@ -81,6 +83,18 @@ def _pad(op: dict[str, Any], x: np.ndarray) -> np.ndarray:
 
 
 _FUNCTIONS = {"sigmoid": lambda x: 1 / (1 + np.exp(-x)), "tanh": np.tanh, "sqrt": np.sqrt, "exp": np.exp}
+
+
+def _resize(op: dict[str, Any], x: np.ndarray, like: np.ndarray | None) -> np.ndarray:
+    height, width = op["size"] if like is None else like.shape[1:]
+    for axis, size in ((1, height), (2, width)):
+        at, old = np.arange(size), x.shape[axis]
+        place = at * (old - 1) / max(size - 1, 1) if op["align_corners"] else (at + 0.5) * old / size - 0.5
+        low = np.floor(np.maximum(place, 0)).astype(int)
+        share = np.maximum(place, 0) - low
+        share = share.reshape(-1, 1) if axis == 1 else share
+        x = np.take(x, low, axis) * (1 - share) + np.take(x, np.minimum(low + 1, old - 1), axis) * share
+    return x
 
 
 def _conv(x: np.ndarray, weight: np.ndarray, stride: int, padding: int, groups: int) -> np.ndarray:

@@ -90,6 +90,16 @@ def test_maps(kernels: dict[str, str], size: tuple[int, int]) -> None:
     agree(plan, images(plan, count=1, size=size), kernels, threads=3)
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_resized_maps(kernels: dict[str, str], align_corners: bool) -> None:
+    maker = plans.Maker()
+    small = maker.conv(0, 3, 20, stride=2)
+    large = maker.op("resize", **{"in": small}, size=[11, 16], align_corners=align_corners)
+    like = maker.op("resize", **{"in": large}, like=small, align_corners=align_corners)
+    plan = ending(maker, maker.op("add", **{"in": [like, small]}, relu=False), 13)
+    agree(plan, images(plan), kernels)
+
+
 def test_pooled_images(kernels: dict[str, str]) -> None:
     maker = plans.Maker()
     small = maker.op("avg_pool", **{"in": 0}, kernel=2, stride=2, ceil=False)

@@ -158,7 +158,8 @@ def _parser() -> ArgumentParser:
 def _evaluate_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Evaluate a run: arg-max decisions without noise, or drawn ones.")
     parser.add_argument("run", type=str, help="run folder")
-    parser.add_argument("--execution", default="masked", help="masked, gathered, or cascade with early exits")
+    parser.add_argument("--execution", default="masked", help="masked, gathered, cascade (exits), or engine")
+    parser.add_argument("--precision", type=str | None, help="of the engine: auto, float32 or bfloat16")
     parser.add_argument("--decisions", default="argmax", help="argmax, or sampled with training's noise")
     parser.add_argument("--seed", type=int | None, help="of sampled decisions (default: 0)")
     parser.add_argument("--split", default="test", help="test or val")
@@ -285,6 +286,7 @@ def _evaluate(settings: Any) -> int:
         split=settings.split,
         checkpoint=settings.checkpoint,
         source=settings.source,
+        precision=settings.precision,
     ).as_dict()
     if settings.json:
         print(json.dumps(report))
@@ -296,6 +298,7 @@ def _evaluate(settings: Any) -> int:
 
 def _bench(settings: Any) -> int:
     from sidestep.errors import RecipeError
+    from sidestep.evaluation.engine import MISSING, engine_installed
     from sidestep.runs import bench
 
     try:
@@ -306,6 +309,8 @@ def _bench(settings: Any) -> int:
         raise RecipeError(
             f"batch-sizes must be whole numbers from 1, got {settings.batch_sizes!r}; try 1,32,256"
         )
+    if not engine_installed():
+        print(MISSING, file=sys.stderr)
     result = bench(
         settings.run, batch_sizes=sizes, seconds=settings.seconds, source=settings.source
     ).as_dict()

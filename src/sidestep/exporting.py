@@ -1,16 +1,22 @@
-"""A run's network as a file that other programs run."""
+"""A run's network as a plan: a file that other programs run, or the native engine."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 from sidestep.assembly import Opened, open_run
-from sidestep.errors import ExportError
+from sidestep.errors import ExecutionError, ExportError
+from sidestep.evaluation.engine import ENGINE, EnginePrecision, engine_of, engine_runner
 from sidestep.evaluation.exits import ExitCalibration
+from sidestep.evaluation.runtimes import Runner
+from sidestep.execution.prepare import Precision
 from sidestep.export.network import PlanCard, export_plan
-from sidestep.export.plan import save_plan
+from sidestep.export.plan import Plan, save_plan
 from sidestep.recipe import method_of
+from sidestep.routing.exits import ExitRule
 
 FORMATS = ("plan",)
 
@@ -50,14 +56,45 @@ def export_run(
     if to not in FORMATS:
         raise ExportError(f"to must be one of {', '.join(FORMATS)}, got {to!r}")
     opened = open_run(Path(run), checkpoint)
-    card, known = _card_of(opened, checkpoint), opened.values.get("exits")
-    rule = None if known is None else ExitCalibration(**known).rule
-    plan = export_plan(opened.network, card, rule)
+    known = opened.values.get("exits")
+    plan = plan_of(opened, None if known is None else ExitCalibration(**known).rule)
     path = opened.path.with_suffix(".plan") if out is None else Path(out)
     return Exported(path=path, num_bytes=save_plan(path, plan), num_units=plan.num_units)
 
 
-def _card_of(opened: Opened, checkpoint: str) -> PlanCard:
+def plan_of(opened: Opened, rule: ExitRule | None) -> Plan:
+    """Return the plan of a run's network.
+
+    Args:
+        opened: the run.
+        rule: where images leave a network with early exits; without one all leave at the last.
+
+    Raises:
+        ExportError: for a network that no plan can express.
+    """
+    return export_plan(opened.network, _card_of(opened), rule)
+
+
+def engine_of_run(opened: Opened, rule: ExitRule | None, precision: EnginePrecision) -> Any:
+    """Return the native engine of a run's network.
+
+    Raises:
+        ExportError: for a network that no plan can express.
+        ExecutionError: when the engine is not installed, or cannot run it in that precision here.
+    """
+    return engine_of(plan_of(opened, rule).as_bytes(), precision)
+
+
+def engines_of(opened: Opened, rule: ExitRule | None) -> dict[Precision, dict[str, Runner]]:
+    """Return the engine in every precision that it has here, to be timed; none where there is none."""
+    found: dict[Precision, dict[str, Runner]] = {}
+    for precision in get_args(Precision):
+        with suppress(ExportError, ExecutionError):
+            found[precision] = {ENGINE: engine_runner(engine_of_run(opened, rule, precision))}
+    return found
+
+
+def _card_of(opened: Opened) -> PlanCard:
     recipe = opened.recipe
     if recipe.data.per_image_standardization:
         raise ExportError(
@@ -75,6 +112,6 @@ def _card_of(opened: Opened, checkpoint: str) -> PlanCard:
             "recipe": recipe.name,
             "method": method_of(recipe).name,
             "model": recipe.model.name,
-            "checkpoint": checkpoint,
+            "checkpoint": opened.path.stem,
         },
     )

@@ -27,12 +27,14 @@ from sidestep.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sidestep.data.sources import Role
 from sidestep.errors import CheckpointError, ExecutionError, RecipeError
 from sidestep.evaluation.bench import BenchResult, bench_network
+from sidestep.evaluation.engine import ENGINE, EnginePrecision, evaluate_engine
 from sidestep.evaluation.environment import describe_environment
 from sidestep.evaluation.exits import CurvePoint, ExitCalibration, ExitSurvey, exit_curve, survey_exits
 from sidestep.evaluation.exits import calibrate as solve_exits
 from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.evaluation.sampled import Sampled
 from sidestep.execution.executions import execution_of
+from sidestep.exporting import engine_of_run, engines_of
 from sidestep.recipe import Recipe, from_dict, load_recipe, method_of
 from sidestep.routing.exits import Criterion, ExitRule
 from sidestep.routing.samplers import Noise, is_noisy
@@ -158,6 +160,7 @@ def evaluate(
     split: Role = "test",
     checkpoint: str = "best",
     source: str | None = None,
+    precision: EnginePrecision | None = None,
 ) -> Report:
     """Return the report of a run's network on one of its splits.
 
@@ -166,7 +169,8 @@ def evaluate(
 
     Args:
         run: a run folder.
-        execution: "masked", "gathered", or "cascade" for a network with early exits.
+        execution: "masked", "gathered", "cascade" for a network with early exits, or "engine" for a plan in
+            the native engine.
         decisions: "argmax", or "sampled" to draw them as the released codes of some methods do: with the
             sampler, noise included, that training ended with. Soft ones mix outputs, masked alone.
         seed: of what is drawn, 0 by default; the same seed gives the same report.
@@ -174,14 +178,27 @@ def evaluate(
         split: "test" or "val".
         checkpoint: "best" or "last".
         source: where the data lies now, if not where the recipe says.
+        precision: of the engine, "auto" by default; other executions keep that of the weights.
 
     Raises:
         SidestepError: for an evaluation that does not exist, decisions drawn by a method without noise among
             them, or a budget that cannot be met.
     """
     opened = open_run(Path(run), checkpoint)
-    chosen, sampled = execution_of(execution), _sampled(opened.recipe, decisions, seed)
+    sampled = _sampled(opened.recipe, decisions, seed)
     rule = _known_rule(opened) if budget is None else _solved(opened, budget, source).rule
+    if execution == ENGINE:
+        if sampled is not None:
+            raise ExecutionError("the engine knows arg-max decisions alone, got sampled; evaluate masked")
+        return evaluate_engine(
+            engine_of_run(opened, rule, precision or "auto"),
+            _batches(opened, split, source),
+            opened.cost,
+            num_classes=len(opened.values["class_names"]),
+        )
+    if precision is not None:
+        raise ExecutionError(f"precision is the engine's alone, got execution {execution!r}; drop it")
+    chosen = execution_of(execution)
     return evaluate_network(
         opened.network,
         _batches(opened, split, source),
@@ -261,7 +278,7 @@ def bench(
     checkpoint: str = "best",
     source: str | None = None,
 ) -> BenchResult:
-    """Return measured times of a run's network, masked and gathered, beside its static origin's.
+    """Return measured times of a run's network, in all its executions, beside its static origin's.
 
     They are also kept in the run folder, for its results page.
 
@@ -284,6 +301,7 @@ def bench(
         images=images,
         seconds=seconds,
         rule=_known_rule(opened),
+        extra=engines_of(opened, _known_rule(opened)),
     )
     (Path(run) / BENCH).write_text(json.dumps(result.as_dict(), indent=1) + "\n")
     return result

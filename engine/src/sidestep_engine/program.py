@@ -76,6 +76,8 @@ class _Maker:
 
     def op(self, op: dict[str, Any], kind: str) -> None:
         ints = [_whole(op.get(name, 0), name) for name in _INTS.get(kind, ())]
+        if kind == "resize" and op.get("like") is None:
+            ints[:2] = [_whole(side, "size") for side in _list(op.get("size"), "size")][:2]
         if kind == "vgather":
             ints = [_whole(index, "indices") for index in _list(op.get("indices"), "indices")]
         if kind == "vmap":
@@ -117,8 +119,9 @@ def _inputs(op: dict[str, Any], kind: str) -> list[int]:
         return []
     value = op.get("in")
     inputs = [_id(id) for id in _list(value, "in")] if kind in _LISTS else [_id(value)]
-    if kind == "conv" and op.get("residual") is not None:
-        inputs.append(_id(op["residual"]))
+    second = {"conv": "residual", "resize": "like"}.get(kind)
+    if second is not None and op.get(second) is not None:
+        inputs.append(_id(op[second]))
     return inputs
 
 

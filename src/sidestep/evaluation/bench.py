@@ -35,7 +35,8 @@ class BenchRow:
     """One way of running the network at one batch size.
 
     Attributes:
-        runtime: "masked" and "gathered" route, "cascade" leaves at exits, "static ..." computes everything.
+        runtime: "masked", "gathered" and "engine" route, "cascade" and "engine" leave at exits, "static ..."
+            computes everything.
         precision: of weights and features.
         batch_size: images per call.
         median_ms: of a call.
@@ -80,6 +81,7 @@ def bench_network(
     precisions: Sequence[Precision] = ("float32", "bfloat16"),
     seconds: float = 10.0,
     rule: ExitRule | None = None,
+    extra: Mapping[Precision, Mapping[str, Runner]] | None = None,
 ) -> BenchResult:
     """Return measured times of a network beside those of its static rival, which leaves nothing out.
 
@@ -98,6 +100,7 @@ def bench_network(
         seconds: time limit of every precision and batch size, after the warm-up; every runtime gets at least
             three turns.
         rule: where images leave a network with early exits; without one there is no cascade.
+        extra: other ways to run the same network, by precision and name.
 
     Raises:
         ExecutionError: when the images do not have the input size.
@@ -108,7 +111,7 @@ def bench_network(
     onnx = export_onnx(prepared.static, input_size) if device.type == "cpu" else None
     rows = []
     for precision in precisions:
-        dynamic = _dynamic_runners(prepared, precision, rule)
+        dynamic = _dynamic_runners(prepared, precision, rule) | dict((extra or {}).get(precision, {}))
         for batch_size in batch_sizes:
             runners = dynamic | static_runners(prepared.static, onnx, precision, batch_size)
             medians = _measure(runners, _batches(images, batch_size), seconds)

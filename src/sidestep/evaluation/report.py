@@ -100,25 +100,23 @@ def evaluate_network(
         run = network
     was_training = network.training
     network.eval()
-    seen = _Seen()
+    seen = Seen()
     drawn = samplers(sampled, hard=None if execution.execute is masked else execution.name)
     with torch.inference_mode():
         for batch, sampler in zip(batches, drawn, strict=False):
             seen.add(run(batch.images, sampler=sampler, execute=execution.execute), batch.labels, cost)
     network.train(was_training)
-    # Sums over images are not to be rounded to bfloat16, whatever the network ran in.
-    with torch.autocast("cpu", enabled=False):
-        return _report(
-            seen,
-            cost,
-            num_classes=num_classes,
-            execution=execution.name,
-            decisions="argmax" if sampled is None else "sampled",
-        )
+    return report_of(
+        seen,
+        cost,
+        num_classes=num_classes,
+        execution=execution.name,
+        decisions="argmax" if sampled is None else "sampled",
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class Seen:
     """What a report needs of all batches, on the CPU: a list for every figure, one item per batch."""
 
     correct: list[Tensor] = field(default_factory=list)
@@ -153,7 +151,22 @@ class _Seen:
         )
 
 
-def _report(seen: _Seen, cost: CostModel, *, num_classes: int, execution: str, decisions: str) -> Report:
+def report_of(seen: Seen, cost: CostModel, *, num_classes: int, execution: str, decisions: str) -> Report:
+    """Return the report of what was seen.
+
+    Args:
+        seen: all batches.
+        cost: the price list of the network.
+        num_classes: classes of the labels.
+        execution: how the network was run.
+        decisions: "argmax" or "sampled".
+    """
+    # Sums over images are not to be rounded to bfloat16, whatever the network ran in.
+    with torch.autocast("cpu", enabled=False):
+        return _report(seen, cost, num_classes, execution, decisions)
+
+
+def _report(seen: Seen, cost: CostModel, num_classes: int, execution: str, decisions: str) -> Report:
     decided = seen.decisions()
     executed, correct = decided.execution(), torch.cat(seen.correct)
     per_image = executed.sum(dim=1)

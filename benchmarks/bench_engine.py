@@ -1,0 +1,207 @@
+"""What skipping saves on a CPU: the engine on routed ResNets against the static origin in good runtimes.
+
+Networks have random weights and relational routers that compute at every unit; the routers' biases are set
+so that every unit is executed by a given share of the images. A static rival leaves nothing out and has no
+routers.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
+from pathlib import Path
+
+import torch
+from measure import Ratio, interleave, options, report
+from sidestep_engine import Engine
+from torch import Tensor, nn
+
+from sidestep.backbones.build import ModelConfig, build_backbone
+from sidestep.backbones.routed import RoutedNetwork
+from sidestep.cost.macs import measure_cost
+from sidestep.evaluation.runtimes import Runner, export_onnx, pytorch_input, static_runners
+from sidestep.execution.prepare import Precision, cast, prepare
+from sidestep.export.network import PlanCard, export_plan
+from sidestep.export.plan import save_plan
+from sidestep.methods.rdi_net import RDI_NET, RdiNetConfig
+from sidestep.routing.samplers import Sample, argmax
+from sidestep.types import Decisions
+
+ROUTERS_AIM = 0.08
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A network, and how long its engine may take as a share of the best static runtime.
+
+    Attributes:
+        backbone: name.
+        size: height and width of the images.
+        batch_sizes: images per call; the last is the largest.
+        keep_rates: shares of the images that execute every unit.
+        aims: largest ratio by (keep rate, batch size).
+    """
+
+    backbone: str
+    size: int
+    batch_sizes: tuple[int, ...]
+    keep_rates: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25, 0.0)
+    aims: dict[tuple[float, int], float] = field(default_factory=dict)
+
+
+CASES = {
+    "resnet110": Case(
+        backbone="cifar_resnet110",
+        size=32,
+        batch_sizes=(1, 256),
+        aims={(1.0, 1): 1.0, (1.0, 256): 1.1, (0.5, 1): 0.40, (0.5, 256): 0.62},
+    ),
+    "resnet32": Case(backbone="cifar_resnet32", size=32, batch_sizes=(1, 256)),
+    "resnet50": Case(
+        backbone="resnet50",
+        size=224,
+        batch_sizes=(1, 16),
+        keep_rates=(1.0, 0.62),
+        aims={(0.62, 1): 0.8, (0.62, 16): 0.8},
+    ),
+}
+
+
+def routed(case: Case) -> tuple[RoutedNetwork, Tensor]:
+    """Return an RDI-Net with lively random weights, prepared, and images for it."""
+    torch.manual_seed(0)
+    backbone = build_backbone(ModelConfig(name=case.backbone), num_classes=10)
+    network = RoutedNetwork(backbone, RDI_NET.router(backbone, RdiNetConfig()))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.3, 0.8)
+    count = max(32, *case.batch_sizes)
+    spread = torch.linspace(0.5, 1.5, count).view(-1, 1, 1, 1)
+    images = torch.randn(count, 3, case.size, case.size) * spread
+    return prepare(network, images[:2]), images
+
+
+def set_keep_rate(network: RoutedNetwork, images: Tensor, rate: float) -> None:
+    """Set the routers' biases so that every unit is executed by a share of the images, unit after unit."""
+    decide = iter(network.router.decide)  # type: ignore[union-attr, arg-type]
+
+    def sampler(scores: Tensor) -> Sample:
+        margins = scores[:, 1] - scores[:, 0]
+        # Nobody is at the edge where all or none execute.
+        edge = {1.0: margins.min() - 1, 0.0: margins.max() + 1}.get(rate, torch.quantile(margins, 1 - rate))
+        next(decide).bias[1] -= edge
+        return argmax(scores - torch.stack([torch.zeros_like(edge), edge]))
+
+    with torch.no_grad():
+        network(images, sampler=sampler)
+
+
+def engine_of(network: RoutedNetwork, case: Case, precision: Precision) -> Engine:
+    """Return the engine that runs a network, by way of a plan file."""
+    size = (case.size, case.size)
+    card = PlanCard(
+        input_size=size,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        class_names=tuple("abcdefghij"),
+        cost=measure_cost(network, size),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.plan"
+        save_plan(path, export_plan(network, card))
+        return Engine.load(path, precision=precision, num_threads=torch.get_num_threads())
+
+
+def engines_of(case: Case, precision: Precision) -> tuple[dict[str, Engine], RoutedNetwork, Tensor]:
+    """Return engines by name: one for every keep rate, and one of the static network."""
+    network, images = routed(case)
+    cost, engines = measure_cost(network, (case.size, case.size)), {}
+    for rate in case.keep_rates:
+        set_keep_rate(network, images, rate)
+        engines[f"keep {rate:g}"] = engine = engine_of(network, case, precision)
+        paths = torch.from_numpy(engine(images.numpy()).options)
+        weights = nn.functional.one_hot(paths, 2).float()
+        fraction = cost.per_sample(Decisions(weights=weights)).mean() / cost.full_macs
+        print(
+            f"{case.backbone} {precision} keep {rate:g}: {fraction:.1%} of the MACs, routers included",
+            flush=True,
+        )
+    engines["no routers"] = engine_of(RoutedNetwork(network.backbone, None), case, precision)
+    return engines, network, images
+
+
+def compiled_runner(backbone: nn.Module, precision: Precision) -> Runner:
+    """Return PyTorch's compiler with frozen weights."""
+    network = torch.compile(cast(backbone, precision), options={"freezing": True})
+    return Runner(convert=pytorch_input(precision), run=network)
+
+
+def compare(case: Case, precision: Precision, seconds: float, compiles: bool) -> list[Ratio]:
+    """Return the engines' times at every batch size beside the best static one."""
+    engines, network, images = engines_of(case, precision)
+    onnx = export_onnx(network.backbone, (case.size, case.size))
+    lines = []
+    for batch_size in case.batch_sizes:
+        rivals = static_runners(network.backbone, onnx, precision, batch_size)
+        if compiles:
+            rivals["static torch.compile"] = compiled_runner(network.backbone, precision)
+        batches = list(images[: len(images) // batch_size * batch_size].split(batch_size))
+        calls = {
+            name: _calls(lambda x, e=engine: e(x), [b.numpy() for b in batches])
+            for name, engine in engines.items()
+        }
+        calls |= {name: _calls(r.run, [r.convert(batch) for batch in batches]) for name, r in rivals.items()}
+        with torch.inference_mode():
+            ms = interleave(calls, seconds=seconds)
+        lines += _lines(case, f"{case.backbone}, batch {batch_size}, {precision}", batch_size, ms)
+    return lines
+
+
+def _calls(run: Callable[[object], object], inputs: Sequence[object]) -> Callable[[], object]:
+    turns = cycle(inputs)
+    return lambda: run(next(turns))
+
+
+def _lines(case: Case, what: str, batch_size: int, ms: dict[str, float]) -> list[Ratio]:
+    best = min((name for name in ms if name.startswith("static")), key=lambda name: ms[name])
+    lines = [
+        Ratio(
+            what=f"{what}: {name}",
+            median_ms=ms[name],
+            against=best,
+            against_ms=ms[best],
+            aim=case.aims.get((float(name.split()[-1]), batch_size)) if name.startswith("keep") else None,
+        )
+        for name in ms
+        if name != best
+    ]
+    routers = Ratio(
+        what=f"{what}: routers alone (keep 1 without no routers)",
+        median_ms=ms["keep 1"] - ms["no routers"],
+        against="keep 1",
+        against_ms=ms["keep 1"],
+        aim=ROUTERS_AIM,
+    )
+    return [*lines, routers]
+
+
+def main() -> None:
+    flags = {name: f"measure {name}" for name in CASES} | {
+        "compile": "measure torch.compile too; takes minutes"
+    }
+    chosen = options("The engine against static networks in the best runtimes", seconds=20.0, flags=flags)
+    cases = [case for name, case in CASES.items() if getattr(chosen, name)] or list(CASES.values())
+    precisions: list[Precision] = ["float32", "bfloat16"]
+    lines = [
+        line
+        for case in cases
+        for p in precisions
+        for line in compare(case, p, chosen.seconds, chosen.compile)
+    ]
+    report("The engine against static networks in the best runtimes, CPU", lines, chosen)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Runs in the native engine: the same report as masked evaluation, beside it in the bench."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sidestep
+from sidestep.cli import main
+from sidestep.errors import ExecutionError
+from sidestep.evaluation import engine
+from sidestep.recipe import from_dict
+from sidestep.runs import ExitBudget
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "method": {
+        "name": "rdi_net",
+        "router": {"dim": 8, "initial_rates": [0.5] * 3},
+        "gate_mode": "hard",
+        "cost_weight": 0,
+    },
+    "model": {"name": "cifar_resnet8"},
+    "data": {"source": "digits", "image_size": 16, "limit": 1000, "crop_padding": 1, "flip": False},
+    "training": {"phases": [{"name": "joint", "epochs": 2, "lr": 0.05}], "batch_size": 32},
+}
+
+needs_engine = pytest.mark.skipif(
+    importlib.util.find_spec("sidestep_engine") is None,
+    reason="SIDESTEP-ENGINE MISSING: pip install ./engine",
+)
+
+
+def train(folder: Path, **changes: Any) -> Path:
+    return sidestep.train(from_dict(TINY | changes), folder / "run")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("runs"))
+
+
+def assert_same(run: Path, **settings: Any) -> None:
+    masked = sidestep.evaluate(run, execution="masked", **settings).as_dict()
+    native = sidestep.evaluate(run, execution="engine", precision="float32", **settings).as_dict()
+    assert native.pop("execution") == "engine" and masked.pop("execution") == "masked"
+    masked.pop("exit_accuracies"), native.pop("exit_accuracies")  # all exits against those that were asked
+    for key, value in masked.items():
+        if isinstance(value, list):
+            np.testing.assert_allclose(native[key], value, atol=1e-9)
+        else:
+            assert native[key] == pytest.approx(value), key
+
+
+@needs_engine
+def test_reports_equal_those_of_masked_evaluation(run: Path) -> None:
+    assert_same(run)
+    assert sidestep.evaluate(run, execution="engine").num_images == 297
+
+
+@needs_engine
+def test_static_networks_and_fixed_paths_run_too(tmp_path: Path) -> None:
+    assert_same(train(tmp_path / "static", method={"name": "static"}))
+    assert_same(train(tmp_path / "fixed", method={"name": "fixed_path", "path": "101"}))
+
+
+@needs_engine
+def test_images_leave_at_exits(tmp_path: Path) -> None:
+    exits = {"at": ["layer1", "layer2"], "width": 4}
+    run = train(tmp_path, model=TINY["model"] | {"exits": exits}, method={"name": "static"})
+    sidestep.calibrate(run, ExitBudget(fraction=0.7))
+    masked = sidestep.evaluate(run, execution="cascade").as_dict()
+    native = sidestep.evaluate(run, execution="engine", precision="float32").as_dict()
+    for key in ("accuracy", "gflops", "exit_rates", "num_paths", "executed_mean"):
+        assert native[key] == pytest.approx(masked[key], rel=1e-4), key
+
+
+@needs_engine
+def test_the_bench_times_the_engine(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", str(run), "--batch-sizes", "1,4", "--seconds", "0.1", "--json"]
+    assert main(arguments) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    found = {(row["precision"], row["batch_size"]) for row in rows if row["runtime"] == "engine"}
+    assert {("float32", 1), ("float32", 4)} <= found
+
+
+@needs_engine
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--execution", "engine", "--precision", "half"], "precision must be auto, float32 or bfloat16"),
+        (["--execution", "engine", "--decisions", "sampled"], "the engine knows arg-max decisions alone"),
+        (["--precision", "float32"], "precision is the engine's alone"),
+    ],
+)
+def test_wrong_settings_are_refused(
+    run: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run), *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_missing_engine_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "engine_installed", lambda: False)
+    with pytest.raises(ExecutionError, match=r"sidestep-engine is not installed; `pip install \./engine`"):
+        sidestep.evaluate(run, execution="engine")
