@@ -49,7 +49,8 @@ class Plan:
         """Return the file's content."""
         # JSON has no infinities, which other readers refuse.
         text = json.dumps(self.document, allow_nan=False, separators=(",", ":"))
-        tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
+        # Views of one weight share its memory, which the format does not allow.
+        tensors = {name: tensor.clone() for name, tensor in self.tensors.items()}
         return save(tensors, metadata={KEY: text})
 
 

@@ -111,15 +111,15 @@ def _norm(writer: Writer, node: fx.Node, x: Vector, order: float = 2, *args: Any
     return _map("sqrt", writer, node, _sum(writer, node, _pair("vmul", writer, x, x)))
 
 
-def _linear(writer: Writer, node: fx.Node, x: Any, weight: Any, bias: Any) -> Vector:
-    """Lower W x + b for an (O, I) weight."""
+def _linear(writer: Writer, node: fx.Node, x: Any, weight: Any, bias: Any, name: str = "") -> Vector:
+    """Lower W x + b for an (O, I) weight, which may have the name of another in a new shape."""
     if not isinstance(x, Vector) or not isinstance(weight, Constant) or not isinstance(bias, Constant | None):
         raise writer.fail("multiplies matrices, and plans weights with vectors alone; use linear layers")
     return writer.vector(
         "linear",
         writer.dense(x),
         shape_of(node),
-        weight=writer.weights.store(weight.tensor),
+        weight=writer.weights.store(weight.tensor, name),
         bias=None if bias is None else writer.weights.store(bias.tensor),
         relu=False,
     )
@@ -146,7 +146,8 @@ def _convolution(writer: Writer, node: fx.Node, x: Any, weight: Any, bias: Any, 
     """Lower a 1x1 convolution of pooled features, which is timm's linear layer."""
     if not isinstance(weight, Constant) or set(weight.tensor.shape[2:]) != {1} or rest[-1] != 1:
         raise writer.fail("convolves a vector, and plans convolve maps alone; use linear layers")
-    return _linear(writer, node, x, Constant(weight.tensor.flatten(1)), bias)
+    name = writer.weights.name_of(weight.tensor)
+    return _linear(writer, node, x, Constant(weight.tensor.flatten(1)), bias, name)
 
 
 def _batch_norm(writer: Writer, node: fx.Node, x: Vector, *args: Any) -> list[Any]:

@@ -162,11 +162,11 @@ class Writer:
     def choose(self, logits: Traced) -> Step:
         """Begin a step of choice by logits, and return it, still without options."""
         step: Step = {"choose": self.dense(logits), "options": [], "defines": []}
-        self.steps.append(step)
+        self.leave(step)
         return step
 
     def leave(self, step: Step) -> None:
-        """Write a step of an exit."""
+        """Write a step that is no list of operations."""
         self.steps.append(step)
         self._ops = None
 
