@@ -118,6 +118,14 @@ def test_the_curve_is_kept_as_table_and_picture(run: Path, capsys: pytest.Captur
     assert costs == sorted(costs)
     assert (run / "exits.png").read_bytes()[1:4] == b"PNG"
     assert "budgeted" in capsys.readouterr().out
+    record = json.loads((run / "exits.json").read_text())
+    assert (record["checkpoint"], record["criterion"]) == ("best", "confidence")
+    last = record["points"][exits - 1]["point"]["macs"] / record["full_macs"]
+    assert last == pytest.approx(float(rows[exits - 1]["fraction_of_full"]))
+    assert len(record["points"][-1]["thresholds"]) == exits - 1
+    assert main(["results", str(run), "--figure", str(run.parent / "figure.png")]) == 0
+    page = capsys.readouterr().out
+    assert page.count("\n| run | ") == exits + 4 + 2 + 4
 
 
 def test_bench_times_the_cascade(run: Path) -> None:

@@ -116,7 +116,7 @@ def _parser() -> ArgumentParser:
     calibrate.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     commands.add_subcommand("calibrate", calibrate, help="early exits that meet a budget")
     curve = ArgumentParser(
-        description="Accuracy over cost of a run's early exits, into exits.csv and exits.png of its folder."
+        description="Accuracy over cost of a run's early exits, into exits.json, .csv and .png of its folder."
     )
     curve.add_argument("run", type=str, help="run folder")
     _add_criterion(curve)
@@ -260,7 +260,7 @@ def _calibrate(settings: Any) -> int:
 def _curve(settings: Any) -> int:
     from sidestep.runs import curve
 
-    points = curve(
+    found = curve(
         settings.run,
         criterion=settings.criterion,
         scale=not settings.no_temperatures,
@@ -268,7 +268,7 @@ def _curve(settings: Any) -> int:
         checkpoint=settings.checkpoint,
         source=settings.source,
     )
-    Console().print(curve_table(points, settings.run))
+    Console().print(curve_table(found, settings.run))
     return 0
 
 
@@ -341,7 +341,7 @@ def _methods(settings: Any) -> int:
 
 
 def _results(settings: Any) -> int:
-    from sidestep.analysis.results import accuracy_cost, results_page
+    from sidestep.analysis.results import accuracy_cost, exit_curves, results_page
     from sidestep.errors import RecipeError
 
     folders = [Path(run) for run in settings.runs]
@@ -355,7 +355,7 @@ def _results(settings: Any) -> int:
         from sidestep.analysis.published import published_points
 
         published = [] if settings.published is None else published_points(settings.published)
-        save_accuracy_cost(Path(settings.figure), accuracy_cost(folders), published)
+        save_accuracy_cost(Path(settings.figure), accuracy_cost(folders), published, exit_curves(folders))
     if settings.out is None:
         print(page, end="")
     else:

@@ -2,7 +2,8 @@
 
 A run folder holds `recipe.yaml` (resolved), `metrics.jsonl`, TensorBoard events, `last.safetensors` and
 `best.safetensors`, `environment.json`, after the last epoch `report.json` and, for networks with units,
-`keep_rates.png`; `bench` leaves what it measured last as `bench.json`, `curve` `exits.csv` and `exits.png`.
+`keep_rates.png`; `bench` leaves what it measured last as `bench.json`, `curve` `exits.json`, `exits.csv` and
+`exits.png`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lightning_fabric import Fabric
 
 from sidestep.analysis.exits import save_exit_curve
 from sidestep.analysis.figures import save_keep_rates
-from sidestep.analysis.results import BENCH
+from sidestep.analysis.run_result import BENCH
 from sidestep.assembly import Opened, data_of, job_of, open_run
 from sidestep.backbones.exits import ExitNetwork
 from sidestep.backbones.network import DynamicNetwork
@@ -29,7 +30,7 @@ from sidestep.errors import CheckpointError, ExecutionError, RecipeError
 from sidestep.evaluation.bench import BenchResult, bench_network
 from sidestep.evaluation.engine import ENGINE, EnginePrecision, evaluate_engine
 from sidestep.evaluation.environment import describe_environment
-from sidestep.evaluation.exits import CurvePoint, ExitCalibration, ExitSurvey, exit_curve, survey_exits
+from sidestep.evaluation.exits import ExitCalibration, ExitCurve, ExitSurvey, exit_curve, survey_exits
 from sidestep.evaluation.exits import calibrate as solve_exits
 from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.evaluation.sampled import Sampled
@@ -242,10 +243,10 @@ def curve(
     num_budgets: int = 20,
     checkpoint: str = "best",
     source: str | None = None,
-) -> list[CurvePoint]:
-    """Return accuracy over cost of a run's early exits on the test split, and keep it as CSV and figure.
+) -> ExitCurve:
+    """Return accuracy over cost of a run's early exits on the test split, and keep it in the run folder.
 
-    They are `exits.csv` and `exits.png` in the run folder.
+    There it is `exits.json`, which results pages read, `exits.csv` and `exits.png`.
 
     Args:
         run: a run folder.
@@ -259,15 +260,16 @@ def curve(
         SidestepError: for a network without early exits.
     """
     opened = open_run(Path(run), checkpoint)
-    points = exit_curve(
+    found = exit_curve(
         _survey(opened, "val", source),
         _survey(opened, "test", source),
+        full_macs=opened.cost.full_macs,
         criterion=criterion,
         scale=scale,
         num_budgets=num_budgets,
     )
-    save_exit_curve(Path(run), points)
-    return points
+    save_exit_curve(Path(run), found, checkpoint)
+    return found
 
 
 def bench(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from sidestep.evaluation.exits import CurvePoint, ExitCalibration
+    from sidestep.evaluation.exits import ExitCalibration, ExitCurve
     from sidestep.methods import Method
 
 
@@ -48,12 +48,18 @@ def calibration_table(calibration: ExitCalibration) -> Table:
     return table
 
 
-def curve_table(points: Sequence[CurvePoint], title: str) -> Table:
+def curve_table(curve: ExitCurve, title: str) -> Table:
     """Return the points of a curve of exits, one a row."""
-    table = Table("curve", "budget, GFLOPs", "GFLOPs", "accuracy", title=title)
-    for row in points:
-        budget = "" if row.budget_macs is None else f"{2e-9 * row.budget_macs:.4f}"
-        table.add_row(row.kind, budget, f"{2e-9 * row.point.macs:.4f}", f"{row.point.accuracy:.2%}")
+    table = Table("curve", "budget, GFLOPs", "GFLOPs", "of full", "accuracy", title=title)
+    for row in curve.points:
+        budget, cost = row.budget_macs, row.point.macs
+        table.add_row(
+            row.kind,
+            "" if budget is None else f"{2e-9 * budget:.4f}",
+            f"{2e-9 * cost:.4f}",
+            f"{cost / curve.full_macs:.1%}",
+            f"{row.point.accuracy:.2%}",
+        )
     return table
 
 

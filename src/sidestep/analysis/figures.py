@@ -13,7 +13,11 @@ from matplotlib import pyplot as plt
 
 from sidestep.analysis.published import PublishedPoint
 
+Points = Sequence[tuple[float, float]]
+
 _OURS, _THEIRS, _UNCHECKED = "o", "s", "x"
+_STAIRS: dict[str, Any] = {"marker": "^", "linestyle": "--", "linewidth": 1, "drawstyle": "steps-post"}
+_CURVE: dict[str, Any] = {"marker": ".", "linestyle": "-"}
 
 
 def save_keep_rates(path: Path, report: dict[str, Any], class_names: list[str]) -> None:
@@ -57,8 +61,9 @@ def save_keep_rates(path: Path, report: dict[str, Any], class_names: list[str]) 
 
 def save_accuracy_cost(
     path: Path,
-    series: Mapping[str, Sequence[tuple[float, float]]],
+    series: Mapping[str, Points],
     published: Sequence[PublishedPoint] = (),
+    exits: Mapping[str, Mapping[str, Points]] | None = None,
 ) -> None:
     """Draw accuracy over cost, as figure 6 of the RDI-Net paper does, all costs in GFLOPs of 2 x MACs.
 
@@ -66,12 +71,19 @@ def save_accuracy_cost(
         path: where the picture goes.
         series: GFLOPs and accuracy in percent of runs by name; those of one name are joined by a line.
         published: points of papers, drawn as squares, and as crosses where they come from memory alone.
+        exits: GFLOPs and accuracy in percent of runs with early exits by name and kind of curve; anytime ones
+            are stairs, since an exit's answer stands until the next one has its own.
     """
     figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
     colors = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
     for index, (name, points) in enumerate(series.items()):
         costs, accuracies = zip(*sorted(points), strict=True)
         axes.plot(costs, accuracies, color=colors[index % 20], marker=_OURS, label=name)
+    for index, (name, curves) in enumerate((exits or {}).items(), start=len(series)):
+        for kind, points in curves.items():
+            costs, accuracies = zip(*points, strict=True)
+            style = _STAIRS if kind == "anytime" else _CURVE
+            axes.plot(costs, accuracies, color=colors[index % 20], label=f"{name}, {kind}", **style)
     theirs = dict.fromkeys(point.system for point in published)
     for index, system in enumerate(theirs):
         for point in (point for point in published if point.system == system):

@@ -2,96 +2,53 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sidestep.errors import CheckpointError
+from sidestep.analysis.exit_tables import exit_sections
+from sidestep.analysis.exits import KINDS
+from sidestep.analysis.run_result import RunResult, read_result
 from sidestep.evaluation.environment import in_words
 from sidestep.evaluation.runtimes import STATIC_PYTORCH
 
-BENCH = "bench.json"
+Points = list[tuple[float, float]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunResult:
-    """What a finished run folder says about itself.
-
-    Attributes:
-        folder: its name.
-        recipe: resolved recipe as plain values.
-        environment: hardware, versions and commit it was trained with.
-        reports: best and last checkpoint on the test split.
-        epochs: rows of metrics.jsonl.
-        bench: what `sidestep bench` last measured, or None.
-    """
-
-    folder: str
-    recipe: dict[str, Any]
-    environment: dict[str, Any]
-    reports: dict[str, dict[str, Any]]
-    epochs: list[dict[str, Any]]
-    bench: dict[str, Any] | None = None
-
-    @property
-    def method(self) -> str:
-        """Return the name of the method."""
-        return str(self.recipe["method"]["name"])
-
-    @property
-    def minutes(self) -> float:
-        """Return the wall time of all epochs, validation included."""
-        return sum(float(row["seconds"]) for row in self.epochs) / 60
-
-    def milliseconds(self, runtime: str) -> float | None:
-        """Return the float32 milliseconds per image of a runtime at the largest batch measured, or None.
-
-        Args:
-            runtime: as `BenchRow` has it.
-        """
-        rows = [] if self.bench is None else self.bench["rows"]
-        found = [row for row in rows if row["runtime"] == runtime and row["precision"] == "float32"]
-        return max(found, key=lambda row: int(row["batch_size"]))["ms_per_image"] if found else None
-
-
-def read_result(folder: Path) -> RunResult:
-    """Return what a finished run folder holds.
-
-    Raises:
-        CheckpointError: when the run has not been trained to its end.
-    """
-    try:
-        return RunResult(
-            folder=folder.name,
-            recipe=yaml.safe_load((folder / "recipe.yaml").read_text()),
-            environment=json.loads((folder / "environment.json").read_text()),
-            reports=json.loads((folder / "report.json").read_text()),
-            epochs=[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()],
-            bench=json.loads((folder / BENCH).read_text()) if (folder / BENCH).is_file() else None,
-        )
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"run {folder} must be trained to its end, but {Path(error.filename).name} is missing; "
-            "finish it with --resume"
-        ) from error
-
-
-def accuracy_cost(folders: Sequence[Path]) -> dict[str, list[tuple[float, float]]]:
+def accuracy_cost(folders: Sequence[Path]) -> dict[str, Points]:
     """Return GFLOPs and accuracy in percent of the best checkpoints by recipe, named by words that differ.
+
+    Static networks are named by themselves. Runs with a curve of exits are left to `exit_curves`.
 
     Args:
         folders: finished run folders.
     """
-    series: dict[str, list[tuple[float, float]]] = {}
+    static: dict[str, Points] = {}
+    others: dict[str, Points] = {}
     for result in map(read_result, folders):
-        best = result.reports["best"]
-        points = series.setdefault(str(result.recipe["name"]), [])
-        points.append((float(best["gflops"]), 100 * float(best["accuracy"])))
-    return dict(zip(_distinct(list(series)), series.values(), strict=True))
+        if result.exits is not None:
+            continue
+        if result.method == "static" and not result.has_exits:
+            points = static.setdefault(f"static {result.network}", [])
+        else:
+            points = others.setdefault(result.recipe_name, [])
+        points.append((result.gflops, result.percent))
+    return static | dict(zip(_distinct(list(others)), others.values(), strict=True))
+
+
+def exit_curves(folders: Sequence[Path]) -> dict[str, dict[str, Points]]:
+    """Return GFLOPs and accuracy in percent along the curves of early exits, by run folder and kind of curve.
+
+    Args:
+        folders: finished run folders; those without a curve are left out.
+    """
+    return {
+        result.folder: {kind: result.exits.accuracy_cost(kind) for kind in KINDS}
+        for result in map(read_result, folders)
+        if result.exits is not None
+    }
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -110,7 +67,8 @@ def results_page(title: str, folders: Sequence[Path]) -> str:
         folders: finished run folders, in the order of the rows.
     """
     results = [read_result(folder) for folder in folders]
-    lines = [f"# {title}", "", *_table(results), "", "## Validation curves", "", *_curves(results)]
+    lines = [f"# {title}", "", *_table(results), *exit_sections(results)]
+    lines += ["", "## Validation curves", "", *_curves(results)]
     lines += ["", "## How each was made", ""]
     for result in results:
         lines += _provenance(result)

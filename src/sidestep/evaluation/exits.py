@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -140,37 +141,82 @@ class CurvePoint:
     Attributes:
         kind: "anytime", where all images leave at one exit, or "budgeted".
         budget_macs: what was asked for; None for anytime points.
+        thresholds: (E - 1) that were solved for it; None for anytime points.
         point: what came out on the images that are reported on.
     """
 
     kind: str
     budget_macs: float | None
+    thresholds: list[float] | None
     point: ExitPoint
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitCurve:
+    """Accuracy over cost of early exits, and how it was found.
+
+    Attributes:
+        criterion: of the scores.
+        temperatures: (E), all 1 without temperature scaling.
+        calibration_errors: (E) expected calibration error with them, on the images that are reported on.
+        raw_calibration_errors: (E) the same without.
+        full_macs: of the full network, all exits asked; the whole that fractions are of.
+        points: anytime and budgeted ones.
+    """
+
+    criterion: Criterion
+    temperatures: list[float]
+    calibration_errors: list[float]
+    raw_calibration_errors: list[float]
+    full_macs: float
+    points: list[CurvePoint]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the curve as plain values, ready for JSON."""
+        return asdict(self)
+
+
 def exit_curve(
-    solved_on: ExitSurvey, reported_on: ExitSurvey, *, criterion: Criterion, scale: bool, num_budgets: int
-) -> list[CurvePoint]:
+    solved_on: ExitSurvey,
+    reported_on: ExitSurvey,
+    *,
+    full_macs: float,
+    criterion: Criterion,
+    scale: bool,
+    num_budgets: int,
+) -> ExitCurve:
     """Return the anytime points of all exits, and the budgeted ones of evenly spaced budgets between them.
 
     Args:
         solved_on: where thresholds and temperatures come from (the validation split).
         reported_on: where accuracy and cost are taken (the test split).
+        full_macs: of the full network.
         criterion: of the scores.
         scale: whether temperatures are fitted first.
         num_budgets: number of budgets, the cheapest and the dearest exit's cost included; at least 2.
     """
     if num_budgets < 2:
         raise RecipeError(f"num_budgets must be at least 2, got {num_budgets}; 20 draw a smooth curve")
-    temperatures = (
-        fit_temperatures(solved_on.exit_logits, solved_on.labels)
-        if scale
-        else [1.0] * len(solved_on.exit_logits)
-    )
+    logits, labels = reported_on.exit_logits, reported_on.labels
+    raw = [1.0] * len(logits)
+    temperatures = fit_temperatures(solved_on.exit_logits, solved_on.labels) if scale else raw
     solving, reporting = (part.table(criterion, temperatures) for part in (solved_on, reported_on))
-    points = [CurvePoint(kind="anytime", budget_macs=None, point=point) for point in reporting.anytime()]
+    points = [
+        CurvePoint(kind="anytime", budget_macs=None, thresholds=None, point=point)
+        for point in reporting.anytime()
+    ]
     ends = solved_on.macs.mean(dim=1)
     for budget in torch.linspace(float(ends[0]), float(ends[-1]), num_budgets, dtype=torch.float64).tolist():
         thresholds = thresholds_for_budget(solving, budget, criterion)
-        points.append(CurvePoint(kind="budgeted", budget_macs=budget, point=reporting.leaving(thresholds)))
-    return points
+        found = reporting.leaving(thresholds)
+        points.append(
+            CurvePoint(kind="budgeted", budget_macs=budget, thresholds=thresholds.tolist(), point=found)
+        )
+    return ExitCurve(
+        criterion=criterion,
+        temperatures=temperatures,
+        calibration_errors=calibration_errors(logits, labels, temperatures),
+        raw_calibration_errors=calibration_errors(logits, labels, raw),
+        full_macs=full_macs,
+        points=points,
+    )
