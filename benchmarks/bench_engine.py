@@ -8,6 +8,7 @@ routers.
 from __future__ import annotations
 
 import tempfile
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -187,11 +188,14 @@ def _lines(case: Case, what: str, batch_size: int, ms: dict[str, float]) -> list
     return [*lines, routers]
 
 
+def _flags(parser: ArgumentParser) -> None:
+    for name in CASES:
+        parser.add_argument(f"--{name}", action="store_true", help="measure this network; all without any")
+    parser.add_argument("--compile", action="store_true", help="torch.compile as well, which takes minutes")
+
+
 def main() -> None:
-    flags = {name: f"measure {name}" for name in CASES} | {
-        "compile": "measure torch.compile too; takes minutes"
-    }
-    chosen = options("The engine against static networks in the best runtimes", seconds=20.0, flags=flags)
+    chosen = options("The engine against static networks in good runtimes", seconds=20.0, more=_flags)
     cases = [case for name, case in CASES.items() if getattr(chosen, name)] or list(CASES.values())
     precisions: list[Precision] = ["float32", "bfloat16"]
     lines = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,10 +48,12 @@ class Ratio:
 
 
 def options(
-    description: str, *, seconds: float, flags: Mapping[str, str] | None = None
+    description: str, *, seconds: float, more: Callable[[argparse.ArgumentParser], None] | None = None
 ) -> argparse.Namespace:
-    """Return the command line's `out`, `seconds` (with a default), and flags, which have help texts."""
+    """Return the command line's `out` and `seconds`, with a default for the latter, and what `more` adds."""
     parser = argparse.ArgumentParser(description=description)
+    if more is not None:
+        more(parser)
     parser.add_argument("--out", type=Path, help="file for the report; printed in any case")
     parser.add_argument(
         "--seconds",
@@ -59,8 +61,6 @@ def options(
         default=seconds,
         help="time limit of every group of timings that take turns (default: %(default)s)",
     )
-    for name, text in (flags or {}).items():
-        parser.add_argument(f"--{name}", action="store_true", help=text)
     parsed = parser.parse_args()
     # Before anything is timed: afterwards the load is the script's own.
     parsed.load = os.getloadavg()[0]
