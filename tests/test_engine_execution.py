@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import sidestep
 from sidestep.cli import main
@@ -109,3 +111,42 @@ def test_a_missing_engine_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(engine, "engine_installed", lambda: False)
     with pytest.raises(ExecutionError, match=r"sidestep-engine is not installed; `pip install \./engine`"):
         sidestep.evaluate(run, execution="engine")
+
+
+@needs_engine
+def test_a_plan_runs_on_pictures(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["export", str(run), "--out", str(tmp_path / "a.plan")])
+    pictures = [str(tmp_path / name) for name in ("grey.png", "wide.jpg")]
+    Image.new("L", (16, 16), 120).save(pictures[0])
+    Image.effect_noise((60, 40), 80).convert("RGB").save(pictures[1])
+    capsys.readouterr()
+    assert main(["run", str(tmp_path / "a.plan"), *pictures, "--json", "--precision", "float32"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["path"] for one in found] == pictures
+    network = sidestep.load(run)
+    mean, std = from_dict(TINY).data.mean, from_dict(TINY).data.std
+    pixels = (torch.full((1, 3, 16, 16), 120 / 255) - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(
+        std
+    ).view(3, 1, 1)
+    with torch.no_grad():
+        output = network(pixels)
+    assert found[0]["label"] == str(output.logits.argmax().item())
+    assert found[0]["probability"] == pytest.approx(output.logits.softmax(1).max().item(), rel=1e-4)
+    assert found[0]["executed"] == output.decisions.execution().sum().item() and found[0]["num_units"] == 3
+    assert main(["run", str(tmp_path / "a.plan"), *pictures]) == 0
+    assert "wide.jpg" in capsys.readouterr().out
+
+
+@needs_engine
+def test_files_that_are_none_get_a_sentence(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    assert main(["run", str(tmp_path / "no.plan"), str(text)]) == 2
+    assert "must be a file that can be read" in capsys.readouterr().err
+    main(["export", str(run), "--out", str(tmp_path / "a.plan")])
+    assert main(["run", str(tmp_path / "a.plan"), str(text)]) == 2
+    assert "must be a picture that can be read" in capsys.readouterr().err
+    assert main(["run", str(text), str(text)]) == 2
+    assert "the engine cannot run this network" in capsys.readouterr().err

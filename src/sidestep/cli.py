@@ -13,7 +13,14 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from sidestep.errors import SidestepError
-from sidestep.tables import bench_table, calibration_table, curve_table, methods_table, report_table
+from sidestep.tables import (
+    bench_table,
+    calibration_table,
+    curve_table,
+    methods_table,
+    predictions_table,
+    report_table,
+)
 
 if TYPE_CHECKING:
     from sidestep.recipe import Recipe
@@ -67,6 +74,7 @@ def _run(arguments: list[str]) -> int:
         "curve": _curve,
         "bench": _bench,
         "export": _export,
+        "run": _run_plan,
         "methods": _methods,
         "results": _results,
     }
@@ -135,6 +143,12 @@ def _parser() -> ArgumentParser:
     bench.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     commands.add_subcommand("bench", bench, help="measured milliseconds of a run")
     commands.add_subcommand("export", _export_parser(), help="a run's network as a plan for engines")
+    run = ArgumentParser(description="Run a plan on image files, in the native engine.")
+    run.add_argument("plan", type=str, help="file that export wrote")
+    run.add_argument("images", nargs="+", type=str, help="pictures")
+    run.add_argument("--precision", type=str, default="auto", help="auto, float32 or bfloat16")
+    run.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    commands.add_subcommand("run", run, help="what a plan says about image files")
     methods = ArgumentParser(description="List the methods that recipes can name.")
     methods.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     commands.add_subcommand("methods", methods, help="what there is")
@@ -327,6 +341,17 @@ def _export(settings: Any) -> int:
     written = export_run(settings.run, settings.out, to=settings.to, checkpoint=settings.checkpoint)
     size = f"{written.num_bytes / 1e6:.2f} MB"
     print(f"wrote {written.path}: {size}, {written.num_units} units that images can skip")
+    return 0
+
+
+def _run_plan(settings: Any) -> int:
+    from sidestep.running import run_plan
+
+    found = run_plan(settings.plan, settings.images, precision=settings.precision)
+    if settings.json:
+        print(json.dumps([asdict(prediction) for prediction in found]))
+    else:
+        Console().print(predictions_table(found, settings.plan))
     return 0
 
 

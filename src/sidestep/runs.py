@@ -191,12 +191,9 @@ def evaluate(
     if execution == ENGINE:
         if sampled is not None:
             raise ExecutionError("the engine knows arg-max decisions alone, got sampled; evaluate masked")
-        return evaluate_engine(
-            engine_of_run(opened, rule, precision or "auto"),
-            _batches(opened, split, source),
-            opened.cost,
-            num_classes=len(opened.values["class_names"]),
-        )
+        engine, batches = engine_of_run(opened, rule, precision or "auto"), _batches(opened, split, source)
+        num_classes = len(opened.values["class_names"])
+        return evaluate_engine(engine, batches, opened.cost, num_classes=num_classes)
     if precision is not None:
         raise ExecutionError(f"precision is the engine's alone, got execution {execution!r}; drop it")
     chosen = execution_of(execution)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -10,6 +10,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from sidestep.evaluation.exits import ExitCalibration, ExitCurve
     from sidestep.methods import Method
+    from sidestep.running import Prediction
 
 
 def report_table(report: Mapping[str, Any], title: str) -> Table:
@@ -29,6 +30,20 @@ def report_table(report: Mapping[str, Any], title: str) -> Table:
     if report.get("exit_accuracies"):
         accuracies = " ".join(f"{accuracy:.2%}" for accuracy in report["exit_accuracies"])
         table.add_row("accuracy of each exit on all", accuracies)
+    return table
+
+
+def predictions_table(predictions: Sequence[Prediction], title: str) -> Table:
+    """Return what a plan says about images, one a row."""
+    table = Table("image", "class", "probability", "blocks", "of full MACs", title=title)
+    for found in predictions:
+        table.add_row(
+            found.path,
+            found.label,
+            f"{found.probability:.1%}",
+            f"{found.executed} of {found.num_units}",
+            f"{found.fraction:.1%}",
+        )
     return table
 
 

@@ -55,7 +55,7 @@ def test_a_page_says_what_came_out_and_how_it_was_made(tmp_path: Path) -> None:
     page = results_page("Fine-tuning", [run_folder(tmp_path, "one"), run_folder(tmp_path, "two")])
     assert page.startswith("# Fine-tuning\n")
     row = "| one | rdi_net | 3 | 93.12 | 0.0801 | 58.2 % | 92.99 | 0.0801 | 58.2 % | 8.50 ± 1.25 | 42 "
-    assert f"{row}| - | - | 2.0 |" in page
+    assert f"{row}| - | - | - | 2.0 |" in page
     assert "- two: 90.00 @ 60 %, 94.00 @ 58 %" in page
     assert "init: static.safetensors" in page
     assert "data: {source: cifar10}" in page
@@ -86,9 +86,10 @@ def test_a_page_has_the_milliseconds_of_the_largest_measured_batch(tmp_path: Pat
         bench_row("gathered", "bfloat16", 256, 0.07),
         bench_row("static pytorch", "float32", 256, 0.2),
         bench_row("static openvino", "float32", 256, 0.1),
+        bench_row("engine", "float32", 256, 0.05),
     ]
     (run / "bench.json").write_text(json.dumps({"rows": rows}))
-    assert "| 42 | 0.110 | 0.200 | 2.0 |" in results_page("Fine-tuning", [run])
+    assert "| 42 | 0.110 | 0.200 | 0.050 | 2.0 |" in results_page("Fine-tuning", [run])
 
 
 def test_points_of_one_recipe_are_one_series(tmp_path: Path) -> None:

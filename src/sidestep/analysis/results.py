@@ -11,6 +11,7 @@ import yaml
 from sidestep.analysis.exit_tables import exit_sections
 from sidestep.analysis.exits import KINDS
 from sidestep.analysis.run_result import RunResult, read_result
+from sidestep.evaluation.engine import ENGINE
 from sidestep.evaluation.environment import in_words
 from sidestep.evaluation.runtimes import STATIC_PYTORCH
 
@@ -78,13 +79,13 @@ def results_page(title: str, folders: Sequence[Path]) -> str:
 def _table(results: Sequence[RunResult]) -> list[str]:
     lines = [
         "Test split; costs with routers; GFLOPs are 2 x MACs; best epoch by the validation split.",
-        "Milliseconds are those of an image in the largest batch of `sidestep bench`, float32 in PyTorch:",
-        "gathered, and beside it the run's static origin in the same minute.",
+        "Milliseconds are those of an image in the largest batch of `sidestep bench`, float32: gathered and",
+        "the run's static origin in PyTorch, in the same minute, and the network in the native engine.",
         "",
         "| run | method | seed | best: accuracy % | GFLOPs | of static "
-        "| last: accuracy % | GFLOPs | of static | executed blocks | paths | ms gathered | ms static "
-        "| minutes |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| last: accuracy % | GFLOPs | of static | executed blocks | paths "
+        "| ms gathered | ms static | ms engine | minutes |",
+        "|" + " --- |" * 15,
     ]
     for result in results:
         best, last = result.reports["best"], result.reports["last"]
@@ -95,7 +96,7 @@ def _table(results: Sequence[RunResult]) -> list[str]:
             *(cell for report in (best, last) for cell in _figures(report)),
             f"{best['executed_mean']:.2f} ± {best['executed_std']:.2f}",
             str(best["num_paths"]),
-            *(_milliseconds(result.milliseconds(name)) for name in ("gathered", STATIC_PYTORCH)),
+            *(_milliseconds(result.milliseconds(name)) for name in ("gathered", STATIC_PYTORCH, ENGINE)),
             f"{result.minutes:.1f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")

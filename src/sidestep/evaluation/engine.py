@@ -58,7 +58,7 @@ def evaluate_engine(engine: Any, batches: Iterable[Batch], cost: CostModel, *, n
     """
     seen = Seen()
     for batch in batches:
-        seen.add(_routed(engine(batch.images.cpu().numpy()), cost), batch.labels, cost)
+        seen.add(routed(engine(batch.images.cpu().numpy()), cost), batch.labels, cost)
     return report_of(seen, cost, num_classes=num_classes, execution=ENGINE, decisions="argmax")
 
 
@@ -69,7 +69,7 @@ def engine_runner(engine: Any) -> Runner:
     )
 
 
-def _routed(output: Any, cost: CostModel) -> RoutedOutput:
+def routed(output: Any, cost: CostModel) -> RoutedOutput:
     """Return what an engine says as networks say it."""
     options, left = torch.from_numpy(output.options), torch.from_numpy(output.exits)
     num_units, num_options = cost.option_macs.shape
