@@ -9,17 +9,7 @@ namespace {
 
 Program checked(Program program) {
     check(program);
-    number_ops(program);
     return program;
-}
-
-int64_t count_ops(const Program& program) {
-    size_t count = 0;
-    for (const Step& step : program.steps) {
-        count += step.ops.size();
-        for (const Option& option : step.options) count += option.ops.size();
-    }
-    return static_cast<int64_t>(count);
 }
 
 // The part of a batch that starts at an image.
@@ -34,7 +24,7 @@ Image image_of(const Batch& batch, int64_t index, int64_t channels) {
 Engine::Engine(Program program, const std::string& precision, const std::string& isa, int num_threads)
     : program_(checked(std::move(program))),
       kernels_(select_kernels(precision, isa)),
-      packed_(pack(program_, count_ops(program_), kernels_)),
+      packed_(pack(program_, number_ops(program_), kernels_)),
       team_(num_threads) {
     for (int64_t c = 0; c < program_.channels; ++c) {
         scale_.push_back(1 / (255 * program_.std[c]));

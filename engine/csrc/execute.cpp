@@ -60,7 +60,9 @@ void Executor::finish(const Job& job, int64_t scores, int64_t exit) {
 
 void Executor::choose(size_t index, const Jobs& jobs, int64_t choice) {
     const Step& step = network_.program.steps[index];
-    std::vector<Jobs> takers(step.options.size());
+    std::vector<Jobs>& takers = takers_;  // kept, so that choosing allocates nothing
+    takers.resize(std::max(takers.size(), step.options.size()));
+    for (Jobs& jobs_of_option : takers) jobs_of_option.clear();
     for (const Job* job : jobs) {
         job_ = job;
         const float* scores = vector(step.value);
@@ -69,7 +71,7 @@ void Executor::choose(size_t index, const Jobs& jobs, int64_t choice) {
         if (!crew_.rank) job->result.options[choice] = option;
     }
     look_ahead(index + 1);
-    for (size_t option = 0; option < takers.size(); ++option) {
+    for (size_t option = 0; option < step.options.size(); ++option) {
         if (takers[option].empty()) continue;
         all(step.options[option].ops, takers[option]);
         for (const auto& [from, to] : network_.layout.copies[index][option])
@@ -144,8 +146,6 @@ void Executor::one(const Op& op) {
         case Kind::add: add(op); return sync();
         case Kind::concat: concat(op); return sync();
         case Kind::resize: resize(op); return sync();
-        case Kind::copy:
-        case Kind::vcopy: return copy(op.in[0], op.out);
         case Kind::gap: return gap(op);
         case Kind::flatten: return flatten(op);
         default: return vector_op(op);

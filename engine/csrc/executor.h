@@ -75,6 +75,7 @@ class Executor {
     const Crew& crew_;
     const std::vector<Place>& places_;
     const Job* job_ = nullptr;
+    std::vector<Jobs> takers_;  // of every option of a choice
     // What convolutions ask the memory for while they compute: the weights of the next router, of which there
     // are more than a core keeps and each is read once per image. The last region comes first.
     std::vector<std::pair<const std::byte*, size_t>> ahead_;

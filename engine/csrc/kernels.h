@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 
 namespace sidestep {
 
@@ -40,6 +41,10 @@ struct Rows {
     int64_t rows, pixels, channels;  // channels padded
     int64_t row_step;                // entries from row to row
 };
+
+// Numbers of pixels that a tile of a convolution takes, the most first and 1 last.
+template <int... PIXELS>
+using Tiles = std::integer_sequence<int, PIXELS...>;
 
 struct Linear {
     const void* packed;

@@ -4,8 +4,9 @@
 //   LANES                floats in a vector
 //   Entry                what maps hold
 //   to_float, to_entry   one entry to a float and back
-//   Weights              what conv_row multiplies with (struct with `Part`, `steps`, `load`, `multiply_add`)
-//   NARROW, WIDE         pixels that a tile takes for blocks of 16 and 32 channels, most first, 1 last
+//   Weights              what conv_row multiplies with (struct with `Part`, `entries`, `load`, `spread`,
+//                        `multiply_add`)
+//   NarrowTiles, WideTiles  for blocks of CHANNEL_BLOCK and of WIDE_BLOCK channels
 // Included once per file, so that the compiler may use the instruction set in it and nowhere else.
 
 constexpr int64_t SUM_PARTS = 8;
@@ -78,11 +79,16 @@ inline void tiles(ConvRow& row, int64_t x) {
         if (x < row.pixels) tiles<Q, STEP, REST...>(row, x);
 }
 
+template <int Q, int STEP, int... PIXELS>
+inline void row_of(ConvRow& row, Tiles<PIXELS...>) {
+    tiles<Q, STEP, PIXELS...>(row, 0);
+}
+
 template <int STEP>
 inline void conv_row_of(ConvRow& row, int64_t block) {
     if constexpr (WIDE_BLOCK > CHANNEL_BLOCK)
-        if (block == WIDE_BLOCK) return wide_tiles<STEP>(row);
-    narrow_tiles<STEP>(row);
+        if (block == WIDE_BLOCK) return row_of<WIDE_BLOCK / LANES, STEP>(row, WideTiles{});
+    row_of<CHANNEL_BLOCK / LANES, STEP>(row, NarrowTiles{});
 }
 
 void conv_row(ConvRow& row, int64_t block) {

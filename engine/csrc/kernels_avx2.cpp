@@ -10,18 +10,11 @@ constexpr int64_t WIDE_BLOCK = CHANNEL_BLOCK;
 
 #include "kernels_float.inl"
 
-template <int STEP>
-void narrow_tiles(ConvRow& row);
-template <int STEP>
-void wide_tiles(ConvRow& row);
+// 2 x 6 sums in 16 registers, beside two weights and an entry of the input.
+using NarrowTiles = Tiles<6, 4, 2, 1>;
+using WideTiles = Tiles<1>;
 
 #include "kernels.inl"
-
-// 2 x 6 sums, two weights and an entry of the input.
-template <int STEP>
-void narrow_tiles(ConvRow& row) {
-    tiles<2, STEP, 6, 4, 2, 1>(row, 0);
-}
 
 }  // namespace avx2
 

@@ -10,18 +10,11 @@ constexpr int64_t WIDE_BLOCK = CHANNEL_BLOCK;
 
 #include "kernels_float.inl"
 
-template <int STEP>
-void narrow_tiles(ConvRow& row);
-template <int STEP>
-void wide_tiles(ConvRow& row);
+// 4 x 3 sums in 16 registers.
+using NarrowTiles = Tiles<3, 1>;
+using WideTiles = Tiles<1>;
 
 #include "kernels.inl"
-
-// 4 x 3 sums in 16 registers.
-template <int STEP>
-void narrow_tiles(ConvRow& row) {
-    tiles<4, STEP, 3, 1>(row, 0);
-}
 
 }  // namespace base
 

@@ -17,19 +17,18 @@ struct KindInfo {
     bool may_bias;
 };
 
-constexpr std::array<KindInfo, 24> INFO{{
-    {"conv", 1, 2, 4, 1, true, false, true},         {"max_pool", 1, 1, 3, 0, false, false, false},
-    {"avg_pool", 1, 1, 3, 0, false, false, false},   {"pad", 1, 1, 3, 0, false, false, false},
-    {"affine", 1, 1, 1, 1, true, true, true},        {"add", 2, 2, 1, 1, false, false, false},
-    {"scale", 2, 2, 0, 0, false, false, false},      {"relu", 1, 1, 0, 1, false, false, false},
-    {"concat", 1, -1, 0, 0, false, false, false},    {"resize", 1, 2, 3, 0, false, false, false},
-    {"gap", 1, 1, 0, 0, false, false, false},        {"copy", 1, 1, 0, 0, false, false, false},
-    {"linear", 1, 1, 1, 1, true, false, true},       {"vconst", 0, 0, 0, 0, true, false, false},
-    {"vgather", 1, -1, -1, 0, false, false, false},  {"vadd", 2, 2, 1, 2, false, false, false},
-    {"vmul", 2, 2, 0, 0, false, false, false},       {"vdiv", 2, 2, 0, 0, false, false, false},
-    {"vaffine", 1, 1, 0, 2, false, false, false},    {"vmap", 1, 1, 1, 1, false, false, false},
-    {"vclamp_min", 1, 1, 0, 1, false, false, false}, {"vsum", 1, 1, 0, 0, false, false, false},
-    {"flatten", 1, 1, 0, 0, false, false, false},    {"vcopy", 1, 1, 0, 0, false, false, false},
+constexpr std::array<KindInfo, 22> INFO{{
+    {"conv", 1, 2, 4, 1, true, false, true},       {"max_pool", 1, 1, 3, 0, false, false, false},
+    {"avg_pool", 1, 1, 3, 0, false, false, false}, {"pad", 1, 1, 3, 0, false, false, false},
+    {"affine", 1, 1, 1, 1, true, true, true},      {"add", 2, 2, 1, 1, false, false, false},
+    {"scale", 2, 2, 0, 0, false, false, false},    {"relu", 1, 1, 0, 1, false, false, false},
+    {"concat", 1, -1, 0, 0, false, false, false},  {"resize", 1, 2, 3, 0, false, false, false},
+    {"gap", 1, 1, 0, 0, false, false, false},      {"linear", 1, 1, 1, 1, true, false, true},
+    {"vconst", 0, 0, 0, 0, true, false, false},    {"vgather", 1, -1, -1, 0, false, false, false},
+    {"vadd", 2, 2, 1, 2, false, false, false},     {"vmul", 2, 2, 0, 0, false, false, false},
+    {"vdiv", 2, 2, 0, 0, false, false, false},     {"vaffine", 1, 1, 0, 2, false, false, false},
+    {"vmap", 1, 1, 1, 1, false, false, false},     {"vclamp_min", 1, 1, 0, 1, false, false, false},
+    {"vsum", 1, 1, 0, 0, false, false, false},     {"flatten", 1, 1, 0, 0, false, false, false},
 }};
 
 const KindInfo& info(Kind kind) {
@@ -200,8 +199,7 @@ const char* name_of(Kind kind) {
 
 Kind kind_of(const std::string& name) {
     for (size_t i = 0; i < INFO.size(); ++i)
-        // Copies are the engine's own: plans do not need them.
-        if (name == INFO[i].name && name != "copy" && name != "vcopy") return static_cast<Kind>(i);
+        if (name == INFO[i].name) return static_cast<Kind>(i);
     throw PlanError("op '" + name + "' is unknown to this engine; a newer engine may know it");
 }
 

@@ -26,7 +26,6 @@ enum class Kind : uint8_t {
     concat,
     resize,
     gap,
-    copy,
     // vectors
     linear,
     vconst,
@@ -38,8 +37,7 @@ enum class Kind : uint8_t {
     vmap,
     vclamp_min,
     vsum,
-    flatten,
-    vcopy
+    flatten
 };
 
 enum class Function : int64_t { relu, sigmoid, tanh, sqrt, exp };

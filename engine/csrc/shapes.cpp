@@ -68,7 +68,7 @@ class Inference {
     const std::vector<int64_t>& weight(const Op& op) const { return program_.tensors[op.weight].shape; }
 
     void apply(const Op& op) {
-        const Shape out = op.kind <= Kind::copy && op.kind != Kind::gap ? of_map(op) : of_vector(op);
+        const Shape out = op.kind < Kind::gap ? of_map(op) : of_vector(op);
         if (out.c < 1 || (out.h == 0) != (out.w == 0) || out.h < 0 || out.w < 0)
             misfit(op, "would make an empty value; the images are too small");
         const int64_t pixels = out.is_map() ? (out.h + 16) * (out.w + 16) : 1;

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from sidestep.assembly import Opened, open_run
 from sidestep.errors import ExecutionError, ExportError
-from sidestep.evaluation.engine import ENGINE, EnginePrecision, engine_of, engine_runner
+from sidestep.evaluation.engine import ENGINE, EnginePrecision, engine_installed, engine_of, engine_runner
 from sidestep.evaluation.exits import ExitCalibration
 from sidestep.evaluation.runtimes import Runner
 from sidestep.execution.prepare import Precision
@@ -87,10 +87,14 @@ def engine_of_run(opened: Opened, rule: ExitRule | None, precision: EnginePrecis
 
 def engines_of(opened: Opened, rule: ExitRule | None) -> dict[Precision, dict[str, Runner]]:
     """Return the engine in every precision that it has here, to be timed; none where there is none."""
+    if not engine_installed():
+        return {}
     found: dict[Precision, dict[str, Runner]] = {}
-    for precision in get_args(Precision):
-        with suppress(ExportError, ExecutionError):
-            found[precision] = {ENGINE: engine_runner(engine_of_run(opened, rule, precision))}
+    with suppress(ExportError):
+        plan = plan_of(opened, rule).as_bytes()
+        for precision in get_args(Precision):
+            with suppress(ExecutionError):
+                found[precision] = {ENGINE: engine_runner(engine_of(plan, precision))}
     return found
 
 
