@@ -6,6 +6,10 @@ namespace sidestep {
 
 namespace {
 
+// Channels in times channels out up to which Winograd's algorithm pays: its weights are 16/9 of the plain
+// ones and must stay near the core.
+constexpr int64_t WINOGRAD_MOST = 1 << 13;
+
 std::vector<float> padded(const std::vector<float>& values, size_t size) {
     std::vector<float> out(std::max(size, values.size()), 0.0f);
     std::copy(values.begin(), values.end(), out.begin());
@@ -43,7 +47,51 @@ void run_of(const Op& op, const Tensor& weight, int64_t row, const Block& block,
             }
 }
 
+// G g G^T of one kernel, in double since it is done once.
+void transform_kernel(const float* g, double (&out)[WINOGRAD_POSITIONS]) {
+    auto along = [](double a, double b, double c, double (&to)[WINOGRAD_SIZE]) {
+        to[0] = a, to[1] = (a + b + c) / 2, to[2] = (a - b + c) / 2, to[3] = c;
+    };
+    double rows[3][WINOGRAD_SIZE], column[WINOGRAD_SIZE];
+    for (int y = 0; y < 3; ++y) along(g[3 * y], g[3 * y + 1], g[3 * y + 2], rows[y]);
+    for (int x = 0; x < WINOGRAD_SIZE; ++x) {
+        along(rows[0][x], rows[1][x], rows[2][x], column);
+        for (int y = 0; y < WINOGRAD_SIZE; ++y) out[y * WINOGRAD_SIZE + x] = column[y];
+    }
+}
+
+Packed pack_winograd(const Op& op, const Program& program, const Kernels& kernels) {
+    const Tensor& weight = program.tensors[op.weight];
+    const int64_t inputs = padded_channels(weight.shape[1], false);
+    const int64_t outputs = padded_channels(weight.shape[0], false);
+    std::vector<float> transformed(WINOGRAD_POSITIONS * inputs * outputs, 0.0f);  // [position][input][output]
+    for (int64_t o = 0; o < weight.shape[0]; ++o)
+        for (int64_t i = 0; i < weight.shape[1]; ++i) {
+            double kernel[WINOGRAD_POSITIONS];
+            transform_kernel(&weight.data[(o * weight.shape[1] + i) * 9], kernel);
+            for (int64_t p = 0; p < WINOGRAD_POSITIONS; ++p)
+                transformed[(p * inputs + i) * outputs + o] = static_cast<float>(kernel[p]);
+        }
+    Packed packed;
+    packed.scratch = kernels.winograd_bytes(inputs, outputs);
+    packed.blocks = blocks_of(outputs, kernels);
+    packed.weight = Memory(transformed.size() * kernels.entry_size);
+    std::byte* to = packed.weight.data();
+    for (const Block& block : packed.blocks) {
+        std::vector<float> rows(inputs * block.width);
+        for (int64_t p = 0; p < WINOGRAD_POSITIONS; ++p, to += rows.size() * kernels.entry_size) {
+            for (int64_t i = 0; i < inputs; ++i)
+                std::copy_n(&transformed[(p * inputs + i) * outputs + block.first], block.width,
+                            &rows[i * block.width]);
+            kernels.pack_run(rows.data(), inputs, block.width, to);
+        }
+    }
+    packed.bias = padded(op.bias < 0 ? std::vector<float>{} : program.tensors[op.bias].data, outputs);
+    return packed;
+}
+
 Packed pack_conv(const Op& op, const Program& program, const Kernels& kernels) {
+    if (by_winograd(op, program)) return pack_winograd(op, program, kernels);
     const Tensor& weight = program.tensors[op.weight];
     const int64_t kernel = weight.shape[2];
     const int64_t inputs = padded_channels(weight.shape[1] * op.ints[2], op.in[0] == 0);
@@ -71,6 +119,7 @@ Packed pack_linear(const Op& op, const Program& program, const Kernels& kernels)
     const int64_t outputs = weight.shape[0], inputs = weight.shape[1];
     Packed packed;
     packed.weight = Memory(kernels.linear_bytes(inputs, outputs));
+    packed.scratch = kernels.linear_scratch(inputs);
     kernels.pack_linear(weight.data.data(), inputs, outputs, packed.weight.data());
     packed.bias =
         padded(op.bias < 0 ? std::vector<float>{} : program.tensors[op.bias].data, rounded(outputs));
@@ -90,6 +139,20 @@ Packed pack_op(const Op& op, const Program& program, const Kernels& kernels) {
 }
 
 }  // namespace
+
+bool by_winograd(const Op& op, const Program& program) {
+    if (op.kind != Kind::conv || op.in[0] == 0) return false;
+    const auto& shape = program.tensors[op.weight].shape;
+    const bool plain = shape[2] == 3 && op.ints[0] == 1 && op.ints[1] == 1 && op.ints[2] == 1;
+    return plain && shape[0] >= CHANNEL_BLOCK && shape[1] >= CHANNEL_BLOCK &&
+           shape[0] * shape[1] <= WINOGRAD_MOST;
+}
+
+size_t scratch_bytes(const std::vector<Packed>& all) {
+    size_t most = 0;
+    for (const Packed& packed : all) most = std::max(most, packed.scratch);
+    return most;
+}
 
 std::vector<Packed> pack(const Program& program, int64_t num_ops, const Kernels& kernels) {
     std::vector<Packed> all(num_ops);

@@ -20,10 +20,17 @@ struct Block {
 struct Packed {
     Memory weight;
     std::vector<Block> blocks;   // conv
-    int64_t run = 0;             // conv: entries that one kernel row reads
+    int64_t run = 0;             // conv: entries that one kernel row reads; 0 for Winograd's
     std::vector<float> factors;  // affine and vconst: weights, padded with zeros
     std::vector<float> bias;     // padded with zeros
+    size_t scratch = 0;          // bytes that the kernel needs to work with
 };
+
+// Returns how many bytes of scratch memory the ops need at most.
+size_t scratch_bytes(const std::vector<Packed>& all);
+
+// Returns whether a convolution is computed by Winograd's algorithm.
+bool by_winograd(const Op& op, const Program& program);
 
 // Returns what every op needs, by its index.
 std::vector<Packed> pack(const Program& program, int64_t num_ops, const Kernels& kernels);

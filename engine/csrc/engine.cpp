@@ -26,6 +26,7 @@ Engine::Engine(Program program, const std::string& precision, const std::string&
       kernels_(select_kernels(precision, isa)),
       packed_(pack(program_, number_ops(program_), kernels_)),
       team_(num_threads) {
+    for (int rank = 0; rank < team_.size(); ++rank) scratch_.emplace_back(scratch_bytes(packed_));
     for (int64_t c = 0; c < program_.channels; ++c) {
         scale_.push_back(1 / (255 * program_.std[c]));
         shift_.push_back(-program_.mean[c] / program_.std[c]);
@@ -107,7 +108,7 @@ void Engine::run_images(Sized& sized, const Batch& batch, float* scores, int64_t
                                 own.maps.data(),
                                 reinterpret_cast<float*>(own.vectors.data())});
             }
-            execute(network, {}, jobs);
+            execute(network, {.scratch = scratch_[rank].data()}, jobs);
         }
     });
 }
@@ -126,7 +127,8 @@ void Engine::run_together(Sized& sized, const Batch& batch, float* scores, int64
                         vectors});
     }
     team_.run([&](int rank) {
-        const Crew crew{.rank = rank,
+        const Crew crew{.scratch = scratch_[rank].data(),
+                        .rank = rank,
                         .size = team_.size(),
                         .barrier = &barrier,
                         .vectors = all_vectors.data(),

@@ -61,6 +61,7 @@ class Engine {
     const Kernels& kernels_;
     std::vector<Packed> packed_;
     std::vector<float> scale_, shift_;
+    std::vector<Memory> scratch_;  // of every thread
     Team team_;
     std::mutex mutex_;
     std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Sized>> sizes_;

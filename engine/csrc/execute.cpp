@@ -8,12 +8,6 @@
 
 namespace sidestep {
 
-namespace {
-
-constexpr size_t CACHE_LINE = 64;
-
-}  // namespace
-
 void Executor::run(std::span<const Job> jobs) {
     Jobs here;
     for (const Job& job : jobs) here.push_back(&job);
@@ -179,17 +173,10 @@ void Executor::look_ahead(size_t index) {
     std::reverse(ahead_.begin(), ahead_.end());  // the first one is asked for first
 }
 
-// Gives a row of a convolution what to ask for, and takes back how far it came.
-void Executor::ask_ahead(ConvRow& row) const {
-    static constexpr char nothing[CACHE_LINE] = {};
-    row.ahead = ahead_.empty() ? nothing : reinterpret_cast<const char*>(ahead_.back().first);
-    row.ahead_step = ahead_.empty() ? 0 : CACHE_LINE;
-}
-
-void Executor::asked_ahead(const ConvRow& row) {
-    if (ahead_.empty()) return;
+// Takes back how far the last region came.
+void Executor::asked_ahead(const char* until) {
     auto& [at, bytes] = ahead_.back();
-    const auto done = static_cast<size_t>(row.ahead - reinterpret_cast<const char*>(at));
+    const auto done = static_cast<size_t>(until - reinterpret_cast<const char*>(at));
     if (done >= bytes)
         ahead_.pop_back();
     else

@@ -26,9 +26,10 @@ struct Image {
     const uint8_t* bytes = nullptr;
 };
 
-// Threads that share an image have the same maps and vectors of their own, and wait for each other at a
-// barrier; each computes its share of every map's rows, and all of every vector.
+// What a thread works with. Threads that share an image have the same maps and vectors of their own, and wait
+// for each other at a barrier; each computes its share of every map's rows, and all of every vector.
 struct Crew {
+    std::byte* scratch = nullptr;  // of this thread, as much as its network's ops need
     int rank = 0;
     int size = 1;
     Barrier* barrier = nullptr;

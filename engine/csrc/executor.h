@@ -8,6 +8,8 @@
 
 namespace sidestep {
 
+constexpr int64_t CACHE_LINE = 64;
+
 class Executor {
   public:
     Executor(const Network& network, const Crew& crew)
@@ -46,11 +48,14 @@ class Executor {
     void one(const Op& op);
     void copy(int64_t from, int64_t to);
     void look_ahead(size_t index);
-    void ask_ahead(ConvRow& row) const;
-    void asked_ahead(const ConvRow& row);
+    // Runs a kernel on rows of a convolution, which asks for the weights of the next router meanwhile.
+    template <class Rows, class Kernel>
+    void while_asking_ahead(Rows& rows, const Kernel& kernel);
+    void asked_ahead(const char* until);
 
     // map_ops.cpp: every thread of a crew makes its rows
     void conv(const Op& op);
+    void winograd(const Op& op, const Packed& packed);
     void pool(const Op& op);
     void pad(const Op& op);
     void affine(const Op& op, const float* weight, const float* bias, Relu relu);
@@ -82,5 +87,14 @@ class Executor {
     int64_t rounds_ = 0;
     bool reading_ = false;  // since the last barrier, as every thread that shares the image does
 };
+
+template <class Rows, class Kernel>
+void Executor::while_asking_ahead(Rows& rows, const Kernel& kernel) {
+    static constexpr char nothing[CACHE_LINE] = {};
+    rows.ahead = ahead_.empty() ? nothing : reinterpret_cast<const char*>(ahead_.back().first);
+    rows.ahead_step = ahead_.empty() ? 0 : CACHE_LINE;
+    kernel(rows);
+    if (!ahead_.empty()) asked_ahead(rows.ahead);
+}
 
 }  // namespace sidestep

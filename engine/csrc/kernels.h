@@ -36,6 +36,27 @@ struct ConvRow {
     int64_t ahead_step;  // bytes from one to the next
 };
 
+// A tile of Winograd's convolution reads a square of so many pixels.
+constexpr int64_t WINOGRAD_SIZE = 4;
+constexpr int64_t WINOGRAD_POSITIONS = WINOGRAD_SIZE * WINOGRAD_SIZE;
+
+// Rows of output pixels of a 3 x 3 convolution with stride 1 and padding 1, all channels. Steps are in
+// entries.
+struct Winograd {
+    const void* in;      // the first pixel's first tap
+    const void* weight;  // transformed and packed: by block of output channels, position, then as ConvRow's
+    const float* bias;
+    const void* residual;  // of the first pixel, or null
+    void* out;             // of the first pixel
+    void* scratch;         // winograd_bytes of it
+    int64_t rows, pixels;
+    int64_t inputs, outputs;  // channels, padded
+    int64_t row_step, out_row_step;
+    Relu relu;
+    const char* ahead;  // as in ConvRow
+    int64_t ahead_step;
+};
+
 // A rectangle of pixels whose channels lie together.
 struct Rows {
     int64_t rows, pixels, channels;  // channels padded
@@ -49,6 +70,7 @@ using Tiles = std::integer_sequence<int, PIXELS...>;
 struct Linear {
     const void* packed;
     const float* bias;
+    void* scratch;  // linear_scratch bytes of it
     int64_t inputs, outputs;
     Relu relu;
 };
@@ -59,6 +81,8 @@ struct Kernels {
     int64_t entry_size;  // bytes of one entry of a map
     int64_t wide_block;  // widest block of output channels that conv_row takes, a multiple of CHANNEL_BLOCK
     void (*conv_row)(ConvRow& row, int64_t block);
+    void (*winograd)(Winograd& rows);
+    size_t (*winograd_bytes)(int64_t inputs, int64_t outputs);
     // out = relu?(in * weight + bias) by channel; weight and bias may be null. Pixels of `in` are pixel_step
     // apart.
     void (*affine)(const void* in, void* out, const Rows& in_rows, int64_t pixel_step, const Rows& out_rows,
@@ -82,6 +106,7 @@ struct Kernels {
                    int64_t begin, int64_t end);
     int64_t linear_share;
     size_t (*linear_bytes)(int64_t inputs, int64_t outputs);
+    size_t (*linear_scratch)(int64_t inputs);
     void (*pack_linear)(const float* weight, int64_t inputs, int64_t outputs, void* packed);
     // Makes what conv_row reads out of `run` rows of `block` floats.
     void (*pack_run)(const float* rows, int64_t run, int64_t block, void* packed);

@@ -7,6 +7,7 @@
 //   Weights              what conv_row multiplies with (struct with `Part`, `entries`, `load`, `spread`,
 //                        `multiply_add`)
 //   NarrowTiles, WideTiles  for blocks of CHANNEL_BLOCK and of WIDE_BLOCK channels
+//   LinearTiles             images, for blocks of LINEAR_VECTORS vectors
 // Included once per file, so that the compiler may use the instruction set in it and nowhere else.
 
 constexpr int64_t SUM_PARTS = 8;
@@ -26,9 +27,24 @@ inline void store(float* to, const Vector& v) {
     *reinterpret_cast<Vector*>(to) = v;
 }
 
+// Closes sums of a convolution: adds what lies in the residual, cuts negative numbers, stores entries.
+inline void close_row(const ConvRow& row, int64_t at, const Vector& total) {
+    Vector sum = total;
+    if (row.residual) sum += load_entries(static_cast<const Entry*>(row.residual) + at);
+    if (row.relu.on) sum = sum > 0 ? sum : row.relu.slope != 0 ? sum * row.relu.slope : Vector{};
+    store_entries(static_cast<Entry*>(row.out) + at, sum);
+}
+
+// Sums that are not closed yet stay floats.
+inline void keep_sums(const ConvRow& row, int64_t at, const Vector& sum) {
+    store(static_cast<float*>(row.out) + at, sum);
+}
+
+using Close = void (*)(const ConvRow&, int64_t, const Vector&);
+
 // P pixels of Q vectors of channels: every weight is loaded once for all pixels, every entry of the input
 // once for all vectors.
-template <int P, int Q, int STEP>
+template <int P, int Q, int STEP, Close CLOSE>
 inline void tile(ConvRow& row, int64_t x) {
     const int64_t step = STEP ? STEP : row.pixel_step;
     const Entry* in = static_cast<const Entry*>(row.in) + x * step;
@@ -58,50 +74,56 @@ inline void tile(ConvRow& row, int64_t x) {
         in += row.row_step;
     }
     row.ahead = ahead;
-    Entry* out = static_cast<Entry*>(row.out) + x * row.out_step;
-    const Entry* residual = static_cast<const Entry*>(row.residual) + (row.residual ? x * row.out_step : 0);
 #pragma GCC unroll 64
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 64
-        for (int q = 0; q < Q; ++q) {
-            Vector sum = sums[p][q];
-            const int64_t at = p * row.out_step + q * LANES;
-            if (row.residual) sum += load_entries(residual + at);
-            if (row.relu.on) sum = sum > 0 ? sum : row.relu.slope != 0 ? sum * row.relu.slope : Vector{};
-            store_entries(out + at, sum);
-        }
+        for (int q = 0; q < Q; ++q) CLOSE(row, (x + p) * row.out_step + q * LANES, sums[p][q]);
 }
 
-template <int Q, int STEP, int P, int... REST>
+template <int Q, int STEP, Close CLOSE, int P, int... REST>
 inline void tiles(ConvRow& row, int64_t x) {
-    for (; x + P <= row.pixels; x += P) tile<P, Q, STEP>(row, x);
+    for (; x + P <= row.pixels; x += P) tile<P, Q, STEP, CLOSE>(row, x);
     if constexpr (sizeof...(REST) > 0)
-        if (x < row.pixels) tiles<Q, STEP, REST...>(row, x);
+        if (x < row.pixels) tiles<Q, STEP, CLOSE, REST...>(row, x);
 }
 
-template <int Q, int STEP, int... PIXELS>
+template <int Q, int STEP, Close CLOSE, int... PIXELS>
 inline void row_of(ConvRow& row, Tiles<PIXELS...>) {
-    tiles<Q, STEP, PIXELS...>(row, 0);
+    tiles<Q, STEP, CLOSE, PIXELS...>(row, 0);
 }
 
-template <int STEP>
+template <int STEP, Close CLOSE>
 inline void conv_row_of(ConvRow& row, int64_t block) {
     if constexpr (WIDE_BLOCK > CHANNEL_BLOCK)
-        if (block == WIDE_BLOCK) return row_of<WIDE_BLOCK / LANES, STEP>(row, WideTiles{});
-    row_of<CHANNEL_BLOCK / LANES, STEP>(row, NarrowTiles{});
+        if (block == WIDE_BLOCK) return row_of<WIDE_BLOCK / LANES, STEP, CLOSE>(row, WideTiles{});
+    row_of<CHANNEL_BLOCK / LANES, STEP, CLOSE>(row, NarrowTiles{});
+}
+
+// Steps that are known when the code is made need no registers.
+template <Close CLOSE>
+inline void conv_row_closed(ConvRow& row, int64_t block) {
+    switch (row.pixel_step) {
+        case 4: return conv_row_of<4, CLOSE>(row, block);
+        case 16: return conv_row_of<16, CLOSE>(row, block);
+        case 32: return conv_row_of<32, CLOSE>(row, block);
+        case 64: return conv_row_of<64, CLOSE>(row, block);
+        case 128: return conv_row_of<128, CLOSE>(row, block);
+        default: return conv_row_of<0, CLOSE>(row, block);
+    }
 }
 
 void conv_row(ConvRow& row, int64_t block) {
-    // Steps that are known when the code is made need no registers.
-    switch (row.pixel_step) {
-        case 4: return conv_row_of<4>(row, block);
-        case 16: return conv_row_of<16>(row, block);
-        case 32: return conv_row_of<32>(row, block);
-        case 64: return conv_row_of<64>(row, block);
-        case 128: return conv_row_of<128>(row, block);
-        default: return conv_row_of<0>(row, block);
-    }
+    conv_row_closed<close_row>(row, block);
 }
+
+void pack_run(const float* rows, int64_t run, int64_t block, void* packed) {
+    auto* to = static_cast<Entry*>(packed);
+    for (int64_t j = 0; j < run; j += Weights::entries)
+        for (int64_t c = 0; c < block; ++c)
+            for (int64_t e = 0; e < Weights::entries; ++e) *to++ = to_entry(rows[(j + e) * block + c]);
+}
+
+#include "winograd.inl"
 
 void affine(const void* in, void* out, const Rows& in_rows, int64_t pixel_step, const Rows& out_rows,
             const float* weight, const float* bias, Relu relu) {
@@ -196,116 +218,9 @@ void to_floats(const void* in, int64_t count, float* out) {
     for (int64_t i = 0; i < count; ++i) out[i] = to_float(from[i]);
 }
 
-// A linear layer with many outputs lies in blocks of up to LINEAR_VECTORS vectors of outputs,
-// [input][output]: what is read for one input lies together, and the sums of a block are independent. One
-// with few outputs lies as it is.
-constexpr int64_t LINEAR_VECTORS = 8;
+#include "linear.inl"
 
-inline bool few(int64_t outputs) {
-    return outputs < LANES;
-}
-
-inline int64_t rounded(int64_t count, int64_t to) {
-    return (count + to - 1) / to * to;
-}
-
-size_t linear_bytes(int64_t inputs, int64_t outputs) {
-    return inputs * (few(outputs) ? outputs : rounded(outputs, LANES)) * sizeof(Entry) + 64;
-}
-
-void pack_linear(const float* weight, int64_t inputs, int64_t outputs, void* packed) {
-    auto* to = static_cast<Entry*>(packed);
-    if (few(outputs)) return from_floats(weight, inputs * outputs, to);
-    const int64_t all = rounded(outputs, LANES);
-    for (int64_t first = 0; first < all; first += LINEAR_VECTORS * LANES) {
-        const int64_t width = all - first < LINEAR_VECTORS * LANES ? all - first : LINEAR_VECTORS * LANES;
-        for (int64_t i = 0; i < inputs; ++i)
-            for (int64_t o = first; o < first + width; ++o)
-                *to++ = to_entry(o < outputs ? weight[o * inputs + i] : 0.0f);
-    }
-}
-
-// N vectors of outputs for I images: weights are read once for all of them.
-template <int N, int I>
-inline void linear_block(const Entry* weight, const float* bias, const float* const* x, float* const* y,
-                         int64_t inputs) {
-    Vector parts[I][N];
-#pragma GCC unroll 64
-    for (int i = 0; i < I; ++i)
-#pragma GCC unroll 64
-        for (int n = 0; n < N; ++n) parts[i][n] = load(bias + n * LANES);
-    for (int64_t j = 0; j < inputs; ++j, weight += N * LANES) {
-#pragma GCC unroll 64
-        for (int n = 0; n < N; ++n) {
-            const Vector part = load_entries(weight + n * LANES);
-#pragma GCC unroll 64
-            for (int i = 0; i < I; ++i) parts[i][n] += part * x[i][j];
-        }
-    }
-#pragma GCC unroll 64
-    for (int i = 0; i < I; ++i)
-#pragma GCC unroll 64
-        for (int n = 0; n < N; ++n) store(y[i] + n * LANES, parts[i][n]);
-}
-
-inline float dot(const Entry* weight, const float* x, int64_t count) {
-    Vector parts[4] = {};
-    int64_t i = 0;
-    for (; i + 4 * LANES <= count; i += 4 * LANES)
-        for (int64_t p = 0; p < 4; ++p)
-            parts[p] += load_entries(weight + i + p * LANES) * load(x + i + p * LANES);
-    const Vector total = (parts[0] + parts[1]) + (parts[2] + parts[3]);
-    float sum = 0;
-    for (int64_t lane = 0; lane < LANES; ++lane) sum += total[lane];
-    for (; i < count; ++i) sum += to_float(weight[i]) * x[i];
-    return sum;
-}
-
-template <int N, int I>
-inline void linear_blocks(int64_t vectors, const Entry* weight, const float* bias, const float* const* x,
-                          float* const* y, int64_t inputs) {
-    if (vectors == N) return linear_block<N, I>(weight, bias, x, y, inputs);
-    if constexpr (N > 1) linear_blocks<N - 1, I>(vectors, weight, bias, x, y, inputs);
-}
-
-// One block of outputs for one or two images.
-inline void linear_part(const Linear& l, int64_t first, const float* const* x, float* const* y,
-                        int64_t images) {
-    constexpr int64_t widest = LINEAR_VECTORS * LANES;
-    const int64_t left = rounded(l.outputs, LANES) - first, width = left < widest ? left : widest;
-    const Entry* weight = static_cast<const Entry*>(l.packed) + first * l.inputs;
-    float sums[2][widest];
-    float* const to[2] = {sums[0], sums[1]};
-    if (images == 2)
-        linear_blocks<LINEAR_VECTORS, 2>(width / LANES, weight, l.bias + first, x, to, l.inputs);
-    else
-        linear_blocks<LINEAR_VECTORS, 1>(width / LANES, weight, l.bias + first, x, to, l.inputs);
-    const int64_t kept = l.outputs - first < width ? l.outputs - first : width;
-    for (int64_t i = 0; i < images; ++i)
-        for (int64_t o = 0; o < kept; ++o) y[i][first + o] = close(sums[i][o], l.relu);
-}
-
-void linear(const Linear& l, const float* const* x, float* const* y, int64_t images, int64_t begin,
-            int64_t end) {
-    if (few(l.outputs)) {
-        const auto* weight = static_cast<const Entry*>(l.packed);
-        for (int64_t i = 0; i < images; ++i)
-            for (int64_t o = begin; o < end; ++o)
-                y[i][o] = close(l.bias[o] + dot(weight + o * l.inputs, x[i], l.inputs), l.relu);
-        return;
-    }
-    for (int64_t first = begin; first < end; first += LINEAR_VECTORS * LANES)
-        for (int64_t i = 0; i < images; i += 2) linear_part(l, first, x + i, y + i, images - i < 2 ? 1 : 2);
-}
-
-void pack_run(const float* rows, int64_t run, int64_t block, void* packed) {
-    auto* to = static_cast<Entry*>(packed);
-    for (int64_t j = 0; j < run; j += Weights::entries)
-        for (int64_t c = 0; c < block; ++c)
-            for (int64_t e = 0; e < Weights::entries; ++e) *to++ = to_entry(rows[(j + e) * block + c]);
-}
-
-constexpr Kernels TABLE{ISA,          PRECISION,   sizeof(Entry), WIDE_BLOCK, conv_row,
-                        affine,       add,         sum,           window,     from_planes,
-                        from_bytes,   from_floats, to_floats,     linear,     LINEAR_VECTORS * LANES,
-                        linear_bytes, pack_linear, pack_run};
+constexpr Kernels TABLE{
+    ISA,       PRECISION, sizeof(Entry), WIDE_BLOCK,   conv_row,       winograd,    winograd_bytes,
+    affine,    add,       sum,           window,       from_planes,    from_bytes,  from_floats,
+    to_floats, linear,    LINEAR_SHARE,  linear_bytes, linear_scratch, pack_linear, pack_run};

@@ -1,4 +1,6 @@
 // AVX-512: 32 registers of sixteen floats.
+#include <vector>
+
 #include "kernels.h"
 
 namespace sidestep {
@@ -13,6 +15,7 @@ constexpr int64_t WIDE_BLOCK = 2 * CHANNEL_BLOCK;
 // 16 sums in 32 registers; rows of 32, 16 and 8 pixels divide evenly.
 using NarrowTiles = Tiles<16, 8, 4, 2, 1>;
 using WideTiles = Tiles<8, 4, 2, 1>;
+using LinearTiles = Tiles<2, 1>;
 
 #include "kernels.inl"
 

@@ -3,6 +3,7 @@
 
 #include <bit>
 #include <cstring>
+#include <vector>
 
 #include "kernels.h"
 
@@ -58,6 +59,7 @@ struct Weights {
 // 16 sums in 32 registers; rows of 32, 16 and 8 pixels divide evenly.
 using NarrowTiles = Tiles<16, 8, 4, 2, 1>;
 using WideTiles = Tiles<8, 4, 2, 1>;
+using LinearTiles = Tiles<2, 1>;
 
 #include "kernels.inl"
 

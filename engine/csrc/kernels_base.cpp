@@ -1,4 +1,6 @@
 // Any processor: vectors of four floats, which every compiler knows how to make.
+#include <vector>
+
 #include "kernels.h"
 
 namespace sidestep {
@@ -13,6 +15,7 @@ constexpr int64_t WIDE_BLOCK = CHANNEL_BLOCK;
 // 4 x 3 sums in 16 registers.
 using NarrowTiles = Tiles<3, 1>;
 using WideTiles = Tiles<1>;
+using LinearTiles = Tiles<1>;
 
 #include "kernels.inl"
 

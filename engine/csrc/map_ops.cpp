@@ -7,6 +7,7 @@ namespace sidestep {
 
 void Executor::conv(const Op& op) {
     const Packed& packed = network_.packed[op.index];
+    if (!packed.run) return winograd(op, packed);
     const Place &in = at(op.in[0]), &out = at(op.out);
     const Place* residual = op.in.size() > 1 ? &at(op.in[1]) : nullptr;
     const int64_t stride = op.ints[0], padding = op.ints[1], size = kernels_.entry_size;
@@ -26,11 +27,29 @@ void Executor::conv(const Op& op) {
             row.in = pixel(in, y * stride - padding, -padding);
             row.out = pixel(out, y) + block.first * size;
             row.residual = residual ? pixel(*residual, y) + block.first * size : nullptr;
-            ask_ahead(row);
-            kernels_.conv_row(row, block.width);
-            asked_ahead(row);
+            while_asking_ahead(row, [&](ConvRow& asking) { kernels_.conv_row(asking, block.width); });
         }
     }
+}
+
+void Executor::winograd(const Op& op, const Packed& packed) {
+    const Place &in = at(op.in[0]), &out = at(op.out);
+    const auto [begin, end] = share(out.shape.h);
+    Winograd rows{};
+    rows.in = pixel(in, begin - 1, -1);
+    rows.weight = packed.weight.data();
+    rows.bias = packed.bias.data();
+    rows.residual = op.in.size() > 1 ? pixel(at(op.in[1]), begin) : nullptr;
+    rows.out = pixel(out, begin);
+    rows.scratch = crew_.scratch;
+    rows.rows = end - begin;
+    rows.pixels = out.shape.w;
+    rows.inputs = in.channels;
+    rows.outputs = out.channels;
+    rows.row_step = in.row_step;
+    rows.out_row_step = out.row_step;
+    rows.relu = closing(op, 3);
+    while_asking_ahead(rows, kernels_.winograd);
 }
 
 void Executor::pool(const Op& op) {

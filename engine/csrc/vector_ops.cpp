@@ -22,8 +22,8 @@ float function(Function f, float x, float slope) {
 
 void Executor::linear(const Op& op, const Jobs& jobs) {
     const Packed& packed = network_.packed[op.index];
-    const Linear layer{packed.weight.data(), packed.bias.data(), at(op.in[0]).shape.c, at(op.out).shape.c,
-                       closing(op, 0)};
+    const Linear layer{packed.weight.data(), packed.bias.data(), crew_.scratch,
+                       at(op.in[0]).shape.c, at(op.out).shape.c, closing(op, 0)};
     const float* inputs[MOST_JOBS];
     float* outputs[MOST_JOBS];
     for (size_t i = 0; i < jobs.size(); ++i) {

@@ -66,6 +66,21 @@ def test_convolutions_of_maps_and_with_residuals(kernels: dict[str, str]) -> Non
     agree(plan, images(plan), kernels)
 
 
+# Odd sizes end in tiles of one row or pixel; more than 8 tiles in a row make several groups of tiles.
+@pytest.mark.parametrize("size", [(1, 2), (2, 2), (5, 4), (7, 7), (6, 38)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 16), (24, 40), (64, 80)])
+def test_winograd(kernels: dict[str, str], size: tuple[int, int], inputs: int, outputs: int) -> None:
+    maker = plans.Maker()
+    a = maker.conv(0, 3, inputs, 1)
+    b = maker.conv(a, inputs, outputs, 3, slope=0.2)
+    c = maker.conv(b, outputs, outputs, 3, residual=b)
+    plan = maker.plan(maker.op("gap", **{"in": maker.conv(c, outputs, 16, 3, relu=False)}), 8)
+    x = images(plan, size=size)
+    agree(plan, x, kernels)
+    agree(plan, x[:1], kernels, threads=2)
+    agree(plan, x[:1], kernels, threads=3)
+
+
 def test_groups_leaky_relus_and_paddings_that_differ(kernels: dict[str, str]) -> None:
     maker = plans.Maker()
     a = maker.conv(0, 3, 24, 5, padding=1, slope=0.1)
