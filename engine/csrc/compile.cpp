@@ -7,8 +7,8 @@ namespace sidestep {
 namespace {
 
 // Channels in times channels out up to which Winograd's algorithm pays: its weights are 16/9 of the plain
-// ones and must stay near the core.
-constexpr int64_t WINOGRAD_MOST = 1 << 13;
+// ones and come from memory. Measured on ResNet-50: 256 x 256 pays, 512 x 512 makes no difference.
+constexpr int64_t WINOGRAD_MOST = 1 << 16;
 
 std::vector<float> padded(const std::vector<float>& values, size_t size) {
     std::vector<float> out(std::max(size, values.size()), 0.0f);

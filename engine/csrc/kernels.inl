@@ -7,6 +7,7 @@
 //   Weights              what conv_row multiplies with (struct with `Part`, `entries`, `load`, `spread`,
 //                        `multiply_add`)
 //   NarrowTiles, WideTiles  for blocks of CHANNEL_BLOCK and of WIDE_BLOCK channels
+//   SevenTiles              for blocks of WIDE_BLOCK channels in rows of 7, 14 or 28 pixels
 //   LinearTiles             images, for blocks of LINEAR_VECTORS vectors
 // Included once per file, so that the compiler may use the instruction set in it and nowhere else.
 
@@ -95,7 +96,11 @@ inline void row_of(ConvRow& row, Tiles<PIXELS...>) {
 template <int STEP, Close CLOSE>
 inline void conv_row_of(ConvRow& row, int64_t block) {
     if constexpr (WIDE_BLOCK > CHANNEL_BLOCK)
-        if (block == WIDE_BLOCK) return row_of<WIDE_BLOCK / LANES, STEP, CLOSE>(row, WideTiles{});
+        if (block == WIDE_BLOCK) {
+            if (row.pixels % 7 == 0 && row.pixels % 8 != 0)
+                return row_of<WIDE_BLOCK / LANES, STEP, CLOSE>(row, SevenTiles{});
+            return row_of<WIDE_BLOCK / LANES, STEP, CLOSE>(row, WideTiles{});
+        }
     row_of<CHANNEL_BLOCK / LANES, STEP, CLOSE>(row, NarrowTiles{});
 }
 

@@ -15,6 +15,7 @@ constexpr int64_t WIDE_BLOCK = CHANNEL_BLOCK;
 // 2 x 6 sums in 16 registers, beside two weights and an entry of the input.
 using NarrowTiles = Tiles<6, 4, 2, 1>;
 using WideTiles = Tiles<1>;
+using SevenTiles = Tiles<1>;
 using LinearTiles = Tiles<1>;
 
 #include "kernels.inl"

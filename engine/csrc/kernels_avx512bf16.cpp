@@ -59,6 +59,7 @@ struct Weights {
 // 16 sums in 32 registers; rows of 32, 16 and 8 pixels divide evenly.
 using NarrowTiles = Tiles<16, 8, 4, 2, 1>;
 using WideTiles = Tiles<8, 4, 2, 1>;
+using SevenTiles = Tiles<14, 7>;
 using LinearTiles = Tiles<2, 1>;
 
 #include "kernels.inl"

@@ -15,6 +15,7 @@ constexpr int64_t WIDE_BLOCK = CHANNEL_BLOCK;
 // 4 x 3 sums in 16 registers.
 using NarrowTiles = Tiles<3, 1>;
 using WideTiles = Tiles<1>;
+using SevenTiles = Tiles<1>;
 using LinearTiles = Tiles<1>;
 
 #include "kernels.inl"
