@@ -1,4 +1,4 @@
-"""The command line: argument parsing and printing, nothing else."""
+"""The command line: what each command calls and prints, nothing else."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
+from sidestep.arguments import parser, print_train_help, split
 from sidestep.errors import SidestepError
 from sidestep.tables import (
     bench_table,
@@ -27,13 +27,6 @@ if TYPE_CHECKING:
     from sidestep.runs import ExitBudget
 
 QUICKSTART = Path(__file__).parent / "quickstart.yaml"
-_TRAIN_OPTIONS = {
-    "--out": True,
-    "--resume": False,
-    "--accelerator": True,
-    "--devices": True,
-    "--strategy": True,
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,11 +50,11 @@ def script() -> None:
 def _run(arguments: list[str]) -> int:
     overrides: list[str] = []
     if arguments[:1] in (["train"], ["quickstart"]):
-        arguments, overrides = _split(arguments)
+        arguments, overrides = split(arguments)
     if arguments[:1] == ["train"] and {"-h", "--help"} & set(arguments):
-        _print_train_help()
+        print_train_help()
         return 0
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     command = options.subcommand
     settings = options[command]
     if command == "train":
@@ -79,148 +72,6 @@ def _run(arguments: list[str]) -> int:
         "results": _results,
     }
     return commands[command](settings)
-
-
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Return the arguments of the command itself, and those that override the recipe (they have a dot)."""
-    own, overrides = [], []
-    rest = list(arguments)
-    while rest:
-        item = rest.pop(0)
-        name = item.partition("=")[0]
-        if not name.startswith("--") or name in _TRAIN_OPTIONS or name in ("--help", "--json"):
-            own.append(item)
-            if _TRAIN_OPTIONS.get(name) and "=" not in item and rest:
-                own.append(rest.pop(0))
-        else:
-            overrides.append(item)
-            if "=" not in item and rest:
-                overrides.append(rest.pop(0))
-    return own, overrides
-
-
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="sidestep", description="Networks that decide per image which blocks to execute."
-    )
-    commands = parser.add_subcommands(required=True, dest="subcommand")
-    train = ArgumentParser(
-        description="Train a recipe; --key value overrides it, for example --method.target 0.4."
-    )
-    train.add_argument("recipe", type=str, help="YAML file, see recipes/")
-    train.add_argument("--out", type=str | None, help="run folder (default: runs/<recipe name>)")
-    train.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
-    train.add_argument("--accelerator", default="auto", help="auto, cpu or cuda")
-    train.add_argument("--devices", type=int, default=1, help="number of processes")
-    train.add_argument("--strategy", default="auto", help="auto, or ddp for several processes")
-    commands.add_subcommand("train", train, help="train a recipe into a run folder")
-    commands.add_subcommand("evaluate", _evaluate_parser(), help="accuracy, cost and paths of a run")
-    calibrate = ArgumentParser(
-        description="Solve the thresholds of early exits for a budget, and keep them in the checkpoint."
-    )
-    calibrate.add_argument("run", type=str, help="run folder")
-    _add_budget(calibrate)
-    _add_place(calibrate)
-    calibrate.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    commands.add_subcommand("calibrate", calibrate, help="early exits that meet a budget")
-    curve = ArgumentParser(
-        description="Accuracy over cost of a run's early exits, into exits.json, .csv and .png of its folder."
-    )
-    curve.add_argument("run", type=str, help="run folder")
-    _add_criterion(curve)
-    curve.add_argument("--num-budgets", type=int, default=20, help="from the cheapest to the dearest exit")
-    _add_place(curve)
-    commands.add_subcommand("curve", curve, help="accuracy over cost of early exits")
-    bench = ArgumentParser(
-        description="Measure a run's network beside its static origin in several runtimes."
-    )
-    bench.add_argument("run", type=str, help="run folder")
-    bench.add_argument("--batch-sizes", type=str, default="1,32,256", help="images per call, with commas")
-    bench.add_argument(
-        "--seconds", type=float, default=10.0, help="time limit of each precision and batch size"
-    )
-    bench.add_argument("--source", type=str | None, help="where the data lies now (as data.source)")
-    bench.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    commands.add_subcommand("bench", bench, help="measured milliseconds of a run")
-    commands.add_subcommand("export", _export_parser(), help="a run's network as a plan for engines")
-    run = ArgumentParser(description="Run a plan on image files, in the native engine.")
-    run.add_argument("plan", type=str, help="file that export wrote")
-    run.add_argument("images", nargs="+", type=str, help="pictures")
-    run.add_argument("--precision", type=str, default="auto", help="auto, float32 or bfloat16")
-    run.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    commands.add_subcommand("run", run, help="what a plan says about image files")
-    methods = ArgumentParser(description="List the methods that recipes can name.")
-    methods.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    commands.add_subcommand("methods", methods, help="what there is")
-    results = ArgumentParser(description="Write a results page from finished run folders.")
-    results.add_argument("runs", nargs="+", type=str, help="run folders, one per row")
-    results.add_argument("--title", type=str, default="Results", help="heading of the page")
-    results.add_argument("--out", type=str | None, help="markdown file (default: standard output)")
-    results.add_argument("--figure", type=str | None, help="picture of accuracy over cost")
-    results.add_argument(
-        "--published", type=str | None, help="draw the papers' points too: cifar10, cifar100 or imagenet"
-    )
-    commands.add_subcommand("results", results, help="a results page from run folders")
-    quickstart = ArgumentParser(
-        description="Train, evaluate and time RDI-Net on handwritten digits, in minutes."
-    )
-    quickstart.add_argument("--out", type=str, default="runs/quickstart", help="run folder")
-    commands.add_subcommand("quickstart", quickstart, help="the main job on embedded data")
-    return parser
-
-
-def _evaluate_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Evaluate a run: arg-max decisions without noise, or drawn ones.")
-    parser.add_argument("run", type=str, help="run folder")
-    parser.add_argument("--execution", default="masked", help="masked, gathered, cascade (exits), or engine")
-    parser.add_argument("--precision", type=str | None, help="of the engine: auto, float32 or bfloat16")
-    parser.add_argument("--decisions", default="argmax", help="argmax, or sampled with training's noise")
-    parser.add_argument("--seed", type=int | None, help="of sampled decisions (default: 0)")
-    parser.add_argument("--split", default="test", help="test or val")
-    _add_budget(parser)
-    _add_place(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    return parser
-
-
-def _export_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Write a run's network as a file that other programs run.")
-    parser.add_argument("run", type=str, help="run folder")
-    parser.add_argument("--to", default="plan", help="format: plan, see docs/plan.md")
-    parser.add_argument("--out", type=str | None, help="file (default: best.plan or last.plan in the run)")
-    parser.add_argument("--checkpoint", default="best", help="best or last")
-    return parser
-
-
-def _add_place(parser: ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", default="best", help="best or last")
-    parser.add_argument("--source", type=str | None, help="where the data lies now (as data.source)")
-
-
-def _add_budget(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--budget", type=float | None, help="mean MACs of early exits, as a fraction of the full network's"
-    )
-    parser.add_argument("--budget-gflops", type=float | None, help="the same in GFLOPs of 2 x MACs, instead")
-    _add_criterion(parser)
-
-
-def _add_criterion(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--criterion", default="confidence", help="of exits: confidence, margin, entropy or patience"
-    )
-    parser.add_argument("--no-temperatures", action="store_true", help="fit no temperatures of exits")
-
-
-def _print_train_help() -> None:
-    from sidestep.recipe import settings_by_key
-
-    print("usage: sidestep train RECIPE [--out DIR] [--resume] [--accelerator NAME] [--devices N]")
-    print("                             [--strategy NAME] [--key value ...]\n")
-    print("Trains a recipe into a run folder (default: runs/<recipe name>). Keys override the recipe;")
-    print("those of a recipe with method rdi_net are:\n")
-    for key, text in settings_by_key("rdi_net").items():
-        print(f"  --{key}  {text}")
 
 
 def _train(settings: Any, overrides: list[str]) -> int:
