@@ -4,30 +4,37 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser
 
-_TRAIN_OPTIONS = {
+# Commands whose other options override a recipe, and their own options: whether a value follows.
+_OVERRIDABLE = ("train", "sweep", "quickstart")
+_OWN_OPTIONS = {
     "--out": True,
     "--resume": False,
     "--accelerator": True,
     "--devices": True,
     "--strategy": True,
+    "--over": True,
+    "--workers": True,
+    "--storage": True,
+    "--json": False,
+    "--help": False,
 }
 
 
 def split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Return the arguments of the command itself, and those that override the recipe (they have a dot)."""
-    own, overrides = [], []
+    """Return the arguments of the command itself, and those that override a recipe."""
+    if not arguments or arguments[0] not in _OVERRIDABLE:
+        return arguments, []
+    own: list[str] = []
+    overrides: list[str] = []
     rest = list(arguments)
     while rest:
         item = rest.pop(0)
         name = item.partition("=")[0]
-        if not name.startswith("--") or name in _TRAIN_OPTIONS or name in ("--help", "--json"):
-            own.append(item)
-            if _TRAIN_OPTIONS.get(name) and "=" not in item and rest:
-                own.append(rest.pop(0))
-        else:
-            overrides.append(item)
-            if "=" not in item and rest:
-                overrides.append(rest.pop(0))
+        is_own = not name.startswith("--") or name in _OWN_OPTIONS
+        kept = own if is_own else overrides
+        kept.append(item)
+        if "=" not in item and rest and _OWN_OPTIONS.get(name, not is_own):
+            kept.append(rest.pop(0))
     return own, overrides
 
 
@@ -52,6 +59,26 @@ def _train() -> ArgumentParser:
     parser.add_argument("--accelerator", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--devices", type=int, default=1, help="number of processes")
     parser.add_argument("--strategy", default="auto", help="auto, or ddp for several processes")
+    return parser
+
+
+def _sweep() -> ArgumentParser:
+    parser = ArgumentParser(
+        description="Train recipes at every combination of settings; --key value overrides all of them."
+    )
+    parser.add_argument("recipes", nargs="+", type=str, help="YAML files")
+    parser.add_argument(
+        "--over",
+        type=str,
+        action="append",
+        default=[],
+        help="key=value,value: what varies; a key of recipes, seed or budget; may be given again",
+    )
+    parser.add_argument("--out", type=str, default="runs/sweep", help="folder of the run folders")
+    parser.add_argument("--workers", type=int, default=1, help="processes; more may be started elsewhere")
+    parser.add_argument("--storage", type=str | None, help="URL of a database (default: a file in --out)")
+    parser.add_argument("--accelerator", default="auto", help="auto, cpu or cuda")
+    _add_json(parser)
     return parser
 
 
@@ -149,6 +176,7 @@ def _quickstart() -> ArgumentParser:
 
 _COMMANDS = {
     "train": (_train, "train a recipe into a run folder"),
+    "sweep": (_sweep, "train recipes at every combination of settings"),
     "evaluate": (_evaluate, "accuracy, cost and paths of a run"),
     "calibrate": (_calibrate, "early exits that meet a budget"),
     "curve": (_curve, "accuracy over cost of early exits"),

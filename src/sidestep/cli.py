@@ -20,6 +20,7 @@ from sidestep.tables import (
     methods_table,
     predictions_table,
     report_table,
+    sweep_table,
 )
 
 if TYPE_CHECKING:
@@ -48,19 +49,16 @@ def script() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    overrides: list[str] = []
-    if arguments[:1] in (["train"], ["quickstart"]):
-        arguments, overrides = split(arguments)
+    arguments, overrides = split(arguments)
     if arguments[:1] == ["train"] and {"-h", "--help"} & set(arguments):
         print_train_help()
         return 0
     options = parser().parse_args(arguments)
     command = options.subcommand
     settings = options[command]
-    if command == "train":
-        return _train(settings, overrides)
-    if command == "quickstart":
-        return _quickstart(settings, overrides)
+    overridable = {"train": _train, "sweep": _sweep, "quickstart": _quickstart}
+    if command in overridable:
+        return overridable[command](settings, overrides)
     commands = {
         "evaluate": _evaluate,
         "calibrate": _calibrate,
@@ -94,6 +92,33 @@ def _fit(recipe: Recipe, settings: Any) -> Path:
     for name, report in json.loads((folder / "report.json").read_text()).items():
         console.print(report_table(report, f"{folder} ({name} checkpoint, test split)"))
     return folder
+
+
+def _sweep(settings: Any, overrides: list[str]) -> int:
+    from sidestep.errors import RecipeError, TrainingError
+    from sidestep.runs import Devices
+    from sidestep.sweeping import sweep, sweep_runs
+
+    if settings.workers < 1:
+        raise RecipeError(f"workers must be at least 1, got {settings.workers}")
+    rows = sweep(
+        sweep_runs(settings.recipes, settings.over, overrides),
+        Path(settings.out),
+        workers=settings.workers,
+        storage=settings.storage,
+        devices=Devices(accelerator=settings.accelerator),
+    )
+    if settings.json:
+        print(json.dumps([asdict(row) for row in rows]))
+    else:
+        Console().print(sweep_table(rows, settings.out))
+    failed = [row.name for row in rows if row.state != "complete"]
+    if failed:
+        raise TrainingError(
+            f"{len(failed)} of {len(rows)} runs did not come to their end: {', '.join(failed)}; "
+            "the same command tries them again"
+        )
+    return 0
 
 
 def _budget(settings: Any) -> ExitBudget:

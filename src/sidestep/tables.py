@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sidestep.evaluation.exits import ExitCalibration, ExitCurve
     from sidestep.methods import Method
     from sidestep.running import Prediction
+    from sidestep.sweeping import SweepRow
 
 
 def report_table(report: Mapping[str, Any], title: str) -> Table:
@@ -74,6 +75,20 @@ def curve_table(curve: ExitCurve, title: str) -> Table:
             f"{2e-9 * cost:.4f}",
             f"{cost / curve.full_macs:.1%}",
             f"{row.point.accuracy:.2%}",
+        )
+    return table
+
+
+def sweep_table(rows: Sequence[SweepRow], title: str) -> Table:
+    """Return the runs of a sweep, one a row; stars mark those that no other one beats in both figures."""
+    table = Table("run", "state", "validation accuracy", "of the static network", "best", title=title)
+    for row in rows:
+        table.add_row(
+            row.name,
+            row.state if row.error is None else f"{row.state}: {row.error}",
+            "" if row.accuracy is None else f"{row.accuracy:.2%}",
+            "" if row.fraction is None else f"{row.fraction:.1%}",
+            "*" if row.is_best else "",
         )
     return table
 

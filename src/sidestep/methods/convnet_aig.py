@@ -92,4 +92,5 @@ CONVNET_AIG = Method(
     router=_router,
     sampler=_sampler,
     losses=_losses,
+    budget=lambda settings: "target" if settings.schedule is None else None,
 )

@@ -33,6 +33,11 @@ def no_statistics(settings: Any) -> None:
     return
 
 
+def no_budget(settings: Any) -> None:
+    """Return None: no single setting says how much is executed."""
+    return
+
+
 def check_two_options(backbone: Backbone, method: str) -> None:
     """Refuse a backbone whose units have more options than a method's router decides between.
 
@@ -64,6 +69,7 @@ class Method(Generic[Settings]):
         network: (backbone, router) -> the dynamic network.
         model: name of the model that the method is, for networks of exits alone; None takes any other.
         statistics: settings -> mapping of (B, 3, H, W) uint8 images to (B, S), or None.
+        budget: settings -> name of the setting that says which share of the network is executed, or None.
         skips_openers: whether units that change the shape can be skipped, so that `model.skip` matters.
     """
 
@@ -79,4 +85,5 @@ class Method(Generic[Settings]):
     network: Callable[[Backbone, Router | None], RoutedNetwork] = RoutedNetwork
     model: str | None = None
     statistics: Callable[[Settings], Callable[[Tensor], Tensor] | None] = no_statistics
+    budget: Callable[[Settings], str | None] = no_budget
     skips_openers: bool = True

@@ -113,4 +113,5 @@ RANDOM_DROP = Method(
     sampler=_sampler,
     noisy_sampler=noise_free,
     curriculum=_curriculum,
+    budget=lambda settings: "keep_rate",
 )

@@ -152,4 +152,5 @@ RDI_NET = Method(
     sampler=_sampler,
     losses=_losses,
     statistics=_statistics,
+    budget=lambda settings: "target",
 )
