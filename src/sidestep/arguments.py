@@ -168,6 +168,14 @@ def _results() -> ArgumentParser:
     return parser
 
 
+def _ledger() -> ArgumentParser:
+    parser = ArgumentParser(description="Compare finished runs with what was published.")
+    parser.add_argument("runs", nargs="+", type=str, help="run folders")
+    parser.add_argument("--dataset", type=str | None, help="cifar10, cifar100 or imagenet (default: all)")
+    parser.add_argument("--out", type=str | None, help="markdown file (default: standard output)")
+    return parser
+
+
 def _quickstart() -> ArgumentParser:
     parser = ArgumentParser(description="Train, evaluate and time RDI-Net on handwritten digits, in minutes.")
     parser.add_argument("--out", type=str, default="runs/quickstart", help="run folder")
@@ -185,6 +193,7 @@ _COMMANDS = {
     "run": (_run, "what a plan says about image files"),
     "methods": (_methods, "what there is"),
     "results": (_results, "a results page from run folders"),
+    "ledger": (_ledger, "published numbers beside those of run folders"),
     "quickstart": (_quickstart, "the main job on embedded data"),
 }
 

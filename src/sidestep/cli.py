@@ -68,6 +68,7 @@ def _run(arguments: list[str]) -> int:
         "run": _run_plan,
         "methods": _methods,
         "results": _results,
+        "ledger": _ledger,
     }
     return commands[command](settings)
 
@@ -257,10 +258,22 @@ def _results(settings: Any) -> int:
 
         published = [] if settings.published is None else published_points(settings.published)
         save_accuracy_cost(Path(settings.figure), accuracy_cost(folders), published, exit_curves(folders))
-    if settings.out is None:
+    return _write(page, settings.out)
+
+
+def _ledger(settings: Any) -> int:
+    from sidestep.analysis.ledger import ledger, ledger_page
+    from sidestep.analysis.published import published_points
+
+    points = published_points(settings.dataset)
+    return _write(ledger_page(ledger(points, [Path(run) for run in settings.runs])), settings.out)
+
+
+def _write(page: str, out: str | None) -> int:
+    if out is None:
         print(page, end="")
     else:
-        Path(settings.out).write_text(page)
+        Path(out).write_text(page)
     return 0
 
 

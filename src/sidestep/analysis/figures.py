@@ -70,7 +70,8 @@ def save_accuracy_cost(
     Args:
         path: where the picture goes.
         series: GFLOPs and accuracy in percent of runs by name; those of one name are joined by a line.
-        published: points of papers, drawn as squares, and as crosses where they come from memory alone.
+        published: points of papers, drawn as squares, and as crosses where they come from memory alone; those
+            of ablations are left out.
         exits: GFLOPs and accuracy in percent of runs with early exits by name and kind of curve; anytime ones
             are stairs, since an exit's answer stands until the next one has its own.
     """
@@ -84,6 +85,7 @@ def save_accuracy_cost(
             costs, accuracies = zip(*points, strict=True)
             style = _STAIRS if kind == "anytime" else _CURVE
             axes.plot(costs, accuracies, color=colors[index % 20], label=f"{name}, {kind}", **style)
+    published = [point for point in published if point.place is None]
     theirs = dict.fromkeys(point.system for point in published)
     for index, system in enumerate(theirs):
         for point in (point for point in published if point.system == system):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,10 @@ class PublishedPoint:
         accuracy: top-1 in percent, as printed.
         cost: per image in 10^9, in `unit`.
         unit: "MACs", or "FLOPs" of 2 x MACs.
-        read: from "text", by pixel from a "figure", or from "memory" of the paper, not checked.
+        read: from "text", by pixel from a "figure", from "memory" of the paper, not checked, or "derived"
+            from what the text says relative to another network.
+        place: table or figure of an ablation; None for what the paper is compared by.
+        settings: what a run must have to be compared with it, see `sidestep.analysis.ledger`.
     """
 
     system: str
@@ -33,7 +36,9 @@ class PublishedPoint:
     accuracy: float
     cost: float
     unit: Literal["MACs", "FLOPs"]
-    read: Literal["text", "figure", "memory"]
+    read: Literal["text", "figure", "memory", "derived"]
+    place: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def gflops(self) -> float:
@@ -41,8 +46,8 @@ class PublishedPoint:
         return 2 * self.cost if self.unit == "MACs" else self.cost
 
 
-def published_points(dataset: str) -> list[PublishedPoint]:
-    """Return the published points of a data set.
+def published_points(dataset: str | None = None) -> list[PublishedPoint]:
+    """Return the published points of a data set, or all of them.
 
     Args:
         dataset: "cifar10", "cifar100" or "imagenet".
@@ -53,6 +58,11 @@ def published_points(dataset: str) -> list[PublishedPoint]:
     rows: list[dict[str, Any]] = yaml.safe_load(_TABLE.read_text())
     points = [PublishedPoint(**row) for row in rows]
     known = sorted({point.dataset for point in points})
+    if dataset is None:
+        return points
     if dataset not in known:
-        raise RecipeError(f"published must be one of {', '.join(known)}, got {dataset!r}; or leave it out")
+        raise RecipeError(
+            f"data set of published numbers must be one of {', '.join(known)}, got {dataset!r}; "
+            "or leave it out"
+        )
     return [point for point in points if point.dataset == dataset]
