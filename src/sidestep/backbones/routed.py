@@ -45,14 +45,6 @@ class RoutedNetwork(DynamicNetwork):
         router: Router | None = None,
         execute: Execute = masked,
     ) -> RoutedOutput:
-        """Return the class scores of (B, 3, H, W) images and what was executed to get them.
-
-        Args:
-            images: normalised pixels.
-            sampler: how logits become weights; hard and without noise by default.
-            router: asked instead of the network's own router (uniform sampling, fixed paths).
-            execute: how units are run.
-        """
         router = router if router is not None else self.router
         if router is None:
             return RoutedOutput(logits=self.backbone(images), decisions=self._all_executed(images))
