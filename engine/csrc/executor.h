@@ -30,6 +30,11 @@ class Executor {
     std::pair<int64_t, int64_t> share(int64_t rows) const {
         return {rows * crew_.rank / crew_.size, rows * (crew_.rank + 1) / crew_.size};
     }
+    // What a thread computes of a convolution: rows of the output and blocks of its channels.
+    struct Share {
+        std::pair<int64_t, int64_t> rows, blocks;
+    };
+    Share share(const Packed& packed, const Place& in, const Place& out) const;
     void sync() {
         if (crew_.barrier) crew_.barrier->wait();
         reading_ = false;

@@ -51,6 +51,7 @@ struct Winograd {
     void* scratch;         // winograd_bytes of it
     int64_t rows, pixels;
     int64_t inputs, outputs;  // channels, padded
+    int64_t begin, end;
     int64_t row_step, out_row_step;
     Relu relu;
     const char* ahead;  // as in ConvRow

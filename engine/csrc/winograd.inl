@@ -76,7 +76,7 @@ inline void untransform_tile(const Winograd& w, const TileAt& tile, const float*
     row.residual = w.residual;
     row.out = w.out;
     row.relu = w.relu;
-    for (int64_t c = 0; c < w.outputs; c += LANES) {
+    for (int64_t c = w.begin; c < w.end; c += LANES) {
         Vector rows[2][WINOGRAD_SIZE];
 #pragma GCC unroll 4
         for (int x = 0; x < WINOGRAD_SIZE; ++x) {
@@ -107,8 +107,8 @@ inline void multiply_tiles(Winograd& w, const Entry* from, float* to, int64_t co
     row.out_step = w.outputs;
     row.ahead = w.ahead;
     row.ahead_step = w.ahead_step;
-    const auto* weight = static_cast<const Entry*>(w.weight);
-    for (int64_t first = 0; first < w.outputs;) {
+    const auto* weight = static_cast<const Entry*>(w.weight) + w.begin * w.inputs * WINOGRAD_POSITIONS;
+    for (int64_t first = w.begin; first < w.end;) {
         const int64_t block = w.outputs - first < WIDE_BLOCK ? CHANNEL_BLOCK : WIDE_BLOCK;
         for (int i = 0; i < WINOGRAD_POSITIONS; ++i, weight += w.inputs * block) {
             row.in = from + i * in_step;

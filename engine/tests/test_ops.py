@@ -81,6 +81,19 @@ def test_winograd(kernels: dict[str, str], size: tuple[int, int], inputs: int, o
     agree(plan, x[:1], kernels, threads=3)
 
 
+# Weights far larger than the maps: threads share out channels and not rows.
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 2), (5, 1)])
+def test_heavy_convolutions(kernels: dict[str, str], kernel: int, stride: int) -> None:
+    maker = plans.Maker()
+    a = maker.conv(0, 3, 128, 1)
+    b = maker.conv(a, 128, 128, kernel, stride)
+    c = maker.conv(b, 128, 96, kernel)
+    d = maker.conv(c, 96, 96, kernel, residual=c)
+    plan = maker.plan(maker.op("gap", **{"in": d}), 2)
+    for threads in (2, 3, 4):
+        agree(plan, images(plan, 1), kernels, threads)
+
+
 def test_groups_leaky_relus_and_paddings_that_differ(kernels: dict[str, str]) -> None:
     maker = plans.Maker()
     a = maker.conv(0, 3, 24, 5, padding=1, slope=0.1)
