@@ -47,6 +47,14 @@ void run_of(const Op& op, const Tensor& weight, int64_t row, const Block& block,
             }
 }
 
+bool by_winograd(const Op& op, const Program& program) {
+    if (op.kind != Kind::conv || op.in[0] == 0) return false;
+    const auto& shape = program.tensors[op.weight].shape;
+    const bool plain = shape[2] == 3 && op.ints[0] == 1 && op.ints[1] == 1 && op.ints[2] == 1;
+    return plain && shape[0] >= CHANNEL_BLOCK && shape[1] >= CHANNEL_BLOCK &&
+           shape[0] * shape[1] <= WINOGRAD_MOST;
+}
+
 // G g G^T of one kernel, in double since it is done once.
 void transform_kernel(const float* g, double (&out)[WINOGRAD_POSITIONS]) {
     auto along = [](double a, double b, double c, double (&to)[WINOGRAD_SIZE]) {
@@ -139,14 +147,6 @@ Packed pack_op(const Op& op, const Program& program, const Kernels& kernels) {
 }
 
 }  // namespace
-
-bool by_winograd(const Op& op, const Program& program) {
-    if (op.kind != Kind::conv || op.in[0] == 0) return false;
-    const auto& shape = program.tensors[op.weight].shape;
-    const bool plain = shape[2] == 3 && op.ints[0] == 1 && op.ints[1] == 1 && op.ints[2] == 1;
-    return plain && shape[0] >= CHANNEL_BLOCK && shape[1] >= CHANNEL_BLOCK &&
-           shape[0] * shape[1] <= WINOGRAD_MOST;
-}
 
 size_t scratch_bytes(const std::vector<Packed>& all) {
     size_t most = 0;

@@ -29,9 +29,6 @@ struct Packed {
 // Returns how many bytes of scratch memory the ops need at most.
 size_t scratch_bytes(const std::vector<Packed>& all);
 
-// Returns whether a convolution is computed by Winograd's algorithm.
-bool by_winograd(const Op& op, const Program& program);
-
 // Returns what every op needs, by its index.
 std::vector<Packed> pack(const Program& program, int64_t num_ops, const Kernels& kernels);
 
