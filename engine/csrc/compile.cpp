@@ -20,6 +20,11 @@ size_t rounded(size_t count) {
     return (count + 15) / 16 * 16;
 }
 
+// Zeros where an op has none.
+std::vector<float> bias_of(const Op& op, const Program& program, size_t size) {
+    return padded(op.bias < 0 ? std::vector<float>{} : program.tensors[op.bias].data, size);
+}
+
 std::vector<Block> blocks_of(int64_t channels, const Kernels& kernels) {
     std::vector<Block> blocks;
     for (int64_t first = 0; first < channels;) {
@@ -94,7 +99,7 @@ Packed pack_winograd(const Op& op, const Program& program, const Kernels& kernel
             kernels.pack_run(rows.data(), inputs, block.width, to);
         }
     }
-    packed.bias = padded(op.bias < 0 ? std::vector<float>{} : program.tensors[op.bias].data, outputs);
+    packed.bias = bias_of(op, program, outputs);
     return packed;
 }
 
@@ -118,7 +123,7 @@ Packed pack_conv(const Op& op, const Program& program, const Kernels& kernels) {
             offset += rows.size() * kernels.entry_size;
         }
     }
-    packed.bias = padded(op.bias < 0 ? std::vector<float>{} : program.tensors[op.bias].data, outputs);
+    packed.bias = bias_of(op, program, outputs);
     return packed;
 }
 
@@ -129,8 +134,7 @@ Packed pack_linear(const Op& op, const Program& program, const Kernels& kernels)
     packed.weight = Memory(kernels.linear_bytes(inputs, outputs));
     packed.scratch = kernels.linear_scratch(inputs);
     kernels.pack_linear(weight.data.data(), inputs, outputs, packed.weight.data());
-    packed.bias =
-        padded(op.bias < 0 ? std::vector<float>{} : program.tensors[op.bias].data, rounded(outputs));
+    packed.bias = bias_of(op, program, rounded(outputs));
     return packed;
 }
 

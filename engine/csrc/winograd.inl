@@ -122,17 +122,18 @@ inline void multiply_tiles(Winograd& w, const Entry* from, float* to, int64_t co
     w.ahead = row.ahead;
 }
 
-inline int64_t winograd_in_step(int64_t inputs) {
-    return WINOGRAD_TILES * inputs + WINOGRAD_GAP;
+// Values from the tiles of one position to those of the next.
+inline int64_t winograd_step(int64_t channels) {
+    return WINOGRAD_TILES * channels + WINOGRAD_GAP;
 }
 
 size_t winograd_bytes(int64_t inputs, int64_t outputs) {
     return WINOGRAD_POSITIONS *
-           (winograd_in_step(inputs) * sizeof(Entry) + winograd_in_step(outputs) * sizeof(float));
+           (winograd_step(inputs) * sizeof(Entry) + winograd_step(outputs) * sizeof(float));
 }
 
 void winograd(Winograd& w) {
-    const int64_t in_step = winograd_in_step(w.inputs), out_step = winograd_in_step(w.outputs);
+    const int64_t in_step = winograd_step(w.inputs), out_step = winograd_step(w.outputs);
     auto* in = static_cast<Entry*>(w.scratch);
     auto* out = reinterpret_cast<float*>(in + WINOGRAD_POSITIONS * in_step);
     const int64_t tiles = (w.rows + 1) / 2 * tiles_across(w);
