@@ -15,7 +15,7 @@ from itertools import cycle
 from pathlib import Path
 
 import torch
-from measure import Ratio, interleave, options, report
+from measure import Ratio, difference, interleave, options, report
 from sidestep_engine import Engine
 from torch import Tensor, nn
 
@@ -156,7 +156,15 @@ def compare(case: Case, precision: Precision, seconds: float, compiles: bool) ->
         calls |= {name: _calls(r.run, [r.convert(batch) for batch in batches]) for name, r in rivals.items()}
         with torch.inference_mode():
             ms = interleave(calls, seconds=seconds)
-        lines += _lines(case, f"{case.backbone}, batch {batch_size}, {precision}", batch_size, ms)
+        what = f"{case.backbone}, batch {batch_size}, {precision}"
+        routers = Ratio(
+            what=f"{what}: routers alone (keep 1 without no routers, in pairs)",
+            median_ms=difference(calls["keep 1"], calls["no routers"], seconds=seconds),
+            against="keep 1",
+            against_ms=ms["keep 1"],
+            aim=ROUTERS_AIM,
+        )
+        lines += [*_lines(case, what, batch_size, ms), routers]
     return lines
 
 
@@ -178,14 +186,7 @@ def _lines(case: Case, what: str, batch_size: int, ms: dict[str, float]) -> list
         for name in ms
         if name != best
     ]
-    routers = Ratio(
-        what=f"{what}: routers alone (keep 1 without no routers)",
-        median_ms=ms["keep 1"] - ms["no routers"],
-        against="keep 1",
-        against_ms=ms["keep 1"],
-        aim=ROUTERS_AIM,
-    )
-    return [*lines, routers]
+    return lines
 
 
 def _flags(parser: ArgumentParser) -> None:

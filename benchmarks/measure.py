@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
-from sidestep.evaluation.bench import interleave
+from sidestep.evaluation.bench import interleave, turn
 from sidestep.evaluation.environment import commit, hardware, in_words, versions
 
-__all__ = ["Ratio", "interleave", "options", "report"]
+__all__ = ["Ratio", "difference", "interleave", "options", "report"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,26 @@ class Ratio:
             "" if self.aim is None else f"{self.aim:.{digits}f}",
             "" if self.aim is None else "yes" if ratio <= self.aim else "no",
         ]
+
+
+def difference(one: Callable[[], object], other: Callable[[], object], *, seconds: float) -> float:
+    """Return how many milliseconds longer a call of `one` takes than one of `other`.
+
+    For differences smaller than what two medians drift apart within a run: turns of 20 ms follow each
+    other in pairs, in an order that changes, and the median of the pairs' differences counts.
+
+    Args:
+        one: a call, about as long as `other`.
+        other: what it is compared with.
+        seconds: time limit.
+    """
+    pairs: list[float] = []
+    end = time.monotonic() + seconds
+    while len(pairs) < 4 or time.monotonic() < end:
+        first, second = (one, other) if len(pairs) % 2 else (other, one)
+        gap = median(turn(first)) - median(turn(second))
+        pairs.append(gap if first is one else -gap)
+    return 1e3 * median(pairs)
 
 
 def options(

@@ -1,6 +1,7 @@
 """Sweeps: what they train, that they go on, and that a worker's death loses nothing."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,12 +11,15 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 import yaml
 
 from sidestep import sweeping
+from sidestep.checkpoint import load_checkpoint
 from sidestep.cli import main
-from sidestep.errors import RecipeError
+from sidestep.errors import InterruptedRunError, RecipeError
 from sidestep.sweeping import SweepRun, open_sweep, sweep, sweep_runs
+from sidestep.training.step import TrainingStep
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -173,3 +177,44 @@ def test_a_run_of_another_sweep_in_the_same_study_is_left_alone(tmp_path: Path) 
     assert [row.state for row in sweep(larger[1:], out)] == ["complete"]
     assert list(done(out)) == ["tiny-seed=1"]
     assert [row.state for row in sweep(larger, out)] == ["complete", "complete"]
+
+
+@pytest.mark.parametrize("name", ["workers", "replicas"])
+def test_nobody_cannot_train(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["sweep", str(write(tmp_path)), "--out", str(tmp_path / "out"), f"--{name}", "0"]
+    assert main(command) == 2
+    assert f"{name} must be at least 1, got 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_replicas_in_one_process_are_the_runs_they_would_be_alone(tmp_path: Path) -> None:
+    runs = sweep_runs([write(tmp_path)], ["seed=0,1,2"])
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    sweep(runs, together, replicas=3)
+    sweep(runs, alone)
+    assert len(done(together)) == 3
+    for name in done(alone):
+        one, other = (load_checkpoint(folder / name / "last.safetensors") for folder in (together, alone))
+        assert all(torch.equal(one.tensors[key], other.tensors[key]) for key in other.tensors)
+
+
+def test_an_interrupt_ends_all_replicas_and_the_sweep_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = sweep_runs([write(tmp_path)], ["seed=0,1"])
+    begin, calls = TrainingStep.begin, {"n": 0}
+
+    def counted(self: TrainingStep, *arguments: Any, **options: Any) -> None:
+        calls["n"] += 1
+        if calls["n"] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        begin(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingStep, "begin", counted)
+        with pytest.raises(InterruptedRunError):
+            sweep(runs, tmp_path / "out", replicas=2)
+    assert calls["n"] < 6 and done(tmp_path / "out") == {}
+    rows = sweep(runs, tmp_path / "out", replicas=2)
+    assert [row.state for row in rows] == ["complete", "complete"]

@@ -11,9 +11,13 @@ _OWN_OPTIONS = {
     "--resume": False,
     "--accelerator": True,
     "--devices": True,
+    "--num-nodes": True,
     "--strategy": True,
+    "--graph": True,
+    "--compile": False,
     "--over": True,
     "--workers": True,
+    "--replicas": True,
     "--storage": True,
     "--json": False,
     "--help": False,
@@ -57,8 +61,10 @@ def _train() -> ArgumentParser:
     parser.add_argument("--out", type=str | None, help="run folder (default: runs/<recipe name>)")
     parser.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
     parser.add_argument("--accelerator", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--devices", type=int, default=1, help="number of processes")
+    parser.add_argument("--devices", type=int | None, help="processes per node (default: 1, or torchrun's)")
+    parser.add_argument("--num-nodes", type=int | None, help="nodes of SLURM (default: 1, or torchrun's)")
     parser.add_argument("--strategy", default="auto", help="auto, or ddp for several processes")
+    _add_speed(parser)
     return parser
 
 
@@ -76,8 +82,10 @@ def _sweep() -> ArgumentParser:
     )
     parser.add_argument("--out", type=str, default="runs/sweep", help="folder of the run folders")
     parser.add_argument("--workers", type=int, default=1, help="processes; more may be started elsewhere")
+    parser.add_argument("--replicas", type=int, default=1, help="runs that a process trains at a time")
     parser.add_argument("--storage", type=str | None, help="URL of a database (default: a file in --out)")
     parser.add_argument("--accelerator", default="auto", help="auto, cpu or cuda")
+    _add_speed(parser)
     _add_json(parser)
     return parser
 
@@ -198,6 +206,11 @@ _COMMANDS = {
 }
 
 
+def _add_speed(parser: ArgumentParser) -> None:
+    parser.add_argument("--graph", type=bool, default=True, help="replay a GPU's steps as CUDA graphs")
+    parser.add_argument("--compile", action="store_true", help="compile units for training, in a minute")
+
+
 def _add_json(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
@@ -235,7 +248,8 @@ def print_train_help() -> None:
     from sidestep.recipe import settings_by_key
 
     print("usage: sidestep train RECIPE [--out DIR] [--resume] [--accelerator NAME] [--devices N]")
-    print("                             [--strategy NAME] [--key value ...]\n")
+    print("                             [--num-nodes N] [--strategy NAME] [--graph false] [--compile]")
+    print("                             [--key value ...]\n")
     print("Trains a recipe into a run folder (default: runs/<recipe name>). Keys override the recipe;")
     print("those of a recipe with method rdi_net are:\n")
     for key, text in settings_by_key("rdi_net").items():

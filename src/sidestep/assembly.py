@@ -16,7 +16,8 @@ from sidestep.backbones.exits import ExitNetwork
 from sidestep.backbones.network import DynamicNetwork
 from sidestep.checkpoint import load_checkpoint, load_static_weights, load_weights
 from sidestep.cost.macs import measure_cost
-from sidestep.data import Data, load_data
+from sidestep.data import Data, Shard, load_data
+from sidestep.data.imageset import train_rows
 from sidestep.data.sources import Role
 from sidestep.errors import CheckpointError, DataError, RecipeError
 from sidestep.recipe import Recipe, from_dict, method_of
@@ -104,7 +105,9 @@ def job_of(recipe: Recipe, fabric: Fabric) -> Job:
         device=fabric.device,
     )
     if data.train is not None:
-        data.train.num_steps(recipe.training.batch_size)  # refuses a batch that is too large
+        shard = Shard(fabric.global_rank, fabric.world_size)
+        # Refuses batches that are too large, or that the processes cannot share.
+        train_rows(len(data.train), recipe.training.batch_size, 0, shard, recipe.data.views)
     network = untrained(recipe, num_classes=data.num_classes, input_size=data.input_size)
     _check_exits(network, recipe)
     teacher = _start_from_static(network, recipe, data)
@@ -116,7 +119,7 @@ def job_of(recipe: Recipe, fabric: Fabric) -> Job:
         teacher=None if teacher is None else _placed(teacher.eval().requires_grad_(False), recipe, fabric),
         method=method,
         settings=recipe.settings,
-        cost=cost,
+        cost=cost.to(fabric.device),
         data=data,
         config=recipe.training,
         values={

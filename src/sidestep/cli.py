@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from sidestep.arguments import parser, print_train_help, split
-from sidestep.errors import SidestepError
+from sidestep.errors import LoneProcessError, SidestepError
 from sidestep.tables import (
     bench_table,
     calibration_table,
@@ -31,15 +31,21 @@ QUICKSTART = Path(__file__).parent / "quickstart.yaml"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 for a user's error, 130 after an interrupt."""
+    """Run one command and return its exit code.
+
+    That is 0, 2 for a user's error, 130 after an interrupt, or 1 when another process of the run has ended.
+    Of several processes the first speaks for all; another one tells what it has alone.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _run(arguments)
     except SidestepError as error:
-        print(f"sidestep: {error}", file=sys.stderr)
+        if _is_first() or isinstance(error, LoneProcessError):
+            print(f"sidestep: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("sidestep: interrupted", file=sys.stderr)
+        if _is_first():
+            print("sidestep: interrupted", file=sys.stderr)
         return 130
 
 
@@ -81,33 +87,46 @@ def _train(settings: Any, overrides: list[str]) -> int:
 
 
 def _fit(recipe: Recipe, settings: Any) -> Path:
-    from sidestep.runs import Devices, train
+    from sidestep.devices import Devices
+    from sidestep.runs import train
 
     devices = Devices(
         accelerator=settings.get("accelerator", "auto"),
-        devices=settings.get("devices", 1),
+        devices=settings.get("devices"),
         strategy=settings.get("strategy", "auto"),
+        num_nodes=settings.get("num_nodes"),
+        graph=settings.get("graph", True),
+        compile=settings.get("compile", False),
     )
     folder = train(recipe, settings.out, resume=settings.get("resume", False), devices=devices)
-    console = Console()
-    for name, report in json.loads((folder / "report.json").read_text()).items():
-        console.print(report_table(report, f"{folder} ({name} checkpoint, test split)"))
+    if _is_first():
+        console = Console()
+        for name, report in json.loads((folder / "report.json").read_text()).items():
+            console.print(report_table(report, f"{folder} ({name} checkpoint, test split)"))
     return folder
 
 
+def _is_first() -> bool:
+    from sidestep.training.distributed import is_first
+
+    return is_first()
+
+
 def _sweep(settings: Any, overrides: list[str]) -> int:
+    from sidestep.devices import Devices
     from sidestep.errors import RecipeError, TrainingError
-    from sidestep.runs import Devices
     from sidestep.sweeping import sweep, sweep_runs
 
-    if settings.workers < 1:
-        raise RecipeError(f"workers must be at least 1, got {settings.workers}")
+    for name in ("workers", "replicas"):
+        if settings[name] < 1:
+            raise RecipeError(f"{name} must be at least 1, got {settings[name]}")
     rows = sweep(
         sweep_runs(settings.recipes, settings.over, overrides),
         Path(settings.out),
         workers=settings.workers,
+        replicas=settings.replicas,
         storage=settings.storage,
-        devices=Devices(accelerator=settings.accelerator),
+        devices=Devices(accelerator=settings.accelerator, graph=settings.graph, compile=settings.compile),
     )
     if settings.json:
         print(json.dumps([asdict(row) for row in rows]))
@@ -282,6 +301,8 @@ def _quickstart(settings: Any, overrides: list[str]) -> int:
     from sidestep.runs import bench
 
     folder = _fit(load_recipe(QUICKSTART, overrides), settings)
+    if not _is_first():
+        return 0
     result = bench(folder, batch_sizes=(1, 256), seconds=3.0).as_dict()
     Console().print(bench_table(result, str(folder)))
     return 0

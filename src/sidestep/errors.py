@@ -35,3 +35,13 @@ class InterruptedRunError(TrainingError):
     """The user stopped a run; it can be resumed."""
 
     exit_code = 130
+
+
+class LostProcessError(TrainingError):
+    """Another process of the run has ended; the run can be resumed."""
+
+    exit_code = 1
+
+
+class LoneProcessError(TrainingError):
+    """One process of a run has an error that the others do not have."""

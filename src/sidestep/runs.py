@@ -9,6 +9,7 @@ A run folder holds `recipe.yaml` (resolved), `metrics.jsonl`, TensorBoard events
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,9 +24,10 @@ from sidestep.analysis.figures import save_keep_rates
 from sidestep.analysis.run_result import BENCH
 from sidestep.assembly import Opened, data_of, job_of, open_run
 from sidestep.backbones.exits import ExitNetwork
-from sidestep.backbones.network import DynamicNetwork
+from sidestep.backbones.network import DynamicNetwork, masked
 from sidestep.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sidestep.data.sources import Role
+from sidestep.devices import Devices
 from sidestep.errors import CheckpointError, ExecutionError, RecipeError
 from sidestep.evaluation.bench import BenchResult, bench_network
 from sidestep.evaluation.engine import ENGINE, EnginePrecision, evaluate_engine
@@ -34,32 +36,21 @@ from sidestep.evaluation.exits import ExitCalibration, ExitCurve, ExitSurvey, ex
 from sidestep.evaluation.exits import calibrate as solve_exits
 from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.evaluation.sampled import Sampled
+from sidestep.execution.compiled import compile_units
 from sidestep.execution.executions import execution_of
 from sidestep.exporting import engine_of_run, engines_of
 from sidestep.recipe import Recipe, from_dict, load_recipe, method_of
 from sidestep.routing.exits import Criterion, ExitRule
 from sidestep.routing.samplers import Noise, is_noisy
+from sidestep.training.distributed import all_succeed, named_errors
 from sidestep.training.loop import LAST, Job, fit
 from sidestep.training.step import settings_at
 from sidestep.types import Batch
 
 DECISIONS = ("argmax", "sampled")
 _EXITS = "exits"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Devices:
-    """Where a run trains.
-
-    Args:
-        accelerator: "auto", "cpu" or "cuda".
-        devices: number of processes, one per device.
-        strategy: "auto", or "ddp" for several processes.
-    """
-
-    accelerator: str = "auto"
-    devices: int = 1
-    strategy: str = "auto"
+# Trainings may share a process: initial weights come from torch's one generator, figures from one pyplot.
+_alone = threading.Lock()
 
 
 def train(
@@ -75,10 +66,12 @@ def train(
         recipe: a recipe or the path of one.
         out: the run folder, `runs/<recipe name>` by default.
         resume: go on with the interrupted run in that folder.
-        devices: where; one device by default.
+        devices: where; one process by default, or those of torchrun.
 
     Raises:
         SidestepError: for anything that cannot work, before a file is written.
+        InterruptedRunError: after an interrupt, in all processes alike.
+        LostProcessError: when another process has ended.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
@@ -87,23 +80,20 @@ def train(
         _check_vacant(folder)
     checkpoint = _resumable(folder, recipe) if resume else None
     devices = devices or Devices()
-    fabric = Fabric(
-        accelerator=devices.accelerator,
-        devices=devices.devices,
-        strategy=devices.strategy,
-        precision=recipe.training.precision,
-    )
-    fabric.launch()
-    job = job_of(recipe, fabric)
-    if fabric.is_global_zero:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.as_dict(), sort_keys=False))
-        (folder / "environment.json").write_text(json.dumps(describe_environment(), indent=1) + "\n")
-    fabric.barrier()
-    fit(job, folder, fabric, resume=checkpoint)
-    if fabric.is_global_zero:
-        _conclude(folder, job)
-    fabric.barrier()
+    with devices.launched(recipe.training.precision) as fabric, named_errors(fabric):
+        with _alone:
+            job = all_succeed(fabric, lambda: job_of(recipe, fabric))
+            execute = compile_units(job.network) if devices.compile else masked
+        if fabric.is_global_zero:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.as_dict(), sort_keys=False))
+            (folder / "environment.json").write_text(json.dumps(describe_environment(), indent=1) + "\n")
+        fabric.barrier()
+        fit(job, folder, fabric, resume=checkpoint, graph=devices.graph, execute=execute)
+        if fabric.is_global_zero:
+            with _alone:
+                _conclude(folder, job, fabric)
+        fabric.barrier()
     return folder
 
 
@@ -381,7 +371,7 @@ def _sampled(recipe: Recipe, decisions: str, seed: int | None) -> Sampled | None
     return Sampled(sampler=sampler, seed=seed or 0)
 
 
-def _conclude(folder: Path, job: Job) -> None:
+def _conclude(folder: Path, job: Job, fabric: Fabric) -> None:
     """Report best and last checkpoint on the test split, which nothing was chosen on."""
     if job.data.test is None:
         return
@@ -389,7 +379,7 @@ def _conclude(folder: Path, job: Job) -> None:
     for name in ("best", "last"):
         opened = open_run(folder, name)
         reports[name] = evaluate_network(
-            opened.network,
+            opened.network.to(fabric.device),
             job.data.test.eval_batches(batch_size=1000),
             opened.cost,
             num_classes=job.data.num_classes,

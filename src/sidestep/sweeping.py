@@ -23,11 +23,14 @@ import optuna
 import torch
 import yaml
 from optuna.trial import FrozenTrial, Trial, TrialState
+from torch import distributed as dist
 
 from sidestep.checkpoint import load_checkpoint
+from sidestep.devices import Devices
 from sidestep.errors import InterruptedRunError, RecipeError, SidestepError
 from sidestep.recipe import Recipe, load_recipe, method_of
-from sidestep.runs import Devices, train
+from sidestep.runs import train
+from sidestep.training.interrupt import stop_flag
 from sidestep.training.loop import BEST, LAST
 
 STUDY = "study.db"
@@ -112,6 +115,7 @@ def sweep(
     out: Path,
     *,
     workers: int = 1,
+    replicas: int = 1,
     storage: str | None = None,
     devices: Devices | None = None,
 ) -> list[SweepRow]:
@@ -121,17 +125,22 @@ def sweep(
         runs: what is to be trained.
         out: folder of the run folders.
         workers: processes that this one starts, each with its share of the cores; 1 starts none.
+        replicas: runs that a process trains at a time. On a GPU their small kernels run side by side, each
+            run on a stream of its own.
         storage: as `open_sweep` takes it.
         devices: where every run is trained.
 
     Raises:
         InterruptedRunError: when the user stops it.
+        RecipeError: under torchrun, whose processes would share a run instead of taking one each.
     """
+    if dist.is_torchelastic_launched():
+        raise RecipeError("a sweep must be started without torchrun; --workers starts its processes")
     study = open_sweep(out, runs, storage)
     if workers == 1:
-        work(study, out, runs, devices)
+        work(study, out, runs, devices, replicas=replicas)
     else:
-        _work_together(workers, (out, runs, storage, devices))
+        _work_together(workers, (out, runs, storage, devices, replicas))
     return sweep_rows(study, runs)
 
 
@@ -154,8 +163,15 @@ def open_sweep(out: Path, runs: Sequence[SweepRun], storage: str | None = None) 
     return study
 
 
-def work(study: optuna.Study, out: Path, runs: Sequence[SweepRun], devices: Devices | None = None) -> None:
-    """Train one run of a sweep after the other, until none is left, here or in other workers.
+def work(
+    study: optuna.Study,
+    out: Path,
+    runs: Sequence[SweepRun],
+    devices: Devices | None = None,
+    *,
+    replicas: int = 1,
+) -> None:
+    """Train the runs of a sweep, one or some at a time, until none is left, here or in other workers.
 
     A run that fails is noted, and the next one is taken.
 
@@ -176,7 +192,11 @@ def work(study: optuna.Study, out: Path, runs: Sequence[SweepRun], devices: Devi
         mine = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(_RUN) in by_name]
         states = {trial.state for trial in mine}
         if TrialState.WAITING in states:
-            study.optimize(objective, n_trials=1, catch=(_FailedRunError,))
+            # Several runs are in threads, which cannot hear of an interrupt, nor be heard, otherwise.
+            with stop_flag() as stop:
+                study.optimize(objective, n_trials=replicas, n_jobs=replicas, catch=(_FailedRunError,))
+            if stop.raised:
+                raise InterruptedRunError("the sweep was interrupted; the same command goes on with it")
         elif TrialState.RUNNING in states:
             time.sleep(HEARTBEAT_SECONDS / 10)
             _fail_silent(study)
@@ -227,13 +247,18 @@ def _work_together(workers: int, arguments: tuple[Any, ...]) -> None:
 
 
 def _worker(
-    threads: int, out: Path, runs: Sequence[SweepRun], storage: str | None, devices: Devices | None
+    threads: int,
+    out: Path,
+    runs: Sequence[SweepRun],
+    storage: str | None,
+    devices: Devices | None,
+    replicas: int,
 ) -> None:
     torch.set_num_threads(threads)
     # A spawned process would spawn its own, too, and those that decode images start faster as usual.
     multiprocessing.set_start_method(None, force=True)
     with suppress(InterruptedRunError):
-        work(_study(storage or _file(out)), out, runs, devices)
+        work(_study(storage or _file(out)), out, runs, devices, replicas=replicas)
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:

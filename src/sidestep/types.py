@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -93,8 +93,17 @@ class CostModel:
     @property
     def full_macs(self) -> float:
         """Return the MACs of the static network: every unit at its dearest option, all exits, no routers."""
-        exits = 0.0 if self.exit_macs is None else float(self.exit_macs[-1])
-        return self.fixed_macs + float(self.option_macs[:, -1].sum()) + exits
+        return float(self._full())
+
+    def to(self, device: torch.device | str) -> CostModel:
+        """Return the same price list on a device, where no step has to fetch it."""
+        return replace(
+            self,
+            option_macs=self.option_macs.to(device),
+            router_macs=self.router_macs.to(device),
+            exit_macs=None if self.exit_macs is None else self.exit_macs.to(device),
+            exit_units=None if self.exit_units is None else self.exit_units.to(device),
+        )
 
     def per_sample(self, decisions: Decisions, *, routers: bool = True) -> Tensor:
         """Return the (B,) MACs of every image, differentiable in the decision weights.
@@ -112,7 +121,7 @@ class CostModel:
         if not routers:
             return macs
         if decisions.asked is None:
-            return macs + float(self.router_macs.sum())
+            return macs + self.router_macs.to(weights).sum()
         return macs + (decisions.asked.float() * self.router_macs.to(weights)).sum(dim=1)
 
     def at_exits(self, decisions: Decisions) -> Tensor:
@@ -135,7 +144,13 @@ class CostModel:
 
     def fraction(self, decisions: Decisions) -> Tensor:
         """Return the (B,) MACs of every image, routers included, as a fraction of the static network's."""
-        return self.per_sample(decisions) / self.full_macs
+        spent = self.per_sample(decisions)
+        return spent / self._full().to(spent)
+
+    def _full(self) -> Tensor:
+        """Return `full_macs` on the device of the prices: a number would make a step wait for a GPU."""
+        dearest = self.option_macs[:, -1].sum(dtype=torch.float64) + self.fixed_macs
+        return dearest if self.exit_macs is None else dearest + self.exit_macs[-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

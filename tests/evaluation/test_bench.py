@@ -181,9 +181,9 @@ def test_the_first_call_of_a_turn_is_not_timed_unless_it_fills_the_turn(
     def call() -> None:
         now[0] += next(steps)
 
-    assert bench_module._turn(call) == pytest.approx([0.0001, 0.0002, 0.0003])
+    assert bench_module.turn(call) == pytest.approx([0.0001, 0.0002, 0.0003])
     steps = iter([0.5])
-    assert bench_module._turn(call) == pytest.approx([0.5])
+    assert bench_module.turn(call) == pytest.approx([0.5])
 
 
 def test_hardware_and_versions_are_named() -> None:

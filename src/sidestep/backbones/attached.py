@@ -61,7 +61,7 @@ class AttachedExits(ExitNetwork):
         router = router if router is not None else self.router
         if router is None:
             rates = [1.0] * len(self.backbone.units)
-            router = ConstantRouter.keep(rates).to(next(self.parameters()).device)
+            router = ConstantRouter.keep(rates, next(self.parameters()).device)
         return _RoutedSteps(network=self, sampler=sampler, router=router, execute=execute)
 
 

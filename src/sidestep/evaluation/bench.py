@@ -136,7 +136,8 @@ def interleave(calls: Mapping[str, Callable[[], object]], *, seconds: float) -> 
     order, rounds, end = list(calls), 0, time.monotonic() + seconds
     while rounds < _MIN_ROUNDS or time.monotonic() < end:
         for name in order:
-            times[name] += _turn(calls[name])
+            time.sleep(_PAUSE_SECONDS)
+            times[name] += turn(calls[name])
         order.reverse()
         rounds += 1
     return {name: 1e3 * median(durations) for name, durations in times.items()}
@@ -176,10 +177,9 @@ def _measure(runners: Mapping[str, Runner], batches: Sequence[Tensor], seconds: 
         return interleave({name: call(runner) for name, runner in runners.items()}, seconds=seconds)
 
 
-def _turn(call: Callable[[], object]) -> list[float]:
-    """Return the durations in seconds of at least one call."""
+def turn(call: Callable[[], object]) -> list[float]:
+    """Return the durations in seconds of as many calls as fit into 20 ms, but at least one."""
     durations: list[float] = []
-    time.sleep(_PAUSE_SECONDS)
     while sum(durations) < _TURN_SECONDS:
         start = time.perf_counter()
         call()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
-from torch import distributed as dist
-from torch.distributed.nn.functional import all_reduce
 
+from sidestep.layers.constant import constant
+from sidestep.layers.processes import num_processes, sum_over_processes
 from sidestep.types import CostModel, Decisions
 
 Scope = Literal["unit", "sample", "network"]
@@ -57,7 +56,7 @@ def target_rate_loss(decisions: Decisions, rates: Sequence[float]) -> Tensor:
         rates: target rate t_n of every unit, in [0, 1].
     """
     execution = global_mean(decisions.execution().float())
-    return (execution - torch.tensor(rates, device=execution.device)).square().mean()
+    return (execution - constant(tuple(rates), execution.device)).square().mean()
 
 
 def unit_count_loss(decisions: Decisions, num_units: float) -> Tensor:
@@ -75,7 +74,6 @@ def unit_count_loss(decisions: Decisions, num_units: float) -> Tensor:
 def global_mean(values: Tensor) -> Tensor:
     """Return the mean over dimension 0 and over all processes, differentiable; batches must be equal."""
     mean = values.mean(dim=0)
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        reduced: Tensor = all_reduce(mean)  # type: ignore[no-untyped-call]
-        return reduced / dist.get_world_size()
-    return mean
+    if num_processes() == 1:
+        return mean
+    return sum_over_processes(mean) / num_processes()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sidestep.layers.constant import constant
 from sidestep.losses.distillation import distillation_loss
 
 ExitWeighting = Literal["uniform", "linear", "triangle", "gauss", "exponential"]
@@ -53,7 +54,7 @@ def exit_loss(
     losses = torch.stack(
         [F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing) for logits in exit_logits]
     )
-    return (losses * losses.new_tensor(list(weights))).sum()
+    return (losses * constant(tuple(weights), losses.device)).sum()
 
 
 def self_distillation_loss(

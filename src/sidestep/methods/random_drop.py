@@ -98,7 +98,7 @@ def _curriculum(router: Router, settings: RandomDropConfig) -> Router:
     if settings.evaluate == "dropped" or not isinstance(router, ConstantRouter):
         return router
     rates = settings.rates(len(router.logits))
-    return ConstantRouter.keep(rates).to(router.logits.device)
+    return ConstantRouter.keep(rates, router.logits.device)
 
 
 def _sampler(settings: RandomDropConfig, noise: Noise) -> Sampler:

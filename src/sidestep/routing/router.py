@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sidestep.errors import RecipeError
+from sidestep.layers.constant import constant
 from sidestep.layers.rows import take_rows
 
 
@@ -49,11 +50,11 @@ class ConstantRouter(Router):
         self.register_buffer("logits", probabilities.log(), persistent=False)
 
     @classmethod
-    def keep(cls, rates: Sequence[float]) -> ConstantRouter:
+    def keep(cls, rates: Sequence[float], device: torch.device | None = None) -> ConstantRouter:
         """Return the router that executes every unit with the probability of its keep rate, in [0, 1]."""
         if any(not 0 <= rate <= 1 for rate in rates):
             raise RecipeError(f"keep rates must be in [0, 1], got {list(rates)}; 1 always executes")
-        execute = torch.tensor(list(rates), dtype=torch.float32)
+        execute = constant(tuple(rates), device or torch.device("cpu"))
         return cls(torch.stack([1 - execute, execute], dim=1))
 
     def forward(self, unit: int, features: Tensor, state: None) -> tuple[Tensor, None]:

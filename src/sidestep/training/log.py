@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ class RunLog:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
-            disable=not active,
+            # Only one bar can be shown at a time; of several trainings in one process none has it.
+            disable=not active or threading.current_thread() is not threading.main_thread(),
         )
         self._task = self._progress.add_task("", total=1, figures="")
         self._events: SummaryWriter | None = None
@@ -62,9 +64,15 @@ class RunLog:
         """Start the bar of an epoch of which `done` of `steps` steps are behind."""
         self._progress.reset(self._task, description=title, total=steps, completed=done, figures="")
 
-    def advance(self, figures: str) -> None:
-        """Move the bar by one step and show the figures so far."""
-        self._progress.update(self._task, advance=1, figures=figures)
+    def advance(self, figures: str | None = None) -> None:
+        """Move the bar by one step and show the figures so far, or what was shown before."""
+        if figures is not None:
+            self._progress.update(self._task, figures=figures)
+        self._progress.advance(self._task)
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence above the bar."""
+        self._progress.console.print(sentence, highlight=False)
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one epoch's row; nested figures become TensorBoard tags like train/loss."""
@@ -75,7 +83,7 @@ class RunLog:
         if self._events is not None:
             for tag, value in _scalars(row):
                 self._events.add_scalar(tag, value, row["step"])
-        self._progress.console.print(_sentence(row), highlight=False)
+        self.say(_sentence(row))
 
     def _truncate(self, step: int) -> None:
         lines = self._path.read_text().splitlines() if self._path.exists() else []

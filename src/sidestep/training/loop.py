@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.backbones.network import DynamicNetwork
+from sidestep.backbones.network import DynamicNetwork, masked
 from sidestep.checkpoint import Checkpoint, save_checkpoint
 from sidestep.data import Data, Shard
 from sidestep.errors import InterruptedRunError, TrainingError
 from sidestep.evaluation.report import Report, evaluate_network
+from sidestep.layers.unit import Execute
 from sidestep.methods.method import Method
 from sidestep.routing.samplers import Noise
 from sidestep.training.config import Phase, TrainingConfig
+from sidestep.training.distributed import Agreement, mean_sums
+from sidestep.training.interrupt import StopFlag, stop_flag
 from sidestep.training.log import RunLog
 from sidestep.training.memory import keep_freed_memory
-from sidestep.training.optimizer import build_optimizer, build_schedule
+from sidestep.training.meter import Meter, add_sums
+from sidestep.training.optimizer import TensorRates, build_optimizer, build_schedule
 from sidestep.training.state import TrainingState, restore_optimizer
 from sidestep.training.step import TrainingStep, select_parameters
+from sidestep.training.update import EagerUpdate, GraphedUpdate, Update, obstacle, own_stream
 from sidestep.types import CostModel
 
 CHECKPOINT_SECONDS = 60.0
@@ -64,7 +64,15 @@ class Job:
     values: dict[str, Any]
 
 
-def fit(job: Job, folder: Path, fabric: Fabric, *, resume: Checkpoint | None = None) -> None:
+def fit(
+    job: Job,
+    folder: Path,
+    fabric: Fabric,
+    *,
+    resume: Checkpoint | None = None,
+    graph: bool = True,
+    execute: Execute = masked,
+) -> None:
     """Train through all phases, and leave last and best checkpoint and the metrics in `folder`.
 
     Args:
@@ -72,6 +80,8 @@ def fit(job: Job, folder: Path, fabric: Fabric, *, resume: Checkpoint | None = N
         folder: an existing run folder.
         fabric: launched; says devices, processes and precision.
         resume: the last checkpoint of an interrupted run.
+        graph: whether a GPU replays its steps as CUDA graphs, where these can be recorded.
+        execute: how units are run in training: `masked`, or the same compiled.
 
     Raises:
         TrainingError: when the loss is not finite; the last good checkpoint stays.
@@ -79,13 +89,14 @@ def fit(job: Job, folder: Path, fabric: Fabric, *, resume: Checkpoint | None = N
     """
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    trainer = _Trainer(job, folder, fabric)
+    trainer = _Trainer(job, folder, fabric, graph=graph, execute=execute)
     if resume is not None:
         trainer.state.restore(resume)
     position = trainer.state.position
     with (
         RunLog(folder, resume_step=position.steps_done, active=fabric.is_global_zero) as log,
-        _stop_flag() as stop,
+        stop_flag() as stop,
+        own_stream(fabric.device),
     ):
         for phase in job.config.phases[position.phase :]:
             if phase.epochs:
@@ -99,7 +110,7 @@ def fit(job: Job, folder: Path, fabric: Fabric, *, resume: Checkpoint | None = N
 class _Trainer:
     """The running parts of one `fit`."""
 
-    def __init__(self, job: Job, folder: Path, fabric: Fabric) -> None:
+    def __init__(self, job: Job, folder: Path, fabric: Fabric, *, graph: bool, execute: Execute) -> None:
         if job.data.train is None:
             raise TrainingError(
                 "training needs the training split, got none; load it with splits=('train', ...)"
@@ -107,10 +118,14 @@ class _Trainer:
         self.job, self.folder, self.fabric = job, folder, fabric
         self.train_set = job.data.train
         self.state = TrainingState(job.network, ema_decay=job.config.ema_decay)
+        self.meter, self.agreement = Meter(), Agreement()
         self.shard = Shard(fabric.global_rank, fabric.world_size)
         steps = self.train_set.num_steps(job.config.batch_size)
         self.steps_per_epoch = min(steps, job.config.max_steps or steps)
         self.saved_at = self.clock = time.monotonic()
+        self.on_gpu = fabric.device.type == "cuda"
+        self.graph = graph and self.on_gpu
+        self.execute = execute
         self.optimizer: torch.optim.Optimizer | None = None
 
     def keep_start(self) -> None:
@@ -118,23 +133,16 @@ class _Trainer:
         self._save(BEST)
         self._save(LAST)
 
-    def run_phase(self, phase: Phase, log: RunLog, stop: dict[str, bool], resume: Checkpoint | None) -> None:
+    def run_phase(self, phase: Phase, log: RunLog, stop: StopFlag, resume: Checkpoint | None) -> None:
         """Train one phase from the current position to its end."""
         job, position = self.job, self.state.position
         set_modes = select_parameters(job.network, phase.train)
-        self.optimizer = started = build_optimizer(job.network, phase, job.config.optimizer)
+        self.optimizer = optimizer = build_optimizer(job.network, phase, job.config.optimizer)
         if resume is not None and (position.epoch or position.step):
-            restore_optimizer(started, resume)
-        schedule = build_schedule(started, phase, self.steps_per_epoch)
-        step = TrainingStep(
-            job.network,
-            method=job.method,
-            settings=job.settings,
-            cost=job.cost,
-            config=job.config,
-            teacher=job.teacher,
-        )
-        wrapped, optimizer = self.fabric.setup(step, started)
+            restore_optimizer(optimizer, resume)
+        schedule = build_schedule(optimizer, phase, self.steps_per_epoch)
+        rates = TensorRates(optimizer, self.fabric.device) if self.graph else None
+        update = self._update(phase, optimizer, log)
         while position.epoch < self._epochs(phase):
             title = f"{phase.name} {position.epoch + 1}/{phase.epochs}"
             log.begin_epoch(title, done=position.step, steps=self.steps_per_epoch)
@@ -142,19 +150,41 @@ class _Trainer:
             for batch in self._batches():
                 done = position.epoch * self.steps_per_epoch + position.step
                 schedule.step_update(done)
+                if rates is not None:
+                    rates.settle()
                 progress = done / (phase.epochs * self.steps_per_epoch)
                 noted = position.step % NOTED_EVERY == 0
-                step.begin(phase, progress, self._noise(), noted=noted, views=batch.views)
-                losses, figures = wrapped(batch.images, batch.labels, batch.statistics)
-                loss = self._total(losses)
-                optimizer.zero_grad()
-                self.fabric.backward(loss)
-                optimizer.step()
-                self._count(losses, figures, loss)
+                self.meter.add(update(batch, progress=progress, seed=self._seed(), noted=noted))
+                # Whoever reads waits for a GPU; a CPU has nothing to wait for.
+                read = noted or not self.on_gpu
+                self._count(read=read)
                 self.state.average()
-                log.advance(self._progress())
-                self._maybe_save(stop["now"])
-            self._end_epoch(phase, log, lr=started.param_groups[0]["lr"])
+                log.advance(self._progress() if read else None)
+                self._maybe_save(stop.raised)
+            self._end_epoch(phase, log, lr=float(optimizer.param_groups[0]["lr"]))
+
+    def _update(self, phase: Phase, optimizer: torch.optim.Optimizer, log: RunLog) -> Update:
+        """Return how a phase updates the weights."""
+        job = self.job
+        step = TrainingStep(
+            job.network,
+            method=job.method,
+            settings=job.settings,
+            cost=job.cost,
+            config=job.config,
+            teacher=job.teacher,
+            execute=self.execute,
+        )
+        generator = torch.Generator(self.fabric.device)
+        noise = Noise(generator, rank=self.shard.rank, world_size=self.shard.world_size)
+        eager = EagerUpdate(step, optimizer, self.fabric, phase=phase, noise=noise)
+        if not self.graph:
+            return eager
+        reason = obstacle(phase, self.fabric)
+        if reason is None:
+            return GraphedUpdate(eager, log.say)
+        log.say(f"phase {phase.name} runs without a graph: {reason}")
+        return eager
 
     def _epochs(self, phase: Phase) -> int:
         return phase.epochs if self.job.config.max_steps is None else 1
@@ -173,37 +203,33 @@ class _Trainer:
                 return
             yield batch
 
-    def _noise(self) -> Noise:
-        """Return draws that are a function of seed and step, the same for one process and for several."""
+    def _seed(self) -> int:
+        """Return the seed of a step's draws, the same for one process and for several."""
         key = np.random.SeedSequence([self.job.config.seed, self.state.position.steps_done])
-        generator = torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
-        return Noise(generator, rank=self.shard.rank, world_size=self.shard.world_size)
+        return int(key.generate_state(1, np.uint64)[0] >> 1)
 
-    def _total(self, losses: dict[str, Tensor]) -> Tensor:
-        total = torch.stack(list(losses.values())).sum()
-        if not math.isfinite(float(self._reduced(total.detach()))):
-            terms = ", ".join(f"{name} {float(term.detach()):.3g}" for name, term in losses.items())
+    def _read(self) -> None:
+        """Fetch what the steps have reported, and look whether it is finite."""
+        taken = mean_sums(self.meter.take(), self.fabric)
+        if not taken:
+            return
+        add_sums(self.state.position.sums, taken)
+        if not math.isfinite(taken["loss"][0]):
+            means = {name: total / count for name, (total, count) in taken.items()}
+            terms = ", ".join(f"{name} {mean:.3g}" for name, mean in means.items() if name != "loss")
             raise TrainingError(
-                f"loss must be finite, got {float(total.detach()):.3g} at step "
-                f"{self.state.position.steps_done + 1} ({terms}); {LAST} in the run folder is from before: "
-                "lower the learning rate or the weight of that term and start again"
+                f"loss must be finite, got {means['loss']:.3g} at step {self.state.position.steps_done} "
+                f"({terms}); {LAST} in the run folder is from before: lower the learning rate or the weight "
+                "of that term and start again"
             )
-        return total
 
-    def _reduced(self, values: Tensor) -> Tensor:
-        """Return the mean over processes."""
-        reduced = self.fabric.all_reduce(values, reduce_op="mean")
-        assert isinstance(reduced, Tensor)  # a tensor goes in
-        return reduced
-
-    def _count(self, losses: dict[str, Tensor], figures: dict[str, Tensor], loss: Tensor) -> None:
+    def _count(self, *, read: bool) -> None:
         position = self.state.position
-        for name, value in {"loss": loss, **losses, **figures}.items():
-            total, count = position.sums.get(name, (0.0, 0))
-            position.sums[name] = (total + float(value.detach()), count + 1)
         position.step += 1
         position.steps_done += 1
         position.seconds += self._lap()
+        if read:
+            self._read()
 
     def _lap(self) -> float:
         """Return the seconds since the last call; between runs none pass."""
@@ -220,13 +246,10 @@ class _Trainer:
         )
 
     def _end_epoch(self, phase: Phase, log: RunLog, *, lr: float) -> None:
+        self._read()
         position = self.state.position
-        names = list(position.sums)
-        means = self._reduced(
-            torch.tensor([total / count for total, count in position.sums.values()], dtype=torch.float64)
-        )
         row: dict[str, Any] = {"phase": phase.name, "epoch": position.epoch, "step": position.steps_done}
-        row["train"] = dict(zip(names, means.tolist(), strict=True)) | {
+        row["train"] = {name: total / count for name, (total, count) in position.sums.items()} | {
             "lr": lr,
             "images_per_s": position.step * self.job.config.batch_size / position.seconds,
         }
@@ -272,16 +295,20 @@ class _Trainer:
         return True
 
     def _maybe_save(self, interrupted: bool) -> None:
+        due = time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
+        # Clocks and signals are those of one process, and all have to save at the same step.
+        interrupted, due = self.agreement.any(interrupted, due)
         if interrupted:
             self._save(LAST)
             raise InterruptedRunError(
                 f"training was interrupted after step {self.state.position.steps_done}; "
                 "the run folder is whole, continue with --resume"
             )
-        if time.monotonic() - self.saved_at > CHECKPOINT_SECONDS:
+        if due:
             self._save(LAST)
 
     def _save(self, name: str) -> None:
+        self._read()
         if self.fabric.is_global_zero:
             checkpoint = self.state.checkpoint(self.optimizer, self.job.values)
             if name == BEST:
@@ -290,27 +317,3 @@ class _Trainer:
             save_checkpoint(self.folder / name, checkpoint)
         self.fabric.barrier()
         self.saved_at = time.monotonic()
-
-
-@contextmanager
-def _stop_flag() -> Iterator[dict[str, bool]]:
-    """Yield a flag that the first interrupt raises; a step is finished before the loop looks at it.
-
-    Python lets only the main thread handle signals; in another one the flag stays down.
-    """
-    flag = {"now": False}
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if flag["now"]:
-            raise KeyboardInterrupt
-        flag["now"] = True
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield flag
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -21,7 +21,9 @@ def build_optimizer(network: DynamicNetwork, phase: Phase, config: OptimizerConf
         for group in _groups(part, phase.lr * factors.get(name, 1.0), config)
     ]
     if config.algorithm == "adam":
-        return torch.optim.Adam(groups, lr=phase.lr, weight_decay=config.weight_decay)
+        # Its count of steps lies on the device then, as recording needs it.
+        on_gpu = any(parameter.is_cuda for parameter in network.parameters())
+        return torch.optim.Adam(groups, lr=phase.lr, weight_decay=config.weight_decay, capturable=on_gpu)
     return torch.optim.SGD(
         groups,
         lr=phase.lr,
@@ -51,6 +53,28 @@ def build_schedule(optimizer: torch.optim.Optimizer, phase: Phase, steps_per_epo
     if scheduler is None:
         raise AssertionError("timm returns a scheduler for every kind named above")
     return scheduler
+
+
+class TensorRates:
+    """Learning rates in tensors, which a recorded step reads whenever it is repeated.
+
+    Schedules write numbers; `settle` moves these into the tensors, after every step of the schedule.
+
+    Args:
+        optimizer: whose groups have them.
+        device: of its parameters.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        self._groups = optimizer.param_groups
+        self._rates = [torch.zeros((), device=device) for _ in self._groups]
+
+    def settle(self) -> None:
+        """Put what the schedule has written into the tensors, and these into the groups."""
+        for group, rate in zip(self._groups, self._rates, strict=True):
+            if group["lr"] is not rate:
+                rate.fill_(group["lr"])
+                group["lr"] = rate
 
 
 def _groups(module: torch.nn.Module, lr: float, config: OptimizerConfig) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.backbones.network import DynamicNetwork
+from sidestep.backbones.network import DynamicNetwork, masked
+from sidestep.layers.unit import Execute
 from sidestep.losses.distillation import distillation_loss
 from sidestep.losses.exits import exit_loss, exit_weights, self_distillation_loss
 from sidestep.losses.paths import rank_correlation
@@ -35,6 +36,7 @@ class TrainingStep(nn.Module):
         cost: price list of the network.
         config: training settings.
         teacher: static origin for distillation, in evaluation mode, or None.
+        execute: how units are run; all of it computed, as losses need it.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class TrainingStep(nn.Module):
         cost: CostModel,
         config: TrainingConfig,
         teacher: Backbone | None = None,
+        execute: Execute = masked,
     ) -> None:
         super().__init__()
         self.network = network
@@ -53,6 +56,7 @@ class TrainingStep(nn.Module):
         self.settings = settings
         self.cost = cost
         self.config = config
+        self.execute = execute
         # In a tuple the teacher is no submodule: it is neither trained, nor saved, nor synchronised.
         self._teacher = (teacher,)
 
@@ -85,7 +89,7 @@ class TrainingStep(nn.Module):
             statistics: (B, S) image statistics or None.
         """
         sampler, router = self._decider(images.device)
-        output: RoutedOutput = self.network(images, sampler=sampler, router=router)
+        output: RoutedOutput = self.network(images, sampler=sampler, router=router, execute=self.execute)
         batch = Batch(
             images=images,
             labels=labels,

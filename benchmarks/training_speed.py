@@ -1,0 +1,209 @@
+"""How fast ResNet-110 with relational routers trains, all losses included, and what each choice brings.
+
+On a CPU: memory format, precision, compiled units and threads, against the static network and against the
+same training written plainly. On a GPU: steps run one operation after the other, with compiled units, as one
+CUDA graph, and several trainings side by side, for some batch sizes.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import count
+
+import torch
+from lightning_fabric import Fabric
+from measure import Ratio, interleave, options, report
+from plain_training import plain_step
+
+from sidestep.backbones.build import ModelConfig, build_backbone
+from sidestep.backbones.network import masked
+from sidestep.backbones.routed import RoutedNetwork
+from sidestep.cost.macs import measure_cost
+from sidestep.data.histogram import color_histogram
+from sidestep.execution.compiled import compile_units
+from sidestep.methods.rdi_net import RDI_NET, RdiNetConfig
+from sidestep.methods.static import STATIC, StaticConfig
+from sidestep.routing.samplers import Noise
+from sidestep.training.config import Phase, TrainingConfig
+from sidestep.training.loop import NOTED_EVERY
+from sidestep.training.memory import keep_freed_memory
+from sidestep.training.optimizer import TensorRates, build_optimizer
+from sidestep.training.step import TrainingStep, select_parameters
+from sidestep.training.update import WARM_UP_STEPS, EagerUpdate, GraphedUpdate, Update
+from sidestep.types import Batch
+
+STATIC_AIM, PLAIN_AIM = 1 / 0.75, 1 / 2.5
+PHASE = Phase(name="measured", epochs=1, lr=0.01)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """A way to take the same step.
+
+    Attributes:
+        routed: whether the network has routers.
+        precision: of the arithmetic.
+        channels_last: memory format.
+        compiled: whether units are compiled.
+        graph: whether steps are replayed as CUDA graphs.
+        threads: that it may use; 0 stands for all.
+        replicas: trainings side by side, each on a stream of its own.
+    """
+
+    routed: bool = True
+    precision: str = "bf16-mixed"
+    channels_last: bool = True
+    compiled: bool = False
+    graph: bool = False
+    threads: int = 0
+    replicas: int = 1
+
+
+OURS, STATIC_STEP, PLAIN = "bf16, channels_last", "static network, bf16, channels_last", "written plainly"
+ON_CPU = {
+    OURS: Way(),
+    STATIC_STEP: Way(routed=False),
+    "bf16, channels_last, compiled units": Way(compiled=True),
+    "bf16, NCHW": Way(channels_last=False),
+    "float32, channels_last": Way(precision="32-true"),
+    "float32, NCHW": Way(precision="32-true", channels_last=False),
+    "bf16, channels_last, one thread": Way(threads=1),
+}
+EAGER = "eager"
+ON_GPU = {
+    EAGER: Way(),
+    "static network, graph": Way(routed=False, graph=True),
+    "compiled units": Way(compiled=True),
+    "graph": Way(graph=True),
+    "graph of compiled units": Way(graph=True, compiled=True),
+    "graph, 2 replicas": Way(graph=True, replicas=2),
+    "graph, 4 replicas": Way(graph=True, replicas=4),
+    "graph of compiled units, 4 replicas": Way(graph=True, compiled=True, replicas=4),
+}
+
+
+def random_batch(size: int, device: torch.device) -> Batch:
+    """Return random images with labels and the paper's statistics, (size, 192)."""
+    pixels = torch.randint(256, (size, 3, 32, 32), dtype=torch.uint8, device=device)
+    labels = torch.randint(10, (size,), device=device)
+    return Batch(images=pixels / 127.5 - 1, labels=labels, statistics=color_histogram(pixels))
+
+
+def network_of(way: Way) -> RoutedNetwork:
+    """Return a fresh ResNet-110, the same for every way."""
+    torch.manual_seed(0)
+    backbone = build_backbone(ModelConfig(name="cifar_resnet110"), num_classes=10)
+    return RoutedNetwork(backbone, RDI_NET.router(backbone, RdiNetConfig()) if way.routed else None)
+
+
+def update_of(way: Way, fabric: Fabric, batch_size: int) -> Update:
+    """Return what takes the steps, as `fit` does."""
+    network = network_of(way).to(fabric.device)
+    network = network.to(memory_format=torch.channels_last) if way.channels_last else network
+    method, settings = (RDI_NET, RdiNetConfig()) if way.routed else (STATIC, StaticConfig())
+    config = TrainingConfig(phases=[PHASE], batch_size=batch_size)
+    select_parameters(network, PHASE.train)()
+    step = TrainingStep(
+        network,
+        method=method,
+        settings=settings,
+        cost=measure_cost(network, (32, 32)).to(fabric.device),
+        config=config,
+        execute=compile_units(network) if way.compiled else masked,
+    )
+    optimizer = build_optimizer(network, PHASE, config.optimizer)
+    eager = EagerUpdate(step, optimizer, fabric, phase=PHASE, noise=Noise(torch.Generator(fabric.device)))
+    if not way.graph:
+        return eager
+    TensorRates(optimizer, fabric.device).settle()
+    return GraphedUpdate(eager, print)
+
+
+def training(way: Way, batch: Batch, accelerator: str) -> Callable[[], None]:
+    """Return a call that trains every replica by one step, and waits for it."""
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=way.precision)  # type: ignore[arg-type]
+    updates = [update_of(way, fabric, len(batch.labels)) for _ in range(way.replicas)]
+    if way.channels_last:
+        batch = replace(batch, images=batch.images.to(memory_format=torch.channels_last))
+    if not way.routed:
+        batch = replace(batch, statistics=None)
+    on_gpu = batch.images.is_cuda
+    streams = [torch.cuda.Stream() if on_gpu else None for _ in updates]
+    cores, steps = torch.get_num_threads(), count()
+
+    def run() -> None:
+        torch.set_num_threads(way.threads or cores)
+        number = next(steps)
+        for update, stream in zip(updates, streams, strict=True):
+            with torch.cuda.stream(stream):
+                update(batch, progress=0.5, seed=number, noted=number % NOTED_EVERY == 0)
+        if on_gpu:
+            torch.cuda.synchronize()
+        torch.set_num_threads(cores)
+
+    return run
+
+
+def check_plain(batch: Batch) -> None:
+    """Stop where the plain training is not the same training: equal weights must have an equal loss."""
+    way = Way(precision="32-true", channels_last=False)
+    ours = update_of(way, Fabric(accelerator="cpu", devices=1), len(batch.labels))
+    plain = plain_step(network_of(way), RdiNetConfig(), batch)()
+    loss = float(ours(batch, progress=0.5, seed=0, noted=False)["loss"])
+    if abs(loss - plain) > 1e-3 * abs(plain):
+        raise SystemExit(f"the plain loss must be sidestep's, got {plain} and {loss}")
+
+
+def on_cpu(chosen: Namespace) -> list[Ratio]:
+    """Return the lines of a CPU, for the first batch size."""
+    batch = random_batch(chosen.batch_sizes[0], torch.device("cpu"))
+    check_plain(batch)
+    calls: dict[str, Callable[[], object]] = {
+        name: training(way, batch, "cpu") for name, way in ON_CPU.items()
+    }
+    calls[PLAIN] = plain_step(network_of(Way()), RdiNetConfig(), batch)
+    ms = interleave(calls, seconds=chosen.seconds)
+    others = [name for name in ON_CPU if name not in (OURS, STATIC_STEP)]
+    lines = [(OURS, STATIC_STEP, STATIC_AIM), (OURS, PLAIN, PLAIN_AIM), *((n, OURS, None) for n in others)]
+    return [
+        Ratio(what=what, median_ms=ms[what], against=against, against_ms=ms[against], aim=aim)
+        for what, against, aim in lines
+    ]
+
+
+def on_gpu(chosen: Namespace) -> list[Ratio]:
+    """Return the lines of a GPU, for every batch size; replicas count as so many steps."""
+    lines = []
+    for size in chosen.batch_sizes:
+        batch = random_batch(size, torch.device("cuda"))
+        calls = {name: training(way, batch, "cuda") for name, way in ON_GPU.items()}
+        for call in calls.values():
+            for _ in range((WARM_UP_STEPS + 1) * NOTED_EVERY):  # both kinds of step are recorded then
+                call()
+        ms = interleave(calls, seconds=chosen.seconds)
+        for name, way in ON_GPU.items():
+            each = ms[name] / way.replicas
+            what = f"batch {size}, {name}: {1000 * size / each:,.0f} images/s"
+            lines.append(Ratio(what=what, median_ms=each, against=EAGER, against_ms=ms[EAGER], aim=None))
+    return lines
+
+
+def _more(parser: ArgumentParser) -> None:
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[256], help="images per step")
+
+
+def main() -> None:
+    chosen = options("Training speed of ResNet-110 with relational routers", seconds=240.0, more=_more)
+    torch.manual_seed(0)
+    if torch.cuda.is_available():
+        report("Training steps of RDI-Net-110 on a GPU", on_gpu(chosen), chosen)
+        return
+    keep_freed_memory()
+    title = f"Training steps of RDI-Net-110, batch {chosen.batch_sizes[0]}, on a CPU"
+    report(title, on_cpu(chosen), chosen)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Masked execution whose units are compiled, for training."""
+
+from __future__ import annotations
+
+import torch
+
+from sidestep.backbones.halting import HaltingNetwork
+from sidestep.backbones.network import DynamicNetwork, masked
+from sidestep.errors import RecipeError
+from sidestep.layers.unit import Execute
+
+_SHAPES = 64
+
+
+def compile_units(network: DynamicNetwork) -> Execute:
+    """Return the masked execution with torch.compile behind it: one program for every shape of unit.
+
+    A whole ResNet-110 takes minutes to compile and its units, of which few differ in shape, seconds.
+
+    Args:
+        network: what it is for.
+
+    Raises:
+        RecipeError: for a network that does not run its units through an execution.
+    """
+    if network.router is None or isinstance(network, HaltingNetwork):
+        raise RecipeError(
+            "compile needs a network whose routers decide about units, got one that is static, halts or has "
+            "exits alone; drop it"
+        )
+    # By default torch gives up at the ninth shape, and an ImageNet network has more.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
+    compiled: Execute = torch.compile(masked, dynamic=False)
+    return compiled

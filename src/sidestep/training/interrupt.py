@@ -1,0 +1,51 @@
+"""What an interrupt does to a training: a step is finished before the loop looks at it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+
+@dataclass(slots=True)
+class StopFlag:
+    """Whether the user has asked for the end.
+
+    Attributes:
+        raised: set by the first interrupt; a second one ends the process where it is.
+    """
+
+    raised: bool = False
+
+
+_shared: StopFlag | None = None
+
+
+@contextmanager
+def stop_flag() -> Iterator[StopFlag]:
+    """Yield the flag that SIGINT and SIGTERM raise.
+
+    Python lets only the main thread handle signals. Trainings in other threads share the flag that the main
+    thread waits with; without one their flag stays down.
+    """
+    global _shared
+    if threading.current_thread() is not threading.main_thread() or _shared is not None:
+        yield _shared or StopFlag()
+        return
+    flag = _shared = StopFlag()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if flag.raised:
+            raise KeyboardInterrupt
+        flag.raised = True
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield flag
+    finally:
+        _shared = None
+        for number, handler in before.items():
+            signal.signal(number, handler)
