@@ -179,6 +179,8 @@ def work(
         InterruptedRunError: when the user stops the run; the same sweep goes on with it later.
     """
     by_name = {run.name: run for run in runs}
+    # Optuna forgets what is raised in the last of its threads.
+    errors: list[Exception] = []
 
     def objective(trial: Trial) -> tuple[float, float]:
         run = by_name.get(trial.user_attrs.get(_RUN, ""))
@@ -186,17 +188,23 @@ def work(
             # Another worker was faster, or this is the run of a larger sweep.
             _again(study, trial)
             raise optuna.TrialPruned
-        return _train(trial, run, out / run.name, devices)
+        try:
+            return _train(trial, run, out / run.name, devices)
+        except _FailedRunError:
+            raise
+        except Exception as error:
+            errors.append(error)
+            raise
 
     while True:
         mine = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(_RUN) in by_name]
         states = {trial.state for trial in mine}
         if TrialState.WAITING in states:
-            # Several runs are in threads, which cannot hear of an interrupt, nor be heard, otherwise.
-            with stop_flag() as stop:
+            # Several runs are in threads, which cannot hear of an interrupt otherwise.
+            with stop_flag():
                 study.optimize(objective, n_trials=replicas, n_jobs=replicas, catch=(_FailedRunError,))
-            if stop.raised:
-                raise InterruptedRunError("the sweep was interrupted; the same command goes on with it")
+            if errors:
+                raise errors[0]
         elif TrialState.RUNNING in states:
             time.sleep(HEARTBEAT_SECONDS / 10)
             _fail_silent(study)

@@ -165,3 +165,18 @@ def test_the_price_of_a_routed_image_includes_the_routers_that_ran(seed: int) ->
     with torch.no_grad(), CountedMacs() as counted:
         output = network(strategies.images(1, seed), execute=gathered)
     assert sum(counted.macs) == cost.per_sample(output.decisions).item()
+
+
+def test_measuring_hooks_into_no_module_that_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another training of the process may run its modules meanwhile."""
+    hooks = []
+    network = CifarResNet(CifarResNetConfig(depth=8))
+    head = CifarResNet.head
+
+    def watched(self: CifarResNet, features: torch.Tensor) -> torch.Tensor:
+        hooks.append(len(torch.nn.modules.module._global_forward_pre_hooks))
+        return head(self, features)
+
+    monkeypatch.setattr(CifarResNet, "head", watched)
+    measure_cost(RoutedNetwork(network), (32, 32))
+    assert hooks == [0]

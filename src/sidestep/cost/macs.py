@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 from sidestep.routing.samplers import argmax
 from sidestep.types import CostModel
@@ -78,8 +79,23 @@ def _exit_prices(network: Any, images: Tensor, *, units_are_priced: bool) -> Ten
     return torch.tensor(prices)
 
 
+class _NoModules(ModuleTracker):
+    """Tracks nothing: the counter's own tracker hooks into every module that is run, in other threads too."""
+
+    def __init__(self) -> None:
+        self.parents = {"Global"}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
 def _counted(run: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _NoModules()
+    with torch.no_grad(), counter:
         result = run(*arguments)
     # torch counts a multiply-add as two operations.
     return counter.get_total_flops() / 2, result
