@@ -158,6 +158,19 @@ def test_two_half_batches_on_two_processes_sample_what_one_process_samples(make:
     assert torch.equal(torch.cat(halves), whole)
 
 
+def test_an_option_for_the_whole_batch_is_that_of_all_processes() -> None:
+    options = set()
+    for seed in range(20):
+        rows = [
+            Categorical(noise=noise(seed, rank=rank, world_size=2), per="batch")(torch.zeros(3, 2)).weights
+            for rank in (0, 1)
+        ]
+        whole = Categorical(noise=noise(seed), per="batch")(torch.zeros(6, 2)).weights
+        assert torch.equal(torch.cat(rows), whole)
+        options.add(int(whole[0, 1]))
+    assert options == {0, 1}
+
+
 def test_equal_seeds_sample_equally_and_other_seeds_otherwise() -> None:
     logits = torch.randn(16, 2)
     first, again, other = (GumbelSoftmax(noise=noise(s))(logits).weights for s in (1, 1, 2))

@@ -63,10 +63,16 @@ class Noise:
 
     def uniform(self, rows: int, columns: int, device: torch.device) -> Tensor:
         """Return this process's (rows, columns) float32 numbers in [0, 1)."""
-        drawn = torch.rand(
-            rows * self.world_size, columns, generator=self.generator, device=self.generator.device
-        )
-        return drawn[self.rank * rows : (self.rank + 1) * rows].to(device)
+        return self._drawn(rows, columns)[self.rank * rows : (self.rank + 1) * rows].to(device)
+
+    def common(self, rows: int, device: torch.device) -> Tensor:
+        """Return the (1, 1) number in [0, 1) that all rows of all processes share."""
+        return self._drawn(rows, 1)[:1].to(device)
+
+    def _drawn(self, rows: int, columns: int) -> Tensor:
+        """Return the numbers of all processes."""
+        count, device = rows * self.world_size, self.generator.device
+        return torch.rand(count, columns, generator=self.generator, device=device)
 
 
 def one_hot_argmax(scores: Tensor) -> Tensor:
@@ -115,7 +121,7 @@ class Categorical:
 
     Args:
         noise: source of the uniform draws.
-        per: "sample" draws anew for every image, "batch" one option for the whole batch (on this process).
+        per: "sample" draws anew for every image, "batch" one option for the whole batch, in all processes.
         log_probs: maps (B, K) logits to the log-probabilities that are drawn from.
     """
 
@@ -126,9 +132,9 @@ class Categorical:
     def __call__(self, logits: Tensor) -> Sample:
         with torch.no_grad():
             cumulated = self.log_probs(logits).exp().cumsum(dim=1)
-            uniform = self.noise.uniform(logits.shape[0], 1, logits.device)
-            if self.per == "batch":
-                uniform = uniform[:1].expand(logits.shape[0], 1)
+            rows, device = logits.shape[0], logits.device
+            of_batch = self.per == "batch"
+            uniform = self.noise.common(rows, device) if of_batch else self.noise.uniform(rows, 1, device)
             option = (uniform >= cumulated[:, :-1]).sum(dim=1, keepdim=True)
             weights = torch.zeros_like(cumulated).scatter_(1, option, 1.0)
         return Sample(weights, weights)
