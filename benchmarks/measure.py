@@ -11,10 +11,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
+import torch
+
+from sidestep.data.histogram import color_histogram
 from sidestep.evaluation.bench import interleave, turn
 from sidestep.evaluation.environment import commit, hardware, in_words, versions
+from sidestep.types import Batch
 
-__all__ = ["Ratio", "difference", "interleave", "options", "report"]
+__all__ = ["Ratio", "difference", "interleave", "options", "random_batch", "report"]
+
+
+def random_batch(size: int, device: torch.device | str = "cpu") -> Batch:
+    """Return random images of 32x32 with labels and RDI-Net's statistics, (size, 192)."""
+    pixels = torch.randint(256, (size, 3, 32, 32), dtype=torch.uint8, device=device)
+    labels = torch.randint(10, (size,), device=device)
+    images = (pixels / 127.5 - 1).to(memory_format=torch.channels_last)
+    return Batch(images=images, labels=labels, statistics=color_histogram(pixels))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

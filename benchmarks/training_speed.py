@@ -14,14 +14,13 @@ from itertools import count
 
 import torch
 from lightning_fabric import Fabric
-from measure import Ratio, interleave, options, report
+from measure import Ratio, interleave, options, random_batch, report
 from plain_training import plain_step
 
 from sidestep.backbones.build import ModelConfig, build_backbone
 from sidestep.backbones.network import masked
 from sidestep.backbones.routed import RoutedNetwork
 from sidestep.cost.macs import measure_cost
-from sidestep.data.histogram import color_histogram
 from sidestep.execution.compiled import compile_units
 from sidestep.methods.rdi_net import RDI_NET, RdiNetConfig
 from sidestep.methods.static import STATIC, StaticConfig
@@ -84,13 +83,6 @@ ON_GPU = {
 }
 
 
-def random_batch(size: int, device: torch.device) -> Batch:
-    """Return random images with labels and the paper's statistics, (size, 192)."""
-    pixels = torch.randint(256, (size, 3, 32, 32), dtype=torch.uint8, device=device)
-    labels = torch.randint(10, (size,), device=device)
-    return Batch(images=pixels / 127.5 - 1, labels=labels, statistics=color_histogram(pixels))
-
-
 def network_of(way: Way) -> RoutedNetwork:
     """Return a fresh ResNet-110, the same for every way."""
     torch.manual_seed(0)
@@ -125,8 +117,8 @@ def training(way: Way, batch: Batch, accelerator: str) -> Callable[[], None]:
     """Return a call that trains every replica by one step, and waits for it."""
     fabric = Fabric(accelerator=accelerator, devices=1, precision=way.precision)  # type: ignore[arg-type]
     updates = [update_of(way, fabric, len(batch.labels)) for _ in range(way.replicas)]
-    if way.channels_last:
-        batch = replace(batch, images=batch.images.to(memory_format=torch.channels_last))
+    if not way.channels_last:
+        batch = replace(batch, images=batch.images.contiguous())
     if not way.routed:
         batch = replace(batch, statistics=None)
     on_gpu = batch.images.is_cuda
@@ -158,12 +150,13 @@ def check_plain(batch: Batch) -> None:
 
 def on_cpu(chosen: Namespace) -> list[Ratio]:
     """Return the lines of a CPU, for the first batch size."""
-    batch = random_batch(chosen.batch_sizes[0], torch.device("cpu"))
-    check_plain(batch)
+    batch = random_batch(chosen.batch_sizes[0])
+    plain_batch = replace(batch, images=batch.images.contiguous())
+    check_plain(plain_batch)
     calls: dict[str, Callable[[], object]] = {
         name: training(way, batch, "cpu") for name, way in ON_CPU.items()
     }
-    calls[PLAIN] = plain_step(network_of(Way()), RdiNetConfig(), batch)
+    calls[PLAIN] = plain_step(network_of(Way()), RdiNetConfig(), plain_batch)
     ms = interleave(calls, seconds=chosen.seconds)
     others = [name for name in ON_CPU if name not in (OURS, STATIC_STEP)]
     lines = [(OURS, STATIC_STEP, STATIC_AIM), (OURS, PLAIN, PLAIN_AIM), *((n, OURS, None) for n in others)]
@@ -177,7 +170,7 @@ def on_gpu(chosen: Namespace) -> list[Ratio]:
     """Return the lines of a GPU, for every batch size; replicas count as so many steps."""
     lines = []
     for size in chosen.batch_sizes:
-        batch = random_batch(size, torch.device("cuda"))
+        batch = random_batch(size, "cuda")
         calls = {name: training(way, batch, "cuda") for name, way in ON_GPU.items()}
         for call in calls.values():
             for _ in range((WARM_UP_STEPS + 1) * NOTED_EVERY):  # both kinds of step are recorded then

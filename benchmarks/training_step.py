@@ -7,16 +7,16 @@ bf16 autocast, channels_last, routers of the papers' widths.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
 import torch
-from measure import Ratio, interleave, options, report
+from lightning_fabric import Fabric
+from measure import Ratio, interleave, options, random_batch, report
 
 from sidestep.backbones.build import ModelConfig, build_backbone
 from sidestep.cost.macs import measure_cost
-from sidestep.data.histogram import color_histogram
 from sidestep.layers.residual import Mix
 from sidestep.losses.paths import rank_loss
 from sidestep.methods.codinet import CODINET, CoDiNetConfig
@@ -32,6 +32,7 @@ from sidestep.training.loop import NOTED_EVERY
 from sidestep.training.memory import keep_freed_memory
 from sidestep.training.optimizer import build_optimizer
 from sidestep.training.step import TrainingStep, select_parameters
+from sidestep.training.update import EagerUpdate
 from sidestep.types import Batch
 
 BATCH_SIZE, NUM_UNITS = 256, 54
@@ -70,16 +71,6 @@ CASES = {
 }
 
 
-def random_batch() -> Batch:
-    """Return random images with labels and the paper's statistics, (256, 192)."""
-    pixels = torch.randint(256, (BATCH_SIZE, 3, 32, 32), dtype=torch.uint8)
-    return Batch(
-        images=(pixels / 127.5 - 1).to(memory_format=torch.channels_last),
-        labels=torch.randint(10, (BATCH_SIZE,)),
-        statistics=color_histogram(pixels),
-    )
-
-
 def training_step(case: Case, batch: Batch) -> Callable[[], None]:
     """Return a call that trains a fresh ResNet-110 on the batch once more."""
     torch.manual_seed(0)
@@ -93,18 +84,16 @@ def training_step(case: Case, batch: Batch) -> Callable[[], None]:
     optimizer = build_optimizer(network, phase, config.optimizer)
     cost = measure_cost(network, (32, 32))
     step = TrainingStep(network, method=method, settings=settings, cost=cost, config=config)
-    noise = Noise(torch.Generator().manual_seed(0))
-    statistics = batch.statistics if method.statistics(settings) is not None else None
-
+    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    update = EagerUpdate(step, optimizer, fabric, phase=phase, noise=Noise(torch.Generator()))
+    if method.statistics(settings) is None:
+        batch = replace(batch, statistics=None)
+    batch = replace(batch, views=case.views)
     steps = count()
 
     def run() -> None:
-        step.begin(phase, 0.5, noise, noted=next(steps) % NOTED_EVERY == 0, views=case.views)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            losses, _ = step(batch.images, batch.labels, statistics)
-        optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        optimizer.step()
+        number = next(steps)
+        update(batch, progress=0.5, seed=number, noted=number % NOTED_EVERY == 0)
 
     return run
 
@@ -124,7 +113,7 @@ def main() -> None:
     chosen = options("Training steps on ResNet-110 against the static one's", seconds=240.0)
     torch.manual_seed(0)
     keep_freed_memory()
-    batch = random_batch()
+    batch = random_batch(BATCH_SIZE)
     calls = {name: training_step(case, batch) for name, case in CASES.items()}
     calls["static"] = training_step(Case(method=STATIC, settings=StaticConfig()), batch)
     calls["rank"] = rank_loss_step(batch)

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from sidestep import runs as runs_module
 from sidestep import sweeping
 from sidestep.checkpoint import load_checkpoint
 from sidestep.cli import main
@@ -218,3 +219,18 @@ def test_an_interrupt_ends_all_replicas_and_the_sweep_goes_on_later(
     assert calls["n"] < 6 and done(tmp_path / "out") == {}
     rows = sweep(runs, tmp_path / "out", replicas=2)
     assert [row.state for row in rows] == ["complete", "complete"]
+
+
+def test_an_interrupt_behind_the_last_step_of_a_run_ends_the_sweep_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conclude = runs_module._conclude
+
+    def interrupted(*arguments: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        conclude(*arguments)
+
+    monkeypatch.setattr(runs_module, "_conclude", interrupted)
+    with pytest.raises(InterruptedRunError, match="the same command goes on"):
+        sweep(sweep_runs([write(tmp_path)], ["seed=0,1"]), tmp_path / "out")
+    assert len(done(tmp_path / "out")) == 1

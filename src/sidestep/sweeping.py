@@ -201,10 +201,13 @@ def work(
         states = {trial.state for trial in mine}
         if TrialState.WAITING in states:
             # Several runs are in threads, which cannot hear of an interrupt otherwise.
-            with stop_flag():
+            with stop_flag() as stop:
                 study.optimize(objective, n_trials=replicas, n_jobs=replicas, catch=(_FailedRunError,))
             if errors:
                 raise errors[0]
+            if stop.raised:
+                # It came behind the last step of a run, which has ended well.
+                raise InterruptedRunError("the sweep was interrupted; the same command goes on with it")
         elif TrialState.RUNNING in states:
             time.sleep(HEARTBEAT_SECONDS / 10)
             _fail_silent(study)

@@ -1,6 +1,5 @@
 """Several processes, as a user would start them: they reach what one would, and none waits for the dead."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from sidestep.methods import rdi_net
 from sidestep.recipe import from_dict
 from sidestep.runs import train
 from sidestep.training import step as training_step
+from tests.training.test_fit import rows
 
 SECONDS = 900
 CLOSE = 1e-4
@@ -127,14 +127,6 @@ def broken(folder: Path, **what: Any) -> Broken:
 
 def steps_done(run: Path) -> int:
     return int(load_checkpoint(run / "last.safetensors").values["position"]["steps_done"])
-
-
-def rows(run: Path) -> list[dict[str, Any]]:
-    read = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    for row in read:
-        row["train"].pop("images_per_s")
-        row.pop("seconds")
-    return read
 
 
 def numbers(row: dict[str, Any]) -> dict[str, float]:

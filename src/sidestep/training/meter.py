@@ -33,9 +33,7 @@ class Meter:
         """Return sum and count of every figure since the last call."""
         taken: Sums = {}
         for names, (sums, count) in self._waiting.items():
-            for name, value in zip(names, sums.tolist(), strict=True):
-                total, before = taken.get(name, (0.0, 0))
-                taken[name] = total + value, before + count
+            add_sums(taken, {name: (value, count) for name, value in zip(names, sums.tolist(), strict=True)})
         self._waiting = {}
         return taken
 
