@@ -73,7 +73,7 @@ void transform_kernel(const float* g, double (&out)[WINOGRAD_POSITIONS]) {
     }
 }
 
-Packed pack_winograd(const Op& op, const Program& program, const Kernels& kernels) {
+Packed pack_winograd(const Op& op, const Program& program, const Kernels& kernels, Pool& pool) {
     const Tensor& weight = program.tensors[op.weight];
     const int64_t inputs = padded_channels(weight.shape[1], false);
     const int64_t outputs = padded_channels(weight.shape[0], false);
@@ -88,7 +88,7 @@ Packed pack_winograd(const Op& op, const Program& program, const Kernels& kernel
     Packed packed;
     packed.scratch = kernels.winograd_bytes(inputs, outputs);
     packed.blocks = blocks_of(outputs, kernels);
-    packed.weight = Memory(transformed.size() * kernels.entry_size);
+    packed.weight = pool.take(transformed.size() * kernels.entry_size);
     std::byte* to = packed.weight.data();
     for (const Block& block : packed.blocks) {
         std::vector<float> rows(inputs * block.width);
@@ -103,8 +103,8 @@ Packed pack_winograd(const Op& op, const Program& program, const Kernels& kernel
     return packed;
 }
 
-Packed pack_conv(const Op& op, const Program& program, const Kernels& kernels) {
-    if (by_winograd(op, program)) return pack_winograd(op, program, kernels);
+Packed pack_conv(const Op& op, const Program& program, const Kernels& kernels, Pool& pool) {
+    if (by_winograd(op, program)) return pack_winograd(op, program, kernels, pool);
     const Tensor& weight = program.tensors[op.weight];
     const int64_t kernel = weight.shape[2];
     const int64_t inputs = padded_channels(weight.shape[1] * op.ints[2], op.in[0] == 0);
@@ -112,7 +112,7 @@ Packed pack_conv(const Op& op, const Program& program, const Kernels& kernels) {
     Packed packed;
     packed.run = kernel * inputs;
     packed.blocks = blocks_of(outputs, kernels);
-    packed.weight = Memory(kernel * packed.run * outputs * kernels.entry_size);
+    packed.weight = pool.take(kernel * packed.run * outputs * kernels.entry_size);
     size_t offset = 0;
     for (Block& block : packed.blocks) {
         block.offset = offset;
@@ -127,20 +127,20 @@ Packed pack_conv(const Op& op, const Program& program, const Kernels& kernels) {
     return packed;
 }
 
-Packed pack_linear(const Op& op, const Program& program, const Kernels& kernels) {
+Packed pack_linear(const Op& op, const Program& program, const Kernels& kernels, Pool& pool) {
     const Tensor& weight = program.tensors[op.weight];
     const int64_t outputs = weight.shape[0], inputs = weight.shape[1];
     Packed packed;
-    packed.weight = Memory(kernels.linear_bytes(inputs, outputs));
+    packed.weight = pool.take(kernels.linear_bytes(inputs, outputs));
     packed.scratch = kernels.linear_scratch(inputs);
     kernels.pack_linear(weight.data.data(), inputs, outputs, packed.weight.data());
     packed.bias = bias_of(op, program, rounded(outputs));
     return packed;
 }
 
-Packed pack_op(const Op& op, const Program& program, const Kernels& kernels) {
-    if (op.kind == Kind::conv) return pack_conv(op, program, kernels);
-    if (op.kind == Kind::linear) return pack_linear(op, program, kernels);
+Packed pack_op(const Op& op, const Program& program, const Kernels& kernels, Pool& pool) {
+    if (op.kind == Kind::conv) return pack_conv(op, program, kernels, pool);
+    if (op.kind == Kind::linear) return pack_linear(op, program, kernels, pool);
     Packed packed;
     if (op.weight >= 0) {
         const Tensor& weight = program.tensors[op.weight];
@@ -158,10 +158,10 @@ size_t scratch_bytes(const std::vector<Packed>& all) {
     return most;
 }
 
-std::vector<Packed> pack(const Program& program, int64_t num_ops, const Kernels& kernels) {
+std::vector<Packed> pack(const Program& program, int64_t num_ops, const Kernels& kernels, Pool& pool) {
     std::vector<Packed> all(num_ops);
     auto pack_all = [&](const std::vector<Op>& ops) {
-        for (const Op& op : ops) all[op.index] = pack_op(op, program, kernels);
+        for (const Op& op : ops) all[op.index] = pack_op(op, program, kernels, pool);
     };
     for (const Step& step : program.steps) {
         pack_all(step.ops);

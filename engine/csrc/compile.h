@@ -1,6 +1,7 @@
 // A program made ready for one set of kernels: weights packed.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "kernels.h"
@@ -18,7 +19,7 @@ struct Block {
 
 // What an op needs beside its inputs, in the order in which its kernel reads it.
 struct Packed {
-    Memory weight;
+    std::span<std::byte> weight;
     std::vector<Block> blocks;   // conv
     int64_t run = 0;             // conv: entries that one kernel row reads; 0 for Winograd's
     std::vector<float> factors;  // affine and vconst: weights, padded with zeros
@@ -29,7 +30,7 @@ struct Packed {
 // Returns how many bytes of scratch memory the ops need at most.
 size_t scratch_bytes(const std::vector<Packed>& all);
 
-// Returns what every op needs, by its index.
-std::vector<Packed> pack(const Program& program, int64_t num_ops, const Kernels& kernels);
+// Returns what every op needs, by its index; weights lie in the pool, in the order of the ops.
+std::vector<Packed> pack(const Program& program, int64_t num_ops, const Kernels& kernels, Pool& pool);
 
 }  // namespace sidestep

@@ -24,7 +24,7 @@ Image image_of(const Batch& batch, int64_t index, int64_t channels) {
 Engine::Engine(Program program, const std::string& precision, const std::string& isa, int num_threads)
     : program_(checked(std::move(program))),
       kernels_(select_kernels(precision, isa)),
-      packed_(pack(program_, number_ops(program_), kernels_)),
+      packed_(pack(program_, number_ops(program_), kernels_, weights_)),
       team_(num_threads) {
     for (int rank = 0; rank < team_.size(); ++rank) scratch_.emplace_back(scratch_bytes(packed_));
     for (int64_t c = 0; c < program_.channels; ++c) {
@@ -103,10 +103,12 @@ void Engine::run_images(Sized& sized, const Batch& batch, float* scores, int64_t
             std::vector<Job> jobs;
             for (int64_t i = begin; i < std::min(begin + together, batch.count); ++i) {
                 const Arena& own = arena(sized, rank, jobs.size());
+                auto* vectors = reinterpret_cast<float*>(own.vectors.data());
                 jobs.push_back({image_of(batch, i, program_.channels),
                                 {scores + i * classes, options + i * program_.num_choices, exits + i},
                                 own.maps.data(),
-                                reinterpret_cast<float*>(own.vectors.data())});
+                                vectors,
+                                vectors});
             }
             execute(network, {.scratch = scratch_[rank].data()}, jobs);
         }
@@ -117,21 +119,18 @@ void Engine::run_together(Sized& sized, const Batch& batch, float* scores, int64
     const Network network = this->network(sized);
     Barrier barrier(team_.size());
     std::vector<Job> jobs;
-    std::vector<float*> all_vectors;
-    for (int rank = 0; rank < team_.size(); ++rank) {
-        auto* vectors = reinterpret_cast<float*>(arena(sized, rank, 0).vectors.data());
-        all_vectors.push_back(vectors);
+    const Arena& first = arena(sized, 0, 0);
+    for (int rank = 0; rank < team_.size(); ++rank)
         jobs.push_back({image_of(batch, 0, program_.channels),
                         {scores, options, exits},
-                        arena(sized, 0, 0).maps.data(),
-                        vectors});
-    }
+                        first.maps.data(),
+                        reinterpret_cast<float*>(arena(sized, rank, 0).vectors.data()),
+                        reinterpret_cast<float*>(first.vectors.data())});
     team_.run([&](int rank) {
         const Crew crew{.scratch = scratch_[rank].data(),
                         .rank = rank,
                         .size = team_.size(),
                         .barrier = &barrier,
-                        .vectors = all_vectors.data(),
                         .sums = reinterpret_cast<float*>(sized.sums.data()),
                         .sums_step = sized.sums_step};
         execute(network, crew, {&jobs[rank], 1});

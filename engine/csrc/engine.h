@@ -59,6 +59,7 @@ class Engine {
 
     Program program_;
     const Kernels& kernels_;
+    Pool weights_;
     std::vector<Packed> packed_;
     std::vector<float> scale_, shift_;
     std::vector<Memory> scratch_;  // of every thread

@@ -123,10 +123,16 @@ void Executor::all(const std::vector<Op>& ops, const Jobs& jobs) {
 }
 
 void Executor::one(const Op& op) {
-    // Others may still read the whole of a map whose place this op writes to.
-    if (reading_ && at(op.out).shape.is_map()) sync();
+    // Others may still read the whole of a map whose place this op writes to, or still write rows that this
+    // op reads. Global pooling reads this thread's own rows.
+    const bool reads_rows = op.kind < Kind::gap || op.kind == Kind::flatten;
+    if ((reading_ && at(op.out).shape.is_map()) || (writing_ && reads_rows)) sync();
     switch (op.kind) {
-        case Kind::conv: conv(op); return sync();
+        case Kind::conv: {
+            conv(op);
+            if (!writing_) sync();
+            return;
+        }
         case Kind::max_pool:
         case Kind::avg_pool: pool(op); return sync();
         case Kind::pad: pad(op); return sync();
@@ -152,23 +158,24 @@ void Executor::copy(int64_t from, int64_t to) {
         std::copy_n(vector(from), a.shape.c, vector(to));
         return;
     }
-    if (reading_) sync();
+    if (reading_ || writing_) sync();
     const auto [begin, end] = share(a.shape.h);
     for (int64_t y = begin; y < end; ++y)
         std::memcpy(pixel(b, y), pixel(a, y), a.shape.w * a.channels * kernels_.entry_size);
     sync();
 }
 
-// Notes the weights of linear layers from a step on to the next choice; of a crew, this thread's share.
+// Notes the weights of linear layers from a step on to the next choice, as far as this thread reads them.
 void Executor::look_ahead(size_t index) {
     ahead_.clear();
     const auto& steps = network_.program.steps;
     for (; index < steps.size() && steps[index].kind == StepKind::run; ++index)
         for (const Op& op : steps[index].ops)
             if (op.kind == Kind::linear) {
-                const Memory& weight = network_.packed[op.index].weight;
-                const auto [begin, end] = share(static_cast<int64_t>(weight.size() / CACHE_LINE));
-                ahead_.push_back({weight.data() + begin * CACHE_LINE, (end - begin) * CACHE_LINE});
+                const auto weight = network_.packed[op.index].weight;
+                const auto [begin, end] = linear_share(op);
+                const size_t each = weight.size() / at(op.out).shape.c;
+                if (begin < end) ahead_.push_back({weight.data() + begin * each, (end - begin) * each});
             }
     std::reverse(ahead_.begin(), ahead_.end());  // the first one is asked for first
 }

@@ -26,16 +26,16 @@ struct Image {
     const uint8_t* bytes = nullptr;
 };
 
-// What a thread works with. Threads that share an image have the same maps and vectors of their own, and wait
-// for each other at a barrier; each computes its share of every map's rows, and all of every vector.
+// What a thread works with. Threads that share an image have the same maps and joint vectors, other vectors
+// of their own, and wait for each other at a barrier; each computes its share of every map's rows and of
+// every joint vector, and all of every other vector.
 struct Crew {
     std::byte* scratch = nullptr;  // of this thread, as much as its network's ops need
     int rank = 0;
     int size = 1;
     Barrier* barrier = nullptr;
-    float* const* vectors = nullptr;  // of everyone
-    float* sums = nullptr;            // room for two times `size` sums of a map's padded channels
-    int64_t sums_step = 0;            // floats from one to the next
+    float* sums = nullptr;  // room for two times `size` sums of a map's padded channels
+    int64_t sums_step = 0;  // floats from one to the next
 };
 
 // Where scores go, the option that was taken at every choice (-1 where the image had left before), and the
@@ -52,6 +52,7 @@ struct Job {
     Result result;
     std::byte* maps;
     float* vectors;
+    float* joint;  // where joint vectors lie: among the vectors of the first thread
 };
 
 // The most images that are run side by side.

@@ -21,7 +21,7 @@ class Executor {
     using Jobs = std::vector<const Job*>;
 
     const Place& at(int64_t id) const { return places_[id]; }
-    float* vector(int64_t id) const { return job_->vectors + at(id).offset; }
+    float* vector(int64_t id) const { return (at(id).joint ? job_->joint : job_->vectors) + at(id).offset; }
     // The pixel (y, x) of a map.
     std::byte* pixel(const Place& p, int64_t y, int64_t x = 0) const {
         return job_->maps + (p.offset + p.first + y * p.row_step + x * p.channels) * kernels_.entry_size;
@@ -30,14 +30,16 @@ class Executor {
     std::pair<int64_t, int64_t> share(int64_t rows) const {
         return {rows * crew_.rank / crew_.size, rows * (crew_.rank + 1) / crew_.size};
     }
-    // What a thread computes of a convolution: rows of the output and blocks of its channels.
+    // What a thread computes of a convolution: rows of the output and blocks of its channels; either all rows
+    // or all blocks.
     struct Share {
         std::pair<int64_t, int64_t> rows, blocks;
+        bool by_rows;
     };
     Share share(const Packed& packed, const Place& in, const Place& out) const;
     void sync() {
         if (crew_.barrier) crew_.barrier->wait();
-        reading_ = false;
+        reading_ = writing_ = false;
     }
     static Relu closing(const Op& op, size_t i) { return {op.ints[i] != 0, op.floats[0]}; }
     Rows rows(const Place& p, int64_t count) const { return {count, p.shape.w, p.channels, p.row_step}; }
@@ -58,7 +60,7 @@ class Executor {
     void while_asking_ahead(Rows& rows, const Kernel& kernel);
     void asked_ahead(const char* until);
 
-    // map_ops.cpp: every thread of a crew makes its rows
+    // map_ops.cpp: every thread of a crew makes its rows; a convolution sets writing_, or wants a barrier
     void conv(const Op& op);
     void winograd(const Op& op, const Packed& packed);
     void pool(const Op& op);
@@ -71,10 +73,9 @@ class Executor {
     void gap_of_crew(const Place& in, float* out);
     void flatten(const Op& op);
 
-    // vector_ops.cpp: every thread of a crew makes all entries, but those of a linear layer's share
+    // vector_ops.cpp: every thread of a crew makes all entries, but a share of those of joint vectors
     void linear(const Op& op, const Jobs& jobs);
-    void linear_of_crew(const Linear& layer, const float* const* inputs, float* const* outputs,
-                        size_t offset);
+    std::pair<int64_t, int64_t> linear_share(const Op& op) const;
     void vector_op(const Op& op);
     void gather(const Op& op, float* out);
     template <class F>
@@ -90,7 +91,9 @@ class Executor {
     // are more than a core keeps and each is read once per image. The last region comes first.
     std::vector<std::pair<const std::byte*, size_t>> ahead_;
     int64_t rounds_ = 0;
-    bool reading_ = false;  // since the last barrier, as every thread that shares the image does
+    // What has happened since the last barrier, the same for every thread that shares the image: maps were
+    // read as a whole; rows of a map were written that only their thread may read yet.
+    bool reading_ = false, writing_ = false;
 };
 
 template <class Rows, class Kernel>

@@ -28,12 +28,16 @@ inline void store(float* to, const Vector& v) {
     *reinterpret_cast<Vector*>(to) = v;
 }
 
+inline Vector closed(const Vector& v, Relu relu) {
+    if (!relu.on) return v;
+    return v > 0 ? v : relu.slope != 0 ? v * relu.slope : Vector{};
+}
+
 // Closes sums of a convolution: adds what lies in the residual, cuts negative numbers, stores entries.
 inline void close_row(const ConvRow& row, int64_t at, const Vector& total) {
     Vector sum = total;
     if (row.residual) sum += load_entries(static_cast<const Entry*>(row.residual) + at);
-    if (row.relu.on) sum = sum > 0 ? sum : row.relu.slope != 0 ? sum * row.relu.slope : Vector{};
-    store_entries(static_cast<Entry*>(row.out) + at, sum);
+    store_entries(static_cast<Entry*>(row.out) + at, closed(sum, row.relu));
 }
 
 // Sums that are not closed yet stay floats.
@@ -215,7 +219,9 @@ void from_bytes(const uint8_t* bytes, int64_t channels, int64_t pixels, const fl
 
 void from_floats(const float* in, int64_t count, void* out) {
     auto* to = static_cast<Entry*>(out);
-    for (int64_t i = 0; i < count; ++i) to[i] = to_entry(in[i]);
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) store_entries(to + i, load(in + i));
+    for (; i < count; ++i) to[i] = to_entry(in[i]);
 }
 
 void to_floats(const void* in, int64_t count, float* out) {

@@ -11,8 +11,9 @@ namespace {
 
 constexpr int64_t FOREVER = std::numeric_limits<int64_t>::max();
 constexpr int64_t NOWHERE = -1;
-// Linear layers with as many outputs are shared out among threads.
-constexpr int64_t LEAST_OWN = 64;
+// Threads share out linear layers of as many weights. Making a smaller one alone takes no longer than
+// fetching the other threads' parts from their caches.
+constexpr int64_t JOINT_WEIGHTS = 1 << 15;
 
 // Whether an op may write where its input i lies: it reads a pixel before it writes it, and never again.
 bool in_place(const Op& op, size_t i) {
@@ -60,7 +61,7 @@ class Allocator {
         Shape shape;
         int64_t busy_until;
         bool image;
-        bool own = false;
+        bool joint = false;
     };
 
     // Time runs through all ops in order; a choice takes a moment before its options and one after them,
@@ -119,9 +120,9 @@ class Allocator {
                 slots_[slot_[id]].busy_until = until;
                 return;
             }
-        if (op.kind == Kind::linear && shapes_[op.out].c >= LEAST_OWN) {
+        if (op.kind == Kind::linear && shapes_[op.in[0]].c * shapes_[op.out].c >= JOINT_WEIGHTS) {
             slot_[op.out] = fresh(shapes_[op.out], FOREVER);
-            slots_.back().own = true;
+            slots_.back().joint = true;
             return;
         }
         slot_[op.out] = take(shapes_[op.out], now, until);
@@ -155,7 +156,7 @@ class Allocator {
     int64_t share(const Step& step, size_t j, int64_t end) const {
         for (const Option& option : step.options) {
             const int64_t id = option.results[j];
-            if (slot_[id] == NOWHERE || id == 0 || last_use_[id] != end) continue;
+            if (slot_[id] == NOWHERE || id == 0 || last_use_[id] != end || slots_[slot_[id]].joint) continue;
             if (!made_inside(step, id) && only_result(step, id, j)) return id;
         }
         return NOWHERE;
@@ -201,7 +202,7 @@ class Allocator {
         std::vector<Place> slots;
         const auto [image_halo, halo] = halos();
         for (const Slot& slot : slots_) {
-            Place place{.shape = slot.shape, .own = slot.own};
+            Place place{.shape = slot.shape, .joint = slot.joint};
             if (!slot.shape.is_map()) {
                 place.offset = layout_.vector_floats;
                 layout_.vector_floats += (slot.shape.c + 31) / 16 * 16;

@@ -18,7 +18,9 @@ struct Place {
     int64_t halo = 0;
     int64_t row_step = 0;  // entries from row to row
     int64_t first = 0;     // entries from the place's start to the first pixel inside of the halo
-    bool own = false;      // no other value lies here, so that threads need not wait before they write
+    // Threads that share an image make the vector together, each a part of it, in memory that all of them
+    // see. Nothing else ever lies there, so that nobody waits before writing.
+    bool joint = false;
 };
 
 // A copy at the end of an option, from a value to one that its choice defines.

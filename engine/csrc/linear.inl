@@ -75,8 +75,12 @@ inline void linear_block(const Linear& l, int64_t first, const Entry* x, float* 
     row.out_step = width;
     row.ahead = reinterpret_cast<const char*>(sums);
     linear_of<LINEAR_VECTORS>(row, width / LANES, LinearTiles{});
-    for (int64_t i = 0; i < images; ++i)
-        for (int64_t o = 0; o < kept; ++o) y[i][first + o] = close(sums[i * width + o], l.relu);
+    for (int64_t i = 0; i < images; ++i) {
+        int64_t o = 0;
+        for (; o + LANES <= kept; o += LANES)
+            store(y[i] + first + o, closed(load(sums + i * width + o), l.relu));
+        for (; o < kept; ++o) y[i][first + o] = close(sums[i * width + o], l.relu);
+    }
 }
 
 void linear(const Linear& l, const float* const* x, float* const* y, int64_t images, int64_t begin,

@@ -20,8 +20,8 @@ Executor::Share Executor::share(const Packed& packed, const Place& in, const Pla
     const int64_t entries = in.shape.h * in.row_step + out.shape.h * out.row_step;
     const auto weights = static_cast<int64_t>(packed.weight.size());
     const bool heavy = weights > HEAVY * entries * kernels_.entry_size;
-    if (heavy && blocks % crew_.size == 0) return {{0, out.shape.h}, share(blocks)};
-    return {share(out.shape.h), {0, blocks}};
+    if (heavy && blocks % crew_.size == 0) return {{0, out.shape.h}, share(blocks), false};
+    return {share(out.shape.h), {0, blocks}, true};
 }
 
 void Executor::conv(const Op& op) {
@@ -38,7 +38,8 @@ void Executor::conv(const Op& op) {
     row.pixel_step = stride * in.channels;
     row.out_step = out.channels;
     row.relu = closing(op, 3);
-    const auto [rows, blocks] = share(packed, in, out);
+    const auto [rows, blocks, by_rows] = share(packed, in, out);
+    writing_ = by_rows;
     for (int64_t i = blocks.first; i < blocks.second; ++i) {
         const Block& block = packed.blocks[i];
         row.weight = packed.weight.data() + block.offset;
@@ -54,8 +55,8 @@ void Executor::conv(const Op& op) {
 
 void Executor::winograd(const Op& op, const Packed& packed) {
     const Place &in = at(op.in[0]), &out = at(op.out);
-    const auto [lines, blocks] = share(packed, in, out);
-    if (blocks.first == blocks.second) return;
+    const auto [lines, blocks, by_rows] = share(packed, in, out);
+    writing_ = by_rows;
     Winograd rows{};
     rows.in = pixel(in, lines.first - 1, -1);
     rows.weight = packed.weight.data();

@@ -31,26 +31,18 @@ void Executor::linear(const Op& op, const Jobs& jobs) {
         inputs[i] = vector(op.in[0]);
         outputs[i] = vector(op.out);
     }
-    if (crew_.size > 1 && at(op.out).own)
-        linear_of_crew(layer, inputs, outputs, at(op.out).offset);
-    else
-        kernels_.linear(layer, inputs, outputs, static_cast<int64_t>(jobs.size()), 0, layer.outputs);
+    const auto [begin, end] = linear_share(op);
+    if (begin < end) kernels_.linear(layer, inputs, outputs, static_cast<int64_t>(jobs.size()), begin, end);
+    if (at(op.out).joint) sync();
 }
 
-// Everyone computes a share of the outputs and gives it to all: weights are what a linear layer waits
-// for.
-void Executor::linear_of_crew(const Linear& layer, const float* const* inputs, float* const* outputs,
-                              size_t offset) {
-    const int64_t parts = (layer.outputs + kernels_.linear_share - 1) / kernels_.linear_share;
-    const auto [first, last] = share(parts);
-    const int64_t begin = first * kernels_.linear_share;
-    const int64_t end = std::min(last * kernels_.linear_share, layer.outputs);
-    if (begin < end) kernels_.linear(layer, inputs, outputs, 1, begin, end);
-    for (int rank = 0; rank < crew_.size; ++rank)
-        if (rank != crew_.rank)
-            std::copy(outputs[0] + begin, outputs[0] + std::max(begin, end),
-                      crew_.vectors[rank] + offset + begin);
-    sync();
+// The outputs of a linear layer that this thread makes: those of a joint vector are shared out, since reading
+// the weights is what takes time.
+std::pair<int64_t, int64_t> Executor::linear_share(const Op& op) const {
+    const int64_t outputs = at(op.out).shape.c;
+    if (!at(op.out).joint) return {0, outputs};
+    const auto [first, last] = share((outputs + kernels_.linear_share - 1) / kernels_.linear_share);
+    return {first * kernels_.linear_share, std::min(last * kernels_.linear_share, outputs)};
 }
 
 template <class F>

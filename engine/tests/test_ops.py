@@ -159,6 +159,23 @@ def test_routed_networks(kernels: dict[str, str], count: int, threads: int) -> N
     agree(plan, images(plan, count), kernels, threads)
 
 
+@pytest.mark.parametrize("threads", [2, 3, 4])
+def test_threads_share_out_large_linear_layers(kernels: dict[str, str], threads: int) -> None:
+    """One goes through a choice that may replace it, as the state of a recurrent router does."""
+    maker = plans.Maker(seed=4)
+    pooled = maker.op("gap", **{"in": maker.conv(0, 3, 16)})
+    state = maker.linear(maker.linear(pooled, 16, 256, relu=True), 256, 256, relu=True)
+    for _ in range(3):
+        scores = maker.linear(state, 256, 2)
+        options = [lambda s=state: [s], lambda s=state: [maker.linear(s, 256, 256, relu=True)]]
+        state = maker.choose(scores, options)[0]
+    plan = maker.plan(maker.linear(maker.linear(state, 256, 200, relu=True), 200, 10), 8)
+    x = images(plan, 12)
+    assert len(np.unique(literal.run(plan, x)[1])) == 2
+    for i in range(len(x)):
+        agree(plan, x[i : i + 1], kernels, threads)
+
+
 def test_sizes_other_than_in_training(kernels: dict[str, str]) -> None:
     plan = plans.routed_resnet(1, (16, 32))
     for size in ((40, 24), (17, 33), (8, 8)):
