@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from sidestep.evaluation.bench import interleave, turn
 from sidestep.evaluation.environment import commit, hardware, in_words, versions
 from sidestep.types import Batch
 
-__all__ = ["Ratio", "difference", "interleave", "options", "random_batch", "report"]
+__all__ = ["Ratio", "difference", "interleave", "options", "publish", "random_batch", "report", "table"]
 
 
 def random_batch(size: int, device: torch.device | str = "cpu") -> Batch:
@@ -102,23 +102,27 @@ def options(
 
 
 def report(title: str, lines: Sequence[Ratio], chosen: argparse.Namespace) -> None:
-    """Print the table with everything that is needed to read it, and write it to --out."""
+    """Print the table of ratios with everything that is needed to read it, and write it to --out."""
     names = ["what", "median, ms", "against, ms", "ratio", "aim", "met"]
-    rows = [names, ["---"] * len(names), *(line.cells() for line in lines)]
-    text = "\n".join(
-        [
-            f"# {title}",
-            "",
-            f"- hardware: {in_words(hardware())}",
-            f"- load average before the run: {chosen.load:.2f} (0 is a quiet machine)",
-            f"- versions: {', '.join(f'{name} {version}' for name, version in versions().items())}",
-            f"- commit: {commit()}",
-            f"- date: {datetime.now(UTC):%Y-%m-%d}",
-            f"- limit: {chosen.seconds:g} s a group",
-            "",
-            *("| " + " | ".join(row) + " |" for row in rows),
-        ]
-    )
+    publish(title, [table(names, [line.cells() for line in lines])], chosen)
+
+
+def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [names, ["---"] * len(names), *rows])
+
+
+def publish(title: str, parts: Sequence[str], chosen: argparse.Namespace) -> None:
+    """Print a page that begins with the circumstances of the run, and write it to --out."""
+    circumstances = [
+        f"- hardware: {in_words(hardware())}",
+        f"- load average before the run: {chosen.load:.2f} (0 is a quiet machine)",
+        f"- versions: {', '.join(f'{name} {version}' for name, version in versions().items())}",
+        f"- commit: {commit()}",
+        f"- date: {datetime.now(UTC):%Y-%m-%d}",
+        f"- limit: {chosen.seconds:g} s a group",
+    ]
+    text = "\n\n".join([f"# {title}", "\n".join(circumstances), *parts])
     print(text)
     if chosen.out is not None:
         chosen.out.write_text(text + "\n")
