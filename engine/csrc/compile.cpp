@@ -52,8 +52,8 @@ void run_of(const Op& op, const Tensor& weight, int64_t row, const Block& block,
             }
 }
 
-bool by_winograd(const Op& op, const Program& program) {
-    if (op.kind != Kind::conv || op.in[0] == 0) return false;
+bool by_winograd(const Op& op, const Program& program, const Kernels& kernels) {
+    if (!kernels.winograd || op.kind != Kind::conv || op.in[0] == 0) return false;
     const auto& shape = program.tensors[op.weight].shape;
     const bool plain = shape[2] == 3 && op.ints[0] == 1 && op.ints[1] == 1 && op.ints[2] == 1;
     return plain && shape[0] >= CHANNEL_BLOCK && shape[1] >= CHANNEL_BLOCK &&
@@ -104,10 +104,11 @@ Packed pack_winograd(const Op& op, const Program& program, const Kernels& kernel
 }
 
 Packed pack_conv(const Op& op, const Program& program, const Kernels& kernels, Pool& pool) {
-    if (by_winograd(op, program)) return pack_winograd(op, program, kernels, pool);
+    if (by_winograd(op, program, kernels)) return pack_winograd(op, program, kernels, pool);
     const Tensor& weight = program.tensors[op.weight];
     const int64_t kernel = weight.shape[2];
-    const int64_t inputs = padded_channels(weight.shape[1] * op.ints[2], op.in[0] == 0);
+    const int64_t inputs =
+        padded_channels(weight.shape[1] * op.ints[2], op.in[0] == 0);
     const int64_t outputs = padded_channels(weight.shape[0], false);
     Packed packed;
     packed.run = kernel * inputs;

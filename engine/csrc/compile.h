@@ -10,13 +10,6 @@
 
 namespace sidestep {
 
-// A block of output channels of a convolution.
-struct Block {
-    int64_t first;  // channel
-    int64_t width;  // channels
-    size_t offset;  // bytes into the packed weights
-};
-
 // What an op needs beside its inputs, in the order in which its kernel reads it.
 struct Packed {
     std::span<std::byte> weight;

@@ -175,19 +175,8 @@ void Executor::look_ahead(size_t index) {
                 const auto weight = network_.packed[op.index].weight;
                 const auto [begin, end] = linear_share(op);
                 const size_t each = weight.size() / at(op.out).shape.c;
-                if (begin < end) ahead_.push_back({weight.data() + begin * each, (end - begin) * each});
+                if (begin < end) ahead_.add(weight.data() + begin * each, (end - begin) * each);
             }
-    std::reverse(ahead_.begin(), ahead_.end());  // the first one is asked for first
-}
-
-// Takes back how far the last region came.
-void Executor::asked_ahead(const char* until) {
-    auto& [at, bytes] = ahead_.back();
-    const auto done = static_cast<size_t>(until - reinterpret_cast<const char*>(at));
-    if (done >= bytes)
-        ahead_.pop_back();
-    else
-        at += done, bytes -= done;
 }
 
 void execute(const Network& network, const Crew& crew, std::span<const Job> jobs) {

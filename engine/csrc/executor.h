@@ -8,8 +8,6 @@
 
 namespace sidestep {
 
-constexpr int64_t CACHE_LINE = 64;
-
 class Executor {
   public:
     Executor(const Network& network, const Crew& crew)
@@ -55,10 +53,6 @@ class Executor {
     void one(const Op& op);
     void copy(int64_t from, int64_t to);
     void look_ahead(size_t index);
-    // Runs a kernel on rows of a convolution, which asks for the weights of the next router meanwhile.
-    template <class Rows, class Kernel>
-    void while_asking_ahead(Rows& rows, const Kernel& kernel);
-    void asked_ahead(const char* until);
 
     // map_ops.cpp: every thread of a crew makes its rows; a convolution sets writing_, or wants a barrier
     void conv(const Op& op);
@@ -87,22 +81,11 @@ class Executor {
     const std::vector<Place>& places_;
     const Job* job_ = nullptr;
     std::vector<Jobs> takers_;  // of every option of a choice
-    // What convolutions ask the memory for while they compute: the weights of the next router, of which there
-    // are more than a core keeps and each is read once per image. The last region comes first.
-    std::vector<std::pair<const std::byte*, size_t>> ahead_;
+    Ahead ahead_;
     int64_t rounds_ = 0;
     // What has happened since the last barrier, the same for every thread that shares the image: maps were
     // read as a whole; rows of a map were written that only their thread may read yet.
     bool reading_ = false, writing_ = false;
 };
-
-template <class Rows, class Kernel>
-void Executor::while_asking_ahead(Rows& rows, const Kernel& kernel) {
-    static constexpr char nothing[CACHE_LINE] = {};
-    rows.ahead = ahead_.empty() ? nothing : reinterpret_cast<const char*>(ahead_.back().first);
-    rows.ahead_step = ahead_.empty() ? 0 : CACHE_LINE;
-    kernel(rows);
-    if (!ahead_.empty()) asked_ahead(rows.ahead);
-}
 
 }  // namespace sidestep

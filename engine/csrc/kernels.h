@@ -6,6 +6,8 @@
 #include <string>
 #include <utility>
 
+#include "ahead.h"
+
 namespace sidestep {
 
 // Channels of a map lie together and are padded with zeros to a multiple of this (but see padded_channels).
@@ -17,23 +19,31 @@ struct Relu {
     float slope = 0;
 };
 
-// One row of output pixels for one block of output channels. Steps are in entries.
-struct ConvRow {
-    const void* in;  // what the first pixel's first tap reads
-    const void*
-        weight;  // packed block: [kernel row][entry of the run][channel], bf16 [..][run / 2][channel][2]
-    const float* bias;     // of the block
-    const void* residual;  // of the first pixel's block, or null
-    void* out;             // of the first pixel's block
-    int64_t pixels;
+// A block of output channels of a convolution.
+struct Block {
+    int64_t first;  // channel
+    int64_t width;  // channels
+    size_t offset;  // bytes into the packed weights
+};
+
+// A rectangle of output pixels of a convolution, for some blocks of output channels. Steps are in entries.
+struct ConvRows {
+    const void* in;      // what the first pixel's first tap reads
+    const void* weight;  // packed: by block, [kernel row][entry of the run][channel of the block], bf16
+                         // [..][run / 2][channel][2]
+    const Block* blocks;
+    int64_t num_blocks;
+    const float* bias;     // of all channels
+    const void* residual;  // of the first pixel, or null; lies as the output
+    void* out;             // of the first pixel
+    int64_t rows, pixels;
     int64_t kernel_rows;
-    int64_t run;         // entries that one kernel row reads: taps times padded channels, a multiple of 4
-    int64_t row_step;    // from one kernel row to the next
-    int64_t pixel_step;  // from one pixel's input to the next one's
-    int64_t out_step;    // from one output pixel to the next
+    int64_t run;       // entries that one kernel row reads: taps times padded channels, a multiple of 4
+    int64_t row_step;  // from one kernel row to the next
+    int64_t in_row_step, out_row_step;  // from one row of output pixels to the next
+    int64_t pixel_step, out_step;       // from one output pixel to the next; in_row_step is a multiple
     Relu relu;
-    const char* ahead;  // asked for while computing, one cache line for every weight that is loaded; moved on
-    int64_t ahead_step;  // bytes from one to the next
+    Ahead* ahead;  // asked for while computing
 };
 
 // A tile of Winograd's convolution reads a square of so many pixels.
@@ -44,7 +54,7 @@ constexpr int64_t WINOGRAD_POSITIONS = WINOGRAD_SIZE * WINOGRAD_SIZE;
 // entries.
 struct Winograd {
     const void* in;      // the first pixel's first tap
-    const void* weight;  // transformed and packed: by block of output channels, position, then as ConvRow's
+    const void* weight;  // transformed and packed: by block of output channels, position, then as ConvRows'
     const float* bias;
     const void* residual;  // of the first pixel, or null
     void* out;             // of the first pixel
@@ -54,8 +64,7 @@ struct Winograd {
     int64_t begin, end;
     int64_t row_step, out_row_step;
     Relu relu;
-    const char* ahead;  // as in ConvRow
-    int64_t ahead_step;
+    Ahead* ahead;
 };
 
 // A rectangle of pixels whose channels lie together.
@@ -80,9 +89,9 @@ struct Kernels {
     const char* name;
     const char* precision;
     int64_t entry_size;  // bytes of one entry of a map
-    int64_t wide_block;  // widest block of output channels that conv_row takes, a multiple of CHANNEL_BLOCK
-    void (*conv_row)(ConvRow& row, int64_t block);
-    void (*winograd)(Winograd& rows);
+    int64_t wide_block;  // widest block of output channels that conv_rows takes, a multiple of CHANNEL_BLOCK
+    void (*conv_rows)(const ConvRows& rows);
+    void (*winograd)(const Winograd& rows);  // null where conv_rows is faster
     size_t (*winograd_bytes)(int64_t inputs, int64_t outputs);
     // out = relu?(in * weight + bias) by channel; weight and bias may be null. Pixels of `in` are pixel_step
     // apart.
@@ -109,7 +118,7 @@ struct Kernels {
     size_t (*linear_bytes)(int64_t inputs, int64_t outputs);
     size_t (*linear_scratch)(int64_t inputs);
     void (*pack_linear)(const float* weight, int64_t inputs, int64_t outputs, void* packed);
-    // Makes what conv_row reads out of `run` rows of `block` floats.
+    // Makes what conv_rows reads out of `run` rows of `block` floats.
     void (*pack_run)(const float* rows, int64_t run, int64_t block, void* packed);
 };
 
@@ -118,9 +127,10 @@ const Kernels* kernels_base();
 const Kernels* kernels_avx2();
 const Kernels* kernels_avx512();
 const Kernels* kernels_avx512bf16();
+const Kernels* kernels_amx();
 
 // Returns the best kernels of this processor for a precision ("auto", "float32", "bfloat16") and an
-// instruction set ("auto", "base", "avx2", "avx512"). Throws PlanError where the processor cannot.
+// instruction set ("auto", "base", "avx2", "avx512", "amx"). Throws PlanError where the processor cannot.
 const Kernels& select_kernels(const std::string& precision, const std::string& isa);
 
 }  // namespace sidestep

@@ -4,7 +4,8 @@
 //   LANES                floats in a vector
 //   Entry                what maps hold
 //   to_float, to_entry   one entry to a float and back
-//   Weights              what conv_row multiplies with (struct with `Part`, `entries`, `load`, `spread`,
+//   close.inl's          how sums become entries
+//   Weights              what conv_rows multiplies with (struct with `Part`, `entries`, `load`, `spread`,
 //                        `multiply_add`)
 //   NarrowTiles, WideTiles  for blocks of CHANNEL_BLOCK and of WIDE_BLOCK channels
 //   SevenTiles              for blocks of WIDE_BLOCK channels in rows of 7, 14 or 28 pixels
@@ -13,32 +14,20 @@
 
 constexpr int64_t SUM_PARTS = 8;
 
-using Vector = float __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
-
-inline Vector load(const float* from) {
-    return *reinterpret_cast<const Vector*>(from);
-}
-// A slope of 0 must not multiply, or infinity would become no number.
-inline float close(float value, Relu relu) {
-    if (!relu.on || value > 0) return value;
-    return relu.slope != 0 ? value * relu.slope : 0.0f;
-}
-
-inline void store(float* to, const Vector& v) {
-    *reinterpret_cast<Vector*>(to) = v;
-}
-
-inline Vector closed(const Vector& v, Relu relu) {
-    if (!relu.on) return v;
-    return v > 0 ? v : relu.slope != 0 ? v * relu.slope : Vector{};
-}
-
-// Closes sums of a convolution: adds what lies in the residual, cuts negative numbers, stores entries.
-inline void close_row(const ConvRow& row, int64_t at, const Vector& total) {
-    Vector sum = total;
-    if (row.residual) sum += load_entries(static_cast<const Entry*>(row.residual) + at);
-    store_entries(static_cast<Entry*>(row.out) + at, closed(sum, row.relu));
-}
+// One row of output pixels for one block of output channels. Steps are in entries.
+struct ConvRow {
+    const void* in;        // what the first pixel's first tap reads
+    const void* weight;    // of the block
+    const float* bias;     // of the block
+    const void* residual;  // of the first pixel's block, or null
+    void* out;             // of the first pixel's block
+    int64_t pixels;
+    int64_t kernel_rows, run, row_step;  // as in ConvRows
+    int64_t pixel_step, out_step;
+    Relu relu;
+    const char* ahead;   // asked for while computing, one line for every weight that is loaded; moved on
+    int64_t ahead_step;  // bytes from one to the next
+};
 
 // Sums that are not closed yet stay floats.
 inline void keep_sums(const ConvRow& row, int64_t at, const Vector& sum) {
@@ -121,8 +110,38 @@ inline void conv_row_closed(ConvRow& row, int64_t block) {
     }
 }
 
-void conv_row(ConvRow& row, int64_t block) {
+// Not part of conv_rows, where the compiler would give registers to what a row does not need.
+[[gnu::noinline]] void conv_row(ConvRow& row, int64_t block) {
     conv_row_closed<close_row>(row, block);
+}
+
+// Entry `offset` of what lies at `from`, which may be nothing.
+inline const void* entry(const void* from, int64_t offset) {
+    return from ? static_cast<const Entry*>(from) + offset : nullptr;
+}
+
+void conv_rows(const ConvRows& all) {
+    ConvRow row{};
+    row.pixels = all.pixels;
+    row.kernel_rows = all.kernel_rows;
+    row.run = all.run;
+    row.row_step = all.row_step;
+    row.pixel_step = all.pixel_step;
+    row.out_step = all.out_step;
+    row.relu = all.relu;
+    for (const Block* block = all.blocks; block < all.blocks + all.num_blocks; ++block) {
+        row.weight = static_cast<const std::byte*>(all.weight) + block->offset;
+        row.bias = all.bias + block->first;
+        for (int64_t y = 0; y < all.rows; ++y) {
+            row.in = entry(all.in, y * all.in_row_step);
+            row.residual = entry(all.residual, y * all.out_row_step + block->first);
+            row.out = static_cast<Entry*>(all.out) + y * all.out_row_step + block->first;
+            row.ahead = all.ahead->next();
+            row.ahead_step = all.ahead->step();
+            conv_row(row, block->width);
+            all.ahead->asked(row.ahead);
+        }
+    }
 }
 
 void pack_run(const float* rows, int64_t run, int64_t block, void* packed) {
@@ -232,6 +251,6 @@ void to_floats(const void* in, int64_t count, float* out) {
 #include "linear.inl"
 
 constexpr Kernels TABLE{
-    ISA,       PRECISION, sizeof(Entry), WIDE_BLOCK,   conv_row,       winograd,    winograd_bytes,
+    ISA,       PRECISION, sizeof(Entry), WIDE_BLOCK,   conv_rows,      winograd,    winograd_bytes,
     affine,    add,       sum,           window,       from_planes,    from_bytes,  from_floats,
     to_floats, linear,    LINEAR_SHARE,  linear_bytes, linear_scratch, pack_linear, pack_run};

@@ -19,6 +19,12 @@ inline void store_entries(Entry* to, const Floats& v) {
     *reinterpret_cast<Floats*>(to) = v;
 }
 
+inline Floats positive(const Floats& v) {
+    return v > 0 ? v : Floats{};
+}
+
+#include "close.inl"
+
 struct Weights {
     using Part = Floats;
     static constexpr int64_t entries = 1;  // of the input that one step takes

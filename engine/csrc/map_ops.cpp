@@ -28,35 +28,37 @@ void Executor::conv(const Op& op) {
     const Packed& packed = network_.packed[op.index];
     if (!packed.run) return winograd(op, packed);
     const Place &in = at(op.in[0]), &out = at(op.out);
-    const Place* residual = op.in.size() > 1 ? &at(op.in[1]) : nullptr;
-    const int64_t stride = op.ints[0], padding = op.ints[1], size = kernels_.entry_size;
-    ConvRow row{};
-    row.pixels = out.shape.w;
-    row.kernel_rows = network_.program.tensors[op.weight].shape[2];
-    row.run = packed.run;
-    row.row_step = in.row_step;
-    row.pixel_step = stride * in.channels;
-    row.out_step = out.channels;
-    row.relu = closing(op, 3);
-    const auto [rows, blocks, by_rows] = share(packed, in, out);
+    const auto [lines, blocks, by_rows] = share(packed, in, out);
     writing_ = by_rows;
-    for (int64_t i = blocks.first; i < blocks.second; ++i) {
-        const Block& block = packed.blocks[i];
-        row.weight = packed.weight.data() + block.offset;
-        row.bias = packed.bias.data() + block.first;
-        for (int64_t y = rows.first; y < rows.second; ++y) {
-            row.in = pixel(in, y * stride - padding, -padding);
-            row.out = pixel(out, y) + block.first * size;
-            row.residual = residual ? pixel(*residual, y) + block.first * size : nullptr;
-            while_asking_ahead(row, [&](ConvRow& asking) { kernels_.conv_row(asking, block.width); });
-        }
-    }
+    if (lines.first == lines.second || blocks.first == blocks.second) return;
+    const int64_t stride = op.ints[0], padding = op.ints[1];
+    ConvRows rows{};
+    rows.in = pixel(in, lines.first * stride - padding, -padding);
+    rows.weight = packed.weight.data();
+    rows.blocks = &packed.blocks[blocks.first];
+    rows.num_blocks = blocks.second - blocks.first;
+    rows.bias = packed.bias.data();
+    rows.residual = op.in.size() > 1 ? pixel(at(op.in[1]), lines.first) : nullptr;
+    rows.out = pixel(out, lines.first);
+    rows.rows = lines.second - lines.first;
+    rows.pixels = out.shape.w;
+    rows.kernel_rows = network_.program.tensors[op.weight].shape[2];
+    rows.run = packed.run;
+    rows.row_step = in.row_step;
+    rows.in_row_step = stride * in.row_step;
+    rows.out_row_step = out.row_step;
+    rows.pixel_step = stride * in.channels;
+    rows.out_step = out.channels;
+    rows.relu = closing(op, 3);
+    rows.ahead = &ahead_;
+    kernels_.conv_rows(rows);
 }
 
 void Executor::winograd(const Op& op, const Packed& packed) {
     const Place &in = at(op.in[0]), &out = at(op.out);
     const auto [lines, blocks, by_rows] = share(packed, in, out);
     writing_ = by_rows;
+    if (lines.first == lines.second || blocks.first == blocks.second) return;
     Winograd rows{};
     rows.in = pixel(in, lines.first - 1, -1);
     rows.weight = packed.weight.data();
@@ -73,7 +75,8 @@ void Executor::winograd(const Op& op, const Packed& packed) {
     rows.row_step = in.row_step;
     rows.out_row_step = out.row_step;
     rows.relu = closing(op, 3);
-    while_asking_ahead(rows, kernels_.winograd);
+    rows.ahead = &ahead_;
+    kernels_.winograd(rows);
 }
 
 void Executor::pool(const Op& op) {

@@ -1,44 +1,29 @@
 #include <vector>
 
 #include "kernels.h"
+#include "processor.h"
 #include "program.h"
 
 namespace sidestep {
 
 namespace {
 
-#if defined(__x86_64__)
-bool has_avx2() {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
-bool has_avx512() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
-bool has_avx512bf16() {
-    return has_avx512() && __builtin_cpu_supports("avx512bf16");
-}
-#else
-bool has_avx2() {
-    return false;
-}
-bool has_avx512() {
-    return false;
-}
-bool has_avx512bf16() {
-    return false;
-}
-#endif
-
 // What this processor can run, the fastest first.
 std::vector<const Kernels*> available() {
     std::vector<const Kernels*> found;
+#if defined(SIDESTEP_AMX) && !defined(SIDESTEP_EMULATE_AMX)
+    if (has_amx()) found.push_back(kernels_amx());
+#endif
 #if defined(__x86_64__)
     if (has_avx512bf16()) found.push_back(kernels_avx512bf16());
     if (has_avx512()) found.push_back(kernels_avx512());
     if (has_avx2()) found.push_back(kernels_avx2());
 #endif
     found.push_back(kernels_base());
+#if defined(SIDESTEP_EMULATE_AMX)
+    // Only for who asks for it by name: what else has bfloat16 comes first.
+    if (has_avx512bf16()) found.push_back(kernels_amx());
+#endif
     return found;
 }
 

@@ -97,7 +97,7 @@ inline void untransform_tile(const Winograd& w, const TileAt& tile, const float*
 
 // The products of `count` tiles at all positions. The bias belongs to the position whose sum goes to all four
 // pixels of a tile.
-inline void multiply_tiles(Winograd& w, const Entry* from, float* to, int64_t count, int64_t in_step,
+inline void multiply_tiles(const Winograd& w, const Entry* from, float* to, int64_t count, int64_t in_step,
                            int64_t out_step) {
     static constexpr float nothing[WIDE_BLOCK] = {};
     ConvRow row{};
@@ -105,8 +105,8 @@ inline void multiply_tiles(Winograd& w, const Entry* from, float* to, int64_t co
     row.kernel_rows = 1;
     row.run = row.pixel_step = w.inputs;
     row.out_step = w.outputs;
-    row.ahead = w.ahead;
-    row.ahead_step = w.ahead_step;
+    row.ahead = w.ahead->next();
+    row.ahead_step = w.ahead->step();
     const auto* weight = static_cast<const Entry*>(w.weight) + w.begin * w.inputs * WINOGRAD_POSITIONS;
     for (int64_t first = w.begin; first < w.end;) {
         const int64_t block = w.outputs - first < WIDE_BLOCK ? CHANNEL_BLOCK : WIDE_BLOCK;
@@ -119,7 +119,7 @@ inline void multiply_tiles(Winograd& w, const Entry* from, float* to, int64_t co
         }
         first += block;
     }
-    w.ahead = row.ahead;
+    w.ahead->asked(row.ahead);
 }
 
 // Values from the tiles of one position to those of the next.
@@ -132,7 +132,7 @@ size_t winograd_bytes(int64_t inputs, int64_t outputs) {
            (winograd_step(inputs) * sizeof(Entry) + winograd_step(outputs) * sizeof(float));
 }
 
-void winograd(Winograd& w) {
+void winograd(const Winograd& w) {
     const int64_t in_step = winograd_step(w.inputs), out_step = winograd_step(w.outputs);
     auto* in = static_cast<Entry*>(w.scratch);
     auto* out = reinterpret_cast<float*>(in + WINOGRAD_POSITIONS * in_step);

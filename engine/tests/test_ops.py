@@ -10,7 +10,13 @@ import plans
 import pytest
 from sidestep_engine import Engine, Plan, PlanError
 
-KERNELS = [("base", "float32"), ("avx2", "float32"), ("avx512", "float32"), ("avx512", "bfloat16")]
+KERNELS = [
+    ("base", "float32"),
+    ("avx2", "float32"),
+    ("avx512", "float32"),
+    ("avx512", "bfloat16"),
+    ("amx", "bfloat16"),
+]
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
 
 
@@ -32,8 +38,12 @@ def images(plan: Plan, count: int = 3, size: tuple[int, int] | None = None, seed
 
 
 def agree(plan: Plan, x: np.ndarray, kernels: dict[str, Any], threads: int = 1) -> None:
-    scores, options, exits = literal.run(plan, x)
-    output = Engine(plan, num_threads=threads, **kernels)(x)
+    engine_agrees(Engine(plan, num_threads=threads, **kernels), x, kernels)
+
+
+def engine_agrees(engine: Engine, x: np.ndarray, kernels: dict[str, Any]) -> None:
+    scores, options, exits = literal.run(engine.plan, x)
+    output = engine(x)
     scale = np.abs(scores).max() + 1e-6
     np.testing.assert_allclose(output.logits / scale, scores / scale, atol=TOLERANCE[kernels["precision"]])
     if kernels["precision"] == "float32":
@@ -54,6 +64,40 @@ def test_convolutions(kernels: dict[str, str], kernel: int, stride: int, inputs:
     x = maker.conv(0, inputs, outputs, kernel, stride)
     plan = ending(maker, x, 13)
     agree(plan, images(plan), kernels)
+
+
+# Every width in one engine, each with another height: how a map is cut into tiles depends on both.
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_widths(kernels: dict[str, str], kernel: int, stride: int, threads: int) -> None:
+    maker = plans.Maker()
+    a = maker.conv(0, 3, 16, kernel, slope=0.3)
+    b = maker.conv(a, 16, 48, kernel, stride, relu=False)
+    c = maker.conv(b, 48, 48, kernel, residual=b)
+    d = maker.conv(c, 48, 20, 1, slope=0.1)
+    plan = maker.plan(maker.op("gap", **{"in": maker.conv(d, 20, 32, kernel, relu=False)}), 8)
+    engine = Engine(plan, num_threads=threads, **kernels)
+    for width in range(1, 41):
+        engine_agrees(engine, images(plan, 1, (width * 5 % 11 + 1, width), seed=width), kernels)
+
+
+def test_what_lies_around_maps_stays_zero(kernels: dict[str, str]) -> None:
+    maker = plans.Maker()
+    a = maker.conv(0, 3, 16, 7)
+    b = maker.conv(maker.conv(a, 16, 16), 16, 16, residual=a)
+    c = maker.conv(b, 16, 32, stride=2)
+    d = maker.conv(maker.conv(c, 32, 32, 5), 32, 32, 1, residual=c)
+    plan = ending(maker, d, 16)
+    for threads in (1, 2):
+        engine = Engine(plan, num_threads=threads, **kernels)
+        for size in ((16, 16), (9, 21), (7, 7), (3, 2)):
+            first, large = images(plan, 1, size), 1e4 * images(plan, 1, size, seed=2)
+            before = engine(first).logits
+            engine(large)
+            engine(np.concatenate([large, large, first]))
+            np.testing.assert_array_equal(engine(first).logits, before)
+            engine_agrees(engine, first, kernels)
 
 
 def test_convolutions_of_maps_and_with_residuals(kernels: dict[str, str]) -> None:

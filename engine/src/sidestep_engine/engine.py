@@ -40,7 +40,8 @@ class Engine:
         plan: what to run.
         precision: of maps and weights; "auto" takes bfloat16 where the processor multiplies it natively.
         num_threads: threads that share the work; None takes all processors that this process may use.
-        isa: instruction set, "auto" for the best one.
+        isa: instruction set, one of "base", "avx2", "avx512" and "amx" (bfloat16 only); "auto" for the best
+            one.
 
     Raises:
         PlanError: when the plan or a setting cannot be run.
