@@ -108,7 +108,7 @@ Packed pack_conv(const Op& op, const Program& program, const Kernels& kernels, P
     const Tensor& weight = program.tensors[op.weight];
     const int64_t kernel = weight.shape[2];
     const int64_t inputs =
-        padded_channels(weight.shape[1] * op.ints[2], op.in[0] == 0);
+        padded_channels(weight.shape[1] * op.ints[2], op.in[0] == 0 && image_lies_apart(program));
     const int64_t outputs = padded_channels(weight.shape[0], false);
     Packed packed;
     packed.run = kernel * inputs;

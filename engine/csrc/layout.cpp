@@ -40,7 +40,11 @@ bool overwrites_safely(const Op& op, int64_t id) {
 class Allocator {
   public:
     Allocator(const Program& program, const std::vector<Shape>& shapes)
-        : program_(program), shapes_(shapes), last_use_(shapes.size(), -1), slot_(shapes.size(), NOWHERE) {}
+        : program_(program),
+          shapes_(shapes),
+          last_use_(shapes.size(), -1),
+          slot_(shapes.size(), NOWHERE),
+          apart_(image_lies_apart(program)) {}
 
     Layout run() {
         find_last_uses();
@@ -209,8 +213,9 @@ class Allocator {
                 slots.push_back(place);
                 continue;
             }
-            place.halo = slot.image ? image_halo : halo;
-            place.channels = padded_channels(slot.shape.c, slot.image);
+            const bool apart = slot.image && apart_;
+            place.halo = apart ? image_halo : halo;
+            place.channels = padded_channels(slot.shape.c, apart);
             place.row_step = (slot.shape.w + 2 * place.halo) * place.channels;
             place.first = place.halo * (place.row_step + place.channels);
             place.offset = layout_.map_entries;
@@ -223,13 +228,14 @@ class Allocator {
         return std::move(layout_);
     }
 
-    // The largest padding of convolutions that read the image, and of those that read other maps.
+    // The largest padding of convolutions that read an image that lies apart, and of those that read other
+    // maps.
     std::pair<int64_t, int64_t> halos() const {
         int64_t image = 0, other = 0;
         auto see = [&](const std::vector<Op>& ops) {
             for (const Op& op : ops)
                 if (op.kind == Kind::conv) {
-                    int64_t& halo = op.in[0] == 0 ? image : other;
+                    int64_t& halo = op.in[0] == 0 && apart_ ? image : other;
                     halo = std::max(halo, op.ints[1]);
                 }
         };
@@ -243,14 +249,30 @@ class Allocator {
     const Program& program_;
     const std::vector<Shape>& shapes_;
     std::vector<int64_t> last_use_, slot_;
+    const bool apart_;
     std::vector<Slot> slots_;
     Layout layout_;
 };
 
 }  // namespace
 
-int64_t padded_channels(int64_t channels, bool image) {
-    if (image && channels <= 4) return 4;
+bool image_lies_apart(const Program& program) {
+    auto beside_maps = [](const Op& op) {
+        return (op.kind == Kind::add && reads(op, 0)) ||
+               (op.kind == Kind::conv && op.in.size() > 1 && op.in[1] == 0);
+    };
+    for (const Step& step : program.steps) {
+        if (std::any_of(step.ops.begin(), step.ops.end(), beside_maps)) return false;
+        for (const Option& option : step.options)
+            if (std::any_of(option.ops.begin(), option.ops.end(), beside_maps) ||
+                std::find(option.results.begin(), option.results.end(), 0) != option.results.end())
+                return false;
+    }
+    return true;
+}
+
+int64_t padded_channels(int64_t channels, bool apart) {
+    if (apart && channels <= 4) return 4;
     return (channels + CHANNEL_BLOCK - 1) / CHANNEL_BLOCK * CHANNEL_BLOCK;
 }
 

@@ -37,7 +37,12 @@ struct Layout {
 // skipped unit's output lies where its input lay, so that skipping moves nothing.
 Layout lay_out(const Program& program, const std::vector<Shape>& shapes);
 
-// Returns the padded number of channels of a map; images of up to 4 channels are padded to 4.
-int64_t padded_channels(int64_t channels, bool image);
+// Returns whether the image lies in its own way, with less padding and the halo that its convolutions need:
+// only where nothing adds it to other maps or puts it in their place.
+bool image_lies_apart(const Program& program);
+
+// Returns the padded number of channels of a map; an image of up to 4 channels that lies apart is padded
+// to 4.
+int64_t padded_channels(int64_t channels, bool apart);
 
 }  // namespace sidestep

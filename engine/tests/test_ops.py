@@ -138,6 +138,24 @@ def test_heavy_convolutions(kernels: dict[str, str], kernel: int, stride: int) -
         agree(plan, images(plan, 1), kernels, threads)
 
 
+# The image lies in memory in its own way, but not where it is added or takes the place of other maps.
+@pytest.mark.parametrize("channels", [3, 16, 20])
+@pytest.mark.parametrize("what", ["residual", "addend", "result"])
+def test_images_beside_maps(kernels: dict[str, str], channels: int, what: str) -> None:
+    maker = plans.Maker(channels=channels)
+    if what == "residual":
+        x = maker.conv(maker.conv(0, channels, channels, 5), channels, channels, 3, residual=0)
+    elif what == "addend":
+        x = maker.op("add", **{"in": [maker.conv(0, channels, channels, 5), 0]}, relu=True)
+    else:
+        scores = maker.linear(maker.op("gap", **{"in": 0}), channels, 2)
+        execute = [lambda: [0], lambda: [maker.conv(0, channels, channels, 5)]]
+        x = maker.conv(maker.choose(scores, execute)[0], channels, channels)
+    plan = ending(maker, x, 6)
+    agree(plan, images(plan, 6), kernels)
+    agree(plan, images(plan, 1), kernels, threads=2)
+
+
 def test_groups_leaky_relus_and_paddings_that_differ(kernels: dict[str, str]) -> None:
     maker = plans.Maker()
     a = maker.conv(0, 3, 24, 5, padding=1, slope=0.1)
