@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from sidestep.backbones.halting import HaltingNetwork
 from sidestep.backbones.network import DynamicNetwork, masked
 from sidestep.errors import RecipeError
-from sidestep.layers.unit import Execute
+from sidestep.layers.fused import fused_passes
+from sidestep.layers.unit import Execute, Unit
 
 _SHAPES = 64
 
 
 def compile_units(network: DynamicNetwork) -> Execute:
-    """Return the masked execution with torch.compile behind it: one program for every shape of unit.
+    """Return the masked execution with torch.compile behind it, for training: a program for every shape.
 
-    A whole ResNet-110 takes minutes to compile and its units, of which few differ in shape, seconds.
+    A whole ResNet-110 takes minutes to compile and its units, of which few differ in shape, seconds. On a CPU
+    residual blocks keep torch's convolutions and have the rest compiled into fused passes: a compiled unit
+    takes longer.
 
     Args:
         network: what it is for.
@@ -31,4 +35,11 @@ def compile_units(network: DynamicNetwork) -> Execute:
     # By default torch gives up at the ninth shape, and an ImageNet network has more.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
     compiled: Execute = torch.compile(masked, dynamic=False)
-    return compiled
+
+    def execute(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
+        if not (x.is_cpu and unit.fuses):
+            return compiled(unit, x, weights)
+        with fused_passes():
+            return masked(unit, x, weights)
+
+    return execute

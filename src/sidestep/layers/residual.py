@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from sidestep.errors import RecipeError
 from sidestep.layers.blend import blend_outputs
+from sidestep.layers.fused import norm_blend, norm_relu
 from sidestep.layers.positions import share_of_macs
 from sidestep.layers.shortcut import Shortcut, make_projection, make_shortcut
 from sidestep.layers.squeeze_excite import SqueezeExcite
@@ -131,6 +132,7 @@ class _Block(ResidualUnit):
 
     downsample: nn.Module | None
     se: SqueezeExcite | None
+    fuses = True
 
     def _close(self, in_channels: int, out_channels: int, stride: int, config: BlockConfig) -> None:
         """Add what follows the convolutions: squeeze-and-excitation, the shortcut, and a way around both."""
@@ -151,7 +153,23 @@ class _Block(ResidualUnit):
 
     def convolutions(self, x: Tensor) -> Tensor:
         """Return the branch up to its last BatchNorm."""
+        out: Tensor = self.last_norm(self.before_norm(x))
+        return out
+
+    def before_norm(self, x: Tensor) -> Tensor:
+        """Return the branch in front of its last BatchNorm."""
         raise NotImplementedError
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """Return the branch's last BatchNorm."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Return what `ResidualUnit.forward` does, with the last BatchNorm as part of the blend."""
+        if self.mix == "branch" or self.rectifies or self.bypass is not None or self.se is not None:
+            return super().forward(x, weights)
+        return norm_blend(self.last_norm, self.before_norm(x), self.shortcut(x), weights[:, 1])
 
 
 class BasicBlock(_Block):
@@ -184,9 +202,13 @@ class BasicBlock(_Block):
         self.bn2 = nn.BatchNorm2d(out_channels)
         self._close(in_channels, out_channels, stride, config)
 
-    def convolutions(self, x: Tensor) -> Tensor:
-        out: Tensor = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
+    def before_norm(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv2(norm_relu(self.bn1, self.conv1(x)))
         return out
+
+    @property
+    def last_norm(self) -> nn.Module:
+        return self.bn2
 
     def share_of_macs(self, positions: Tensor) -> Tensor:
         return share_of_macs((self.conv1, self.conv2), positions)
@@ -228,11 +250,14 @@ class Bottleneck(_Block):
         self.bn3 = nn.BatchNorm2d(out_channels)
         self._close(in_channels, out_channels, stride, config)
 
-    def convolutions(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
-        last: Tensor = self.bn3(self.conv3(out))
+    def before_norm(self, x: Tensor) -> Tensor:
+        out = norm_relu(self.bn1, self.conv1(x))
+        last: Tensor = self.conv3(norm_relu(self.bn2, self.conv2(out)))
         return last
+
+    @property
+    def last_norm(self) -> nn.Module:
+        return self.bn3
 
     def share_of_macs(self, positions: Tensor) -> Tensor:
         return share_of_macs((self.conv1, self.conv2, self.conv3), positions)
@@ -250,7 +275,7 @@ class HalfBlock(BasicBlock):
     def run(self, option: int, x: Tensor) -> Tensor:
         if option != 1:
             return super().run(option, x)
-        first = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        first = norm_relu(self.bn1, self.conv1(x))
         return F.relu(self.shortcut(x) + first, inplace=True)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:

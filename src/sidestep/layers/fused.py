@@ -1,0 +1,215 @@
+"""BatchNorm and what follows it, compiled into as few passes over memory as there can be.
+
+Written as modules, BatchNorm, ReLU and blend read and write a feature map more often than they compute with
+it. Here a forward pass is two passes, one for the moments and one for all the rest, and so is a backward
+pass, which finds the ReLU's mask again instead of storing it. Convolutions stay torch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from sidestep.layers.blend import blend_outputs
+from sidestep.layers.pool import global_average_pool, keep_means
+
+_wanted: ContextVar[bool] = ContextVar("fused passes", default=False)
+
+# Maps are read again rather than stored in between: without these the compiler writes float32 copies of them.
+_OPTIONS: dict[str, Any] = {
+    "realize_reads_threshold": 1000,
+    "realize_acc_reads_threshold": 1000,
+    "realize_opcount_threshold": 1000,
+}
+
+
+@contextmanager
+def fused_passes() -> Iterator[None]:
+    """Compile what the functions below compute, where that is possible, while this is open in this thread."""
+    token = _wanted.set(True)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def norm_relu(norm: nn.Module, x: Tensor) -> Tensor:
+    """Return relu(norm(x)).
+
+    Args:
+        norm: BatchNorm, or what stands in for it.
+        x: (B, C, H, W) features, which may be overwritten.
+    """
+    if not _can_fuse(norm, x):
+        return F.relu(norm(x), inplace=True)
+    activated: Tensor = _NormRelu.apply(x, *_state(norm))
+    return activated
+
+
+def norm_blend(norm: nn.Module, x: Tensor, skipped: Tensor, execution: Tensor) -> Tensor:
+    """Return v * relu(skipped + norm(x)) + (1 - v) * skipped, see `blend_outputs`.
+
+    Args:
+        norm: BatchNorm, or what stands in for it.
+        x: (B, C, H, W) output of the branch in front of its last norm.
+        skipped: (B, C, H, W) output of the skipped unit.
+        execution: (B,) weight v of executing.
+    """
+    if not _can_fuse(norm, x):
+        return blend_outputs(norm(x), skipped, execution)
+    blended, means = _NormBlend.apply(x, skipped.to(x.dtype), execution, *_state(norm))
+    return keep_means(blended, means)
+
+
+def _can_fuse(norm: nn.Module, x: Tensor) -> bool:
+    """Return whether the compiled passes are wanted, and do what the module would do."""
+    return (
+        _wanted.get()
+        and x.is_cpu
+        # No subclass: SyncBatchNorm, for one, sees other processes.
+        and type(norm) is nn.BatchNorm2d
+        and norm.training
+        and norm.affine
+        and norm.track_running_stats
+        and norm.momentum is not None
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _state(norm: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, float, float]:
+    norm.num_batches_tracked.add_(1)
+    return norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function's program, which is made when a shape is first seen."""
+    return torch.compile(function, dynamic=False, options=_OPTIONS)
+
+
+class _NormRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *state: Any) -> Tensor:
+        activated: Tensor
+        activated, norm = _compiled(_norm_relu)(x, *state)
+        ctx.save_for_backward(x, norm)
+        return activated
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return *_compiled(_norm_relu_backward)(*ctx.saved_tensors, *grads), *[None] * 4
+
+
+class _NormBlend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, skipped: Tensor, v: Tensor, *state: Any) -> tuple[Tensor, Tensor]:
+        blended, norm = _compiled(_norm_blend)(x, skipped, v, *state)
+        ctx.save_for_backward(x, skipped, v, norm)
+        return blended, global_average_pool(blended)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return *_compiled(_norm_blend_backward)(*ctx.saved_tensors, *grads), *[None] * 4
+
+
+def _norm_relu(x: Tensor, *state: Any) -> tuple[Tensor, Tensor]:
+    """Return the activated map, and what `_normalisation` does."""
+    norm = _normalisation(x, *state)
+    _, _, factor, offset = norm.view(4, 1, -1, 1, 1)
+    return (_wide(x) * factor + offset).clamp_min(0).to(x.dtype), norm
+
+
+def _norm_relu_backward(x: Tensor, norm: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+    """Return the gradients of map, weight and bias."""
+    mean, _, factor, offset = norm.view(4, 1, -1, 1, 1)
+    through = torch.where(_wide(x) * factor + offset > 0, _wide(grad), 0.0)
+    sums = through.sum((2, 3)), (through * (_wide(x) - mean)).sum((2, 3))
+    return _through_norm(x, norm, through, sums)
+
+
+def _norm_blend(x: Tensor, skipped: Tensor, v: Tensor, *state: Any) -> tuple[Tensor, Tensor]:
+    """Return the blended map, and what `_normalisation` does."""
+    norm = _normalisation(x, *state)
+    _, _, factor, offset = norm.view(4, 1, -1, 1, 1)
+    low = _wide(skipped)
+    executed = (_wide(x) * factor + offset + low).clamp_min(0)
+    return (low + v.view(-1, 1, 1, 1) * (executed - low)).to(x.dtype), norm
+
+
+def _norm_blend_backward(
+    x: Tensor, skipped: Tensor, v: Tensor, norm: Tensor, grad: Tensor, grad_means: Tensor
+) -> tuple[Tensor, ...]:
+    """Return the gradients of map, skipped map, weights v, and BatchNorm's weight and bias."""
+    mean, _, factor, offset = norm.view(4, 1, -1, 1, 1)
+    low, each, ahead = _wide(skipped), v.view(-1, 1), v.view(-1, 1, 1, 1)
+    grad = _wide(grad) + _wide(grad_means)[:, :, None, None] / (x.shape[2] * x.shape[3])
+    total = _wide(x) * factor + offset + low
+    through = torch.where(total > 0, grad, 0.0)
+    grad_v = (grad * (total.clamp_min(0) - low)).sum((2, 3)).sum(1)
+    sums = through.sum((2, 3)) * each, (through * (_wide(x) - mean)).sum((2, 3)) * each
+    grad_x, grad_weight, grad_bias = _through_norm(x, norm, ahead * through, sums)
+    grad_skipped = (grad + ahead * (through - grad)).to(x.dtype)
+    return grad_x, grad_skipped, grad_v, grad_weight, grad_bias
+
+
+def _normalisation(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """Return (4, C) mean, inverse deviation, factor and offset of BatchNorm, whose averages move.
+
+    Moments are taken image by image, since images lie together and are shared out among threads, and then of
+    all images. Each image's are taken around its first pixel: squares of large numbers would cancel.
+    """
+    images, pixels = x.shape[0], x.shape[2] * x.shape[3]
+    first = _wide(x)[:, :, :1, :1]
+    centred = _wide(x) - first
+    total, squares = centred.sum((2, 3)), centred.square().sum((2, 3))
+    means = first[:, :, 0, 0] + total / pixels
+    mean = means.mean(0)
+    within, between = squares - total.square() / pixels, pixels * (means - mean).square()
+    spread, count = (within + between).sum(0), images * pixels
+    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+    running_var.lerp_((spread / max(count - 1, 1)).to(running_var.dtype), momentum)
+    inverse = torch.rsqrt(spread / count + eps)
+    factor = weight * inverse
+    return torch.stack([mean, inverse, factor, bias - mean * factor])
+
+
+def _through_norm(
+    x: Tensor, norm: Tensor, grad: Tensor, sums: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of BatchNorm's input, weight and bias.
+
+    Args:
+        x: its input.
+        norm: what `_normalisation` returned.
+        grad: (B, C, H, W) gradient of its output.
+        sums: (B, C) sums over pixels of that gradient, and of its product with the centred input.
+    """
+    count = x.shape[0] * x.shape[2] * x.shape[3]
+    mean, inverse, factor, _ = norm.view(4, 1, -1, 1, 1)
+    plain, centred = (total.sum(0) for total in sums)
+    slope = (centred / count).view(1, -1, 1, 1) * inverse.square()
+    grad_x = (grad - (plain / count).view(1, -1, 1, 1) - (_wide(x) - mean) * slope) * factor
+    return grad_x.to(x.dtype), centred * norm[1], plain
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Return a tensor in at least float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
