@@ -1,11 +1,18 @@
 """Compiled units: the masked execution to rounding, and a sentence for networks that have no use for them."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from sidestep.assembly import untrained
+from sidestep.backbones.network import masked
 from sidestep.errors import RecipeError
 from sidestep.execution.compiled import compile_units
+from sidestep.layers import fused
+from sidestep.layers.preact import PreactBlock
+from sidestep.layers.residual import BasicBlock
+from sidestep.layers.unit import Unit
 from sidestep.recipe import from_dict
 
 
@@ -43,3 +50,34 @@ def test_compiled_units_train_as_masked_ones_do() -> None:
 def test_networks_without_routed_units_refuse_to_be_compiled(method: str) -> None:
     with pytest.raises(RecipeError, match="compile needs a network whose routers decide"):
         compile_units(build({"name": method}))
+
+
+def test_on_a_cpu_residual_blocks_fuse_and_other_units_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def noted(function: Callable[..., object], **_: object) -> Callable[..., object]:
+        def run(*arguments: object) -> object:
+            ran.append(function.__name__)
+            return function(*arguments)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", noted)
+    fused._compiled.cache_clear()
+    execute = compile_units(build({"name": "rdi_net", "router": {"dim": 8}}))
+    x, weights = torch.randn(4, 16, 8, 8), torch.rand(4, 2)
+    units: dict[Unit, list[str]] = {
+        BasicBlock(16, 16, stride=1, stage=0): ["_norm_relu", "_norm_blend"],
+        PreactBlock(16, 16, stride=1, stage=0): ["masked"],
+    }
+    for unit, expected in units.items():
+        ran: list[str] = []
+        out = execute(unit.train(), x, weights)
+        assert ran == expected
+        torch.testing.assert_close(out, unit(x, weights), rtol=1e-5, atol=1e-5)
+    fused._compiled.cache_clear()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_residual_block_can_be_compiled_as_a_whole() -> None:
+    unit, x, weights = BasicBlock(4, 4, stride=1, stage=0), torch.randn(2, 4, 6, 6), torch.rand(2, 2)
+    whole = torch.compile(masked, backend="eager", fullgraph=True)
+    torch.testing.assert_close(whole(unit, x, weights), unit(x, weights))

@@ -70,9 +70,11 @@ def norm_blend(norm: nn.Module, x: Tensor, skipped: Tensor, execution: Tensor) -
 
 
 def _can_fuse(norm: nn.Module, x: Tensor) -> bool:
-    """Return whether the compiled passes are wanted, and do what the module would do."""
+    """Return whether the compiled passes are wanted, and would do what the module does."""
     return (
-        _wanted.get()
+        # First: what compiles a whole unit must not look at anything below.
+        not torch.compiler.is_compiling()
+        and _wanted.get()
         and x.is_cpu
         # No subclass: SyncBatchNorm, for one, sees other processes.
         and type(norm) is nn.BatchNorm2d
@@ -80,7 +82,6 @@ def _can_fuse(norm: nn.Module, x: Tensor) -> bool:
         and norm.affine
         and norm.track_running_stats
         and norm.momentum is not None
-        and not torch.compiler.is_compiling()
     )
 
 
