@@ -43,8 +43,10 @@ void Barrier::wait() {
     while (!spin(SPIN_IN_JOB, done)) std::this_thread::yield();
 }
 
-Team::Team(int num_threads) {
-    for (int rank = 1; rank < num_threads; ++rank) threads_.emplace_back([this, rank] { serve(rank); });
+Team::Team(int num_threads) : workers_(num_threads - 1) {
+    std::lock_guard lock(mutex_);
+    for (int rank = 1; rank < num_threads; ++rank)
+        workers_[rank - 1].thread = std::thread([this, rank] { serve(rank); });
 }
 
 Team::~Team() {
@@ -53,7 +55,7 @@ Team::~Team() {
         stop_ = true;
     }
     wake_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
+    for (Worker& worker : workers_) worker.thread.join();
 }
 
 void Team::run(const std::function<void(int)>& job) {
@@ -62,8 +64,11 @@ void Team::run(const std::function<void(int)>& job) {
         std::lock_guard lock(mutex_);
         job_ = &job;
         error_ = nullptr;
-        running_ = static_cast<int>(threads_.size());
+        running_ = static_cast<int>(workers_.size());
         round_.fetch_add(1, std::memory_order_release);
+        core_ = current_core();
+        for (Worker& worker : workers_)
+            if (worker.sleeps) worker.core.avoid(worker.thread, core_);
     }
     wake_.notify_all();
     call(0);
@@ -82,18 +87,28 @@ void Team::call(int rank) {
 }
 
 void Team::serve(int rank) {
+    Worker& worker = workers_[rank - 1];
     unsigned seen = 0;
     while (true) {
         auto called = [&] { return round_.load(std::memory_order_acquire) != seen || stop_.load(); };
-        if (!spin(SPIN_BETWEEN_JOBS, called)) {
-            std::unique_lock lock(mutex_);
-            wake_.wait(lock, called);
-        }
+        if (!spin(SPIN_BETWEEN_JOBS, called)) sleep(worker, called);
         if (stop_) return;
         seen = round_.load(std::memory_order_acquire);
         call(rank);
         running_.fetch_sub(1, std::memory_order_acq_rel);
+        worker.core.release(worker.thread);
     }
+}
+
+template <class Called>
+void Team::sleep(Worker& worker, const Called& called) {
+    std::unique_lock lock(mutex_);
+    if (called()) return;
+    // Now and not when it is called, when somebody waits for it.
+    worker.core.avoid(worker.thread, core_);
+    worker.sleeps = true;
+    wake_.wait(lock, called);
+    worker.sleeps = false;
 }
 
 }  // namespace sidestep

@@ -9,6 +9,8 @@
 #include <thread>
 #include <vector>
 
+#include "cores.h"
+
 namespace sidestep {
 
 // Makes `size` threads wait for each other. They spin: what they wait for takes microseconds.
@@ -32,14 +34,22 @@ class Team {
     Team(const Team&) = delete;
     Team& operator=(const Team&) = delete;
 
-    int size() const { return static_cast<int>(threads_.size()) + 1; }
+    int size() const { return static_cast<int>(workers_.size()) + 1; }
 
     // Calls job(rank) once for every rank in [0, size()) and returns when all have returned. Rethrows the
     // first exception. A job that waits at a barrier must not throw.
     void run(const std::function<void(int)>& job);
 
   private:
+    struct Worker {
+        std::thread thread;
+        bool sleeps = false;  // under the mutex
+        OtherCore core;
+    };
+
     void serve(int rank);
+    template <class Called>
+    void sleep(Worker& worker, const Called& called);
     void call(int rank);
 
     std::mutex turn_;
@@ -50,7 +60,8 @@ class Team {
     std::atomic<bool> stop_{false};
     const std::function<void(int)>* job_ = nullptr;
     std::exception_ptr error_;
-    std::vector<std::thread> threads_;
+    int core_ = -1;  // of the last caller
+    std::vector<Worker> workers_;
 };
 
 }  // namespace sidestep
