@@ -145,7 +145,7 @@ def _norm_blend(x: Tensor, skipped: Tensor, v: Tensor, *state: Any) -> tuple[Ten
     low = _wide(skipped)
     executed = (_wide(x) * factor + offset + low).clamp_min(0)
     blended = (low + v.view(-1, 1, 1, 1) * (executed - low)).to(x.dtype)
-    # Of the rounded map, which is read again: it is still in the cache, and a third of the time.
+    # Of the rounded map, as the next router would find them; the program reads it while it is in the cache.
     return blended, _wide(blended).mean((2, 3)).to(x.dtype), norm
 
 
