@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sidestep.layers import fused
 from sidestep.layers.blend import blend_outputs
+from sidestep.layers.companions import companions_of
 from sidestep.layers.fused import fused_passes, norm_blend, norm_relu
 from sidestep.layers.pool import global_average_pool
 from sidestep.layers.residual import BasicBlock, BlockConfig, Bottleneck, HalfBlock, ResidualUnit
@@ -144,6 +145,48 @@ def test_units_train_as_they_do_without(kind: str, frozen: bool) -> None:
         results.append([out.detach(), *[g for g in grads if g is not None], *unit.state_dict().values()])
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_units_in_a_row_train_as_they_do_without() -> None:
+    torch.manual_seed(0)
+    shapes = [(16, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1)]
+    units = nn.ModuleList(BasicBlock(a, b, stride=stride, stage=0) for a, b, stride in shapes)
+    units.to(memory_format=CHANNELS_LAST)
+    kept = {name: value.clone() for name, value in units.state_dict().items()}
+    images = torch.rand(4, 16, 6, 6).to(memory_format=CHANNELS_LAST)
+    scales = torch.rand(len(shapes))
+    results = []
+    for fuses in (True, False):
+        units.load_state_dict(kept)
+        units.zero_grad()
+        x = first = images.clone().requires_grad_()
+        pooled = []
+        with fused_passes() if fuses else nullcontext():
+            for unit, scale in zip(units, scales, strict=True):
+                # The weights depend on the map, as a router's do.
+                gate = torch.sigmoid(scale * global_average_pool(x).mean(1))
+                x = unit(x, torch.stack([1 - gate, gate], dim=1))
+                pooled.append(global_average_pool(x))
+        torch.cat(pooled, dim=1).square().sum().backward()
+        assert first.grad is not None
+        results.append([x.detach(), first.grad, *[p.grad for p in units.parameters() if p.grad is not None]])
+    assert len(results[0]) == 2 + len(list(units.parameters()))
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_the_gradients_of_a_map_are_added_on_the_way() -> None:
+    x, execution = map_of(0), torch.rand(4)
+    with fused_passes():
+        first = norm_blend(lively_norm(), x, map_of(1), execution)
+        second = norm_blend(lively_norm(), first * 2, first, execution)
+    companions = companions_of(first)
+    assert companions is not None and companions.twin.data_ptr() == first.data_ptr()
+    seen = []
+    first.register_hook(lambda grad: seen.append("map"))
+    companions.twin.register_hook(lambda grad: seen.append("twin"))
+    second.square().sum().backward()
+    assert sorted(seen) == ["map", "twin"]
 
 
 @pytest.mark.parametrize(

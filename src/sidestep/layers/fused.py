@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from sidestep.layers.blend import blend_outputs
-from sidestep.layers.pool import keep_means
+from sidestep.layers.companions import Companions, attach, companions_of
 
 _wanted: ContextVar[bool] = ContextVar("fused passes", default=False)
 
@@ -65,8 +65,10 @@ def norm_blend(norm: nn.Module, x: Tensor, skipped: Tensor, execution: Tensor) -
     """
     if not _can_fuse(norm, x):
         return blend_outputs(norm(x), skipped, execution)
-    blended, means = _NormBlend.apply(x, skipped.to(x.dtype), execution, *_state(norm))
-    return keep_means(blended, means)
+    companions = companions_of(skipped)
+    low = skipped if companions is None else companions.twin
+    blended, means, twin = _NormBlend.apply(x, low.to(x.dtype), execution, *_state(norm))
+    return attach(blended, Companions(means=means, twin=twin))
 
 
 def _can_fuse(norm: nn.Module, x: Tensor) -> bool:
@@ -112,15 +114,23 @@ class _NormRelu(torch.autograd.Function):
 
 class _NormBlend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, skipped: Tensor, v: Tensor, *state: Any) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, skipped: Tensor, v: Tensor, *state: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
         blended, means, norm = _compiled(_norm_blend)(x, skipped, v, *state)
         ctx.save_for_backward(x, skipped, v, norm)
-        return blended, means
+        ctx.set_materialize_grads(False)
+        return blended, means, blended.detach()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return *_compiled(_norm_blend_backward)(*ctx.saved_tensors, *grads), *[None] * 4
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, *others = ctx.saved_tensors
+        grad, grad_means, grad_twin = grads
+        # Behind the last unit the means alone are used, and no twin where a shortcut changes the shape.
+        grad = torch.zeros_like(x) if grad is None else grad
+        grad_means = x.new_zeros(x.shape[:2]) if grad_means is None else grad_means
+        return *_compiled(_norm_blend_backward)(x, *others, grad, grad_means, grad_twin), *[None] * 4
 
 
 def _norm_relu(x: Tensor, *state: Any) -> tuple[Tensor, Tensor]:
@@ -150,12 +160,19 @@ def _norm_blend(x: Tensor, skipped: Tensor, v: Tensor, *state: Any) -> tuple[Ten
 
 
 def _norm_blend_backward(
-    x: Tensor, skipped: Tensor, v: Tensor, norm: Tensor, grad: Tensor, grad_means: Tensor
+    x: Tensor,
+    skipped: Tensor,
+    v: Tensor,
+    norm: Tensor,
+    grad: Tensor,
+    grad_means: Tensor,
+    grad_twin: Tensor | None,
 ) -> tuple[Tensor, ...]:
     """Return the gradients of map, skipped map, weights v, and BatchNorm's weight and bias."""
     mean, _, factor, offset = norm.view(4, 1, -1, 1, 1)
     low, each, ahead = _wide(skipped), v.view(-1, 1), v.view(-1, 1, 1, 1)
     grad = _wide(grad) + _wide(grad_means)[:, :, None, None] / (x.shape[2] * x.shape[3])
+    grad = grad if grad_twin is None else grad + _wide(grad_twin)
     total = _wide(x) * factor + offset + low
     through = torch.where(total > 0, grad, 0.0)
     grad_v = (grad * (total.clamp_min(0) - low)).sum((2, 3)).sum(1)

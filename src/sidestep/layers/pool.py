@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_MEANS = "sidestep_means"
+from sidestep.layers.companions import companions_of
 
 
 def global_average_pool(features: Tensor) -> Tensor:
@@ -18,22 +18,13 @@ def global_average_pool(features: Tensor) -> Tensor:
     and adding its expanded gradient ten times as long as adding a dense one; a router pools in front of every
     unit, so both count in training. Elsewhere the mean is kept: it is no MAC in the cost book.
     """
-    known: Tensor | None = getattr(features, _MEANS, None)
-    if known is not None:
-        return known
+    companions = companions_of(features)
+    if companions is not None:
+        return companions.means
     if features.dim() == 3:
         return features.mean(1)
     pooled: Tensor = _Pool.apply(features) if features.requires_grad else _mean(features)
     return pooled
-
-
-def keep_means(features: Tensor, means: Tensor) -> Tensor:
-    """Return the features with their means attached, which `global_average_pool` returns then.
-
-    For operations that made both: their backward pass adds both gradients on the way.
-    """
-    setattr(features, _MEANS, means)
-    return features
 
 
 class _Pool(torch.autograd.Function):
