@@ -14,7 +14,7 @@ _OWN_OPTIONS = {
     "--num-nodes": True,
     "--strategy": True,
     "--graph": True,
-    "--compile": False,
+    "--compile": True,
     "--over": True,
     "--workers": True,
     "--replicas": True,
@@ -208,7 +208,9 @@ _COMMANDS = {
 
 def _add_speed(parser: ArgumentParser) -> None:
     parser.add_argument("--graph", type=bool, default=True, help="replay a GPU's steps as CUDA graphs")
-    parser.add_argument("--compile", action="store_true", help="compile units for training, in a minute")
+    parser.add_argument(
+        "--compile", type=bool | None, help="compile units for training (default: where it is known to pay)"
+    )
 
 
 def _add_json(parser: ArgumentParser) -> None:
@@ -248,7 +250,7 @@ def print_train_help() -> None:
     from sidestep.recipe import settings_by_key
 
     print("usage: sidestep train RECIPE [--out DIR] [--resume] [--accelerator NAME] [--devices N]")
-    print("                             [--num-nodes N] [--strategy NAME] [--graph false] [--compile]")
+    print("                             [--num-nodes N] [--strategy NAME] [--graph false] [--compile BOOL]")
     print("                             [--key value ...]\n")
     print("Trains a recipe into a run folder (default: runs/<recipe name>). Keys override the recipe;")
     print("those of a recipe with method rdi_net are:\n")

@@ -96,7 +96,7 @@ def _fit(recipe: Recipe, settings: Any) -> Path:
         strategy=settings.get("strategy", "auto"),
         num_nodes=settings.get("num_nodes"),
         graph=settings.get("graph", True),
-        compile=settings.get("compile", False),
+        compile=settings.get("compile"),
     )
     folder = train(recipe, settings.out, resume=settings.get("resume", False), devices=devices)
     if _is_first():

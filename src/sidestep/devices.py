@@ -35,7 +35,8 @@ class Devices:
         strategy: "auto", or "ddp" for several processes.
         num_nodes: number of nodes, which a launcher has to have started; one by default.
         graph: whether a GPU replays steps as CUDA graphs, where they can be recorded.
-        compile: whether the units of a routed network are compiled for training.
+        compile: whether the units of a routed network are compiled for training; None for where it is known
+            to pay, see `execution.compiled.training_execution`.
     """
 
     accelerator: str = "auto"
@@ -43,7 +44,7 @@ class Devices:
     strategy: str = "auto"
     num_nodes: int | None = None
     graph: bool = True
-    compile: bool = False
+    compile: bool | None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (

@@ -24,7 +24,7 @@ from sidestep.analysis.figures import save_keep_rates
 from sidestep.analysis.run_result import BENCH
 from sidestep.assembly import Opened, data_of, job_of, open_run
 from sidestep.backbones.exits import ExitNetwork
-from sidestep.backbones.network import DynamicNetwork, masked
+from sidestep.backbones.network import DynamicNetwork
 from sidestep.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sidestep.data.sources import Role
 from sidestep.devices import Devices
@@ -36,7 +36,7 @@ from sidestep.evaluation.exits import ExitCalibration, ExitCurve, ExitSurvey, ex
 from sidestep.evaluation.exits import calibrate as solve_exits
 from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.evaluation.sampled import Sampled
-from sidestep.execution.compiled import compile_units
+from sidestep.execution.compiled import training_execution
 from sidestep.execution.executions import execution_of
 from sidestep.exporting import engine_of_run, engines_of
 from sidestep.recipe import Recipe, from_dict, load_recipe, method_of
@@ -83,7 +83,7 @@ def train(
     with devices.launched(recipe.training.precision) as fabric, named_errors(fabric):
         with _alone:
             job = all_succeed(fabric, lambda: job_of(recipe, fabric))
-            execute = compile_units(job.network) if devices.compile else masked
+            execute = training_execution(job.network, devices.compile, macs=job.forward_macs, fabric=fabric)
         if fabric.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.as_dict(), sort_keys=False))

@@ -1,14 +1,18 @@
 """Compiled units: the masked execution to rounding, and a sentence for networks that have no use for them."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 from sidestep.assembly import untrained
-from sidestep.backbones.network import masked
+from sidestep.backbones.network import DynamicNetwork, masked
 from sidestep.errors import RecipeError
-from sidestep.execution.compiled import compile_units
+from sidestep.execution import compiled
+from sidestep.execution.compiled import compile_units, training_execution
 from sidestep.layers import fused
 from sidestep.layers.preact import PreactBlock
 from sidestep.layers.residual import BasicBlock
@@ -16,12 +20,12 @@ from sidestep.layers.unit import Unit
 from sidestep.recipe import from_dict
 
 
-def build(method: dict[str, object]) -> torch.nn.Module:
+def build(method: dict[str, object], **model: object) -> DynamicNetwork:
     recipe = from_dict(
         {
             "name": "tiny",
             "method": method,
-            "model": {"name": "cifar_resnet8"},
+            "model": {"name": "cifar_resnet8"} | model,
             "data": {"source": "digits"},
             "training": {"phases": [{"name": "joint", "epochs": 1}]},
         }
@@ -74,6 +78,50 @@ def test_on_a_cpu_residual_blocks_fuse_and_other_units_are_compiled(monkeypatch:
         assert ran == expected
         torch.testing.assert_close(out, unit(x, weights), rtol=1e-5, atol=1e-5)
     fused._compiled.cache_clear()
+
+
+def fabric_of(device: str = "cpu", world_size: int = 1) -> Fabric:
+    return cast(Fabric, SimpleNamespace(device=torch.device(device), world_size=world_size))
+
+
+LONG, SHORT = 1e14, 1e12
+
+
+@pytest.mark.parametrize(
+    ("method", "model", "macs", "fabric", "compiles"),
+    [
+        ("rdi_net", {}, LONG, fabric_of(), True),
+        ("rdi_net", {}, SHORT, fabric_of(), False),
+        ("rdi_net", {"name": "cifar_resnet32", "preact": True}, LONG, fabric_of(), False),
+        ("rdi_net", {}, LONG, fabric_of("cuda"), False),
+        ("rdi_net", {}, LONG, fabric_of(world_size=2), False),
+        ("static", {}, LONG, fabric_of(), False),
+        ("act", {}, LONG, fabric_of(), False),
+    ],
+)
+def test_units_are_compiled_unasked_where_it_pays(
+    method: str,
+    model: dict[str, object],
+    macs: float,
+    fabric: Fabric,
+    compiles: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(compiled, "_compiler_works", lambda: True)
+    execute = training_execution(build({"name": method}, **model), None, macs=macs, fabric=fabric)
+    assert (execute is not masked) == compiles
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiler_that_does_not_work_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build({"name": "rdi_net"})
+    torch.compiler.reset()
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    assert training_execution(network, None, macs=LONG, fabric=fabric_of()) is masked
+    with pytest.raises(RecipeError, match="compiler and Python's headers, got none"):
+        training_execution(network, True, macs=SHORT, fabric=fabric_of())
+    assert training_execution(network, False, macs=LONG, fabric=fabric_of()) is masked
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from sidestep.backbones.halting import HaltingNetwork
@@ -12,6 +13,58 @@ from sidestep.layers.fused import fused_passes
 from sidestep.layers.unit import Execute, Unit
 
 _SHAPES = 64
+# MACs of all forward passes of a training from which compiled units pay on a CPU: some ten minutes on two
+# cores, of which they save a sixth (`benchmarks/training_speed.py`), for most of a minute at the start.
+_PAYS_FROM = 2e13
+
+
+def training_execution(
+    network: DynamicNetwork, wanted: bool | None, *, macs: float, fabric: Fabric
+) -> Execute:
+    """Return how the units of a network are run in training: `masked`, or the same compiled.
+
+    Args:
+        network: what is trained.
+        wanted: whether units are compiled. None leaves it to what is known to pay: a long training of
+            residual blocks, on a CPU, in one process, where torch finds a compiler that works.
+        macs: of all forward passes of the training, everything executed.
+        fabric: launched.
+
+    Raises:
+        RecipeError: when compiled units are wanted and the network has none, or nothing can compile them.
+    """
+    on_cpu = fabric.device.type == "cpu"
+    if wanted is None:
+        long_enough = on_cpu and fabric.world_size == 1 and macs >= _PAYS_FROM
+        return compile_units(network) if long_enough and _fuses(network) and _compiler_works() else masked
+    if not wanted:
+        return masked
+    execute = compile_units(network)
+    if on_cpu and not _compiler_works():
+        raise RecipeError(
+            "compile needs a C++ compiler and Python's headers, got none that torch can use; install g++ and "
+            "python3-dev, or set it to false"
+        )
+    return execute
+
+
+def _fuses(network: DynamicNetwork) -> bool:
+    """Return whether all that routers decide about has fused passes."""
+    routed = network.router is not None and not isinstance(network, HaltingNetwork)
+    return routed and all(unit.fuses for unit in network.modules() if isinstance(unit, Unit))
+
+
+def _compiler_works() -> bool:
+    """Return whether torch can compile for this CPU: a compiler or Python's headers may be missing."""
+    try:
+        torch.compile(_probe, dynamic=False)(torch.zeros(1))
+    except RuntimeError:
+        return False
+    return True
+
+
+def _probe(x: Tensor) -> Tensor:
+    return x + 1
 
 
 def compile_units(network: DynamicNetwork) -> Execute:

@@ -63,6 +63,22 @@ class Job:
     config: TrainingConfig
     values: dict[str, Any]
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch, 0 without a training split."""
+        steps = 0 if self.data.train is None else self.data.train.num_steps(self.config.batch_size)
+        return min(steps, self.config.max_steps or steps)
+
+    @property
+    def forward_macs(self) -> float:
+        """MACs of all forward passes of the training, everything executed."""
+        epochs = sum(self.epochs(phase) for phase in self.config.phases)
+        return epochs * self.steps_per_epoch * self.config.batch_size * self.cost.full_macs
+
+    def epochs(self, phase: Phase) -> int:
+        """Return how many epochs a phase is trained for."""
+        return phase.epochs if self.config.max_steps is None else min(phase.epochs, 1)
+
 
 def fit(
     job: Job,
@@ -98,6 +114,10 @@ def fit(
         stop_flag() as stop,
         own_stream(fabric.device),
     ):
+        if execute is not masked:
+            log.say(
+                "the first steps take a minute longer, since units are compiled; --compile false avoids it"
+            )
         for phase in job.config.phases[position.phase :]:
             if phase.epochs:
                 trainer.run_phase(phase, log, stop, resume)
@@ -120,8 +140,6 @@ class _Trainer:
         self.state = TrainingState(job.network, ema_decay=job.config.ema_decay)
         self.meter, self.agreement = Meter(), Agreement()
         self.shard = Shard(fabric.global_rank, fabric.world_size)
-        steps = self.train_set.num_steps(job.config.batch_size)
-        self.steps_per_epoch = min(steps, job.config.max_steps or steps)
         self.saved_at = self.clock = time.monotonic()
         self.on_gpu = fabric.device.type == "cuda"
         self.graph = graph and self.on_gpu
@@ -140,19 +158,19 @@ class _Trainer:
         self.optimizer = optimizer = build_optimizer(job.network, phase, job.config.optimizer)
         if resume is not None and (position.epoch or position.step):
             restore_optimizer(optimizer, resume)
-        schedule = build_schedule(optimizer, phase, self.steps_per_epoch)
+        schedule = build_schedule(optimizer, phase, self.job.steps_per_epoch)
         rates = TensorRates(optimizer, self.fabric.device) if self.graph else None
         update = self._update(phase, optimizer, log)
-        while position.epoch < self._epochs(phase):
+        while position.epoch < job.epochs(phase):
             title = f"{phase.name} {position.epoch + 1}/{phase.epochs}"
-            log.begin_epoch(title, done=position.step, steps=self.steps_per_epoch)
+            log.begin_epoch(title, done=position.step, steps=self.job.steps_per_epoch)
             set_modes()
             for batch in self._batches():
-                done = position.epoch * self.steps_per_epoch + position.step
+                done = position.epoch * self.job.steps_per_epoch + position.step
                 schedule.step_update(done)
                 if rates is not None:
                     rates.settle()
-                progress = done / (phase.epochs * self.steps_per_epoch)
+                progress = done / (phase.epochs * self.job.steps_per_epoch)
                 noted = position.step % NOTED_EVERY == 0
                 self.meter.add(update(batch, progress=progress, seed=self._seed(), noted=noted))
                 # Whoever reads waits for a GPU; a CPU has nothing to wait for.
@@ -186,9 +204,6 @@ class _Trainer:
         log.say(f"phase {phase.name} runs without a graph: {reason}")
         return eager
 
-    def _epochs(self, phase: Phase) -> int:
-        return phase.epochs if self.job.config.max_steps is None else 1
-
     def _batches(self) -> Iterator[Any]:
         position = self.state.position
         batches = self.train_set.train_batches(
@@ -199,7 +214,7 @@ class _Trainer:
             seed=self.job.config.seed,
         )
         for batch in batches:
-            if position.step >= self.steps_per_epoch:
+            if position.step >= self.job.steps_per_epoch:
                 return
             yield batch
 
