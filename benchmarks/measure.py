@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 
@@ -18,7 +22,17 @@ from sidestep.evaluation.bench import interleave, turn
 from sidestep.evaluation.environment import commit, hardware, in_words, versions
 from sidestep.types import Batch
 
-__all__ = ["Ratio", "difference", "interleave", "options", "publish", "random_batch", "report", "table"]
+__all__ = [
+    "Ratio",
+    "difference",
+    "in_processes",
+    "interleave",
+    "options",
+    "publish",
+    "random_batch",
+    "report",
+    "table",
+]
 
 
 def random_batch(size: int, device: torch.device | str = "cpu") -> Batch:
@@ -79,6 +93,51 @@ def difference(one: Callable[[], object], other: Callable[[], object], *, second
         gap = median(turn(first)) - median(turn(second))
         pairs.append(gap if first is one else -gap)
     return 1e3 * median(pairs)
+
+
+@contextmanager
+def in_processes(
+    makers: Mapping[str, Callable[[], Callable[[], object]]],
+) -> Iterator[dict[str, Callable[[], object]]]:
+    """Yield one call per maker, which runs what the maker returns in a process of its own and waits for it.
+
+    For what takes turns for seconds, changes its process or fills its memory: in one process the heap of all
+    would be everybody's, and nobody's as it is alone.
+
+    Args:
+        makers: by name; functions of modules, which the processes can import.
+    """
+    context = get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    processes = []
+    try:
+        for name, make in makers.items():
+            pipes[name], end = context.Pipe()
+            processes.append(context.Process(target=_serve, args=(make, end), daemon=True))
+            processes[-1].start()
+            end.close()
+        yield {name: partial(_ask, pipe) for name, pipe in pipes.items()}
+    finally:
+        for pipe in pipes.values():
+            pipe.close()
+        for process in processes:
+            process.join()
+
+
+def _ask(pipe: Connection) -> None:
+    pipe.send(None)
+    pipe.recv()
+
+
+def _serve(make: Callable[[], Callable[[], object]], pipe: Connection) -> None:
+    call = make()
+    while True:
+        try:
+            pipe.recv()
+        except EOFError:
+            return
+        call()
+        pipe.send(None)
 
 
 def options(

@@ -1,8 +1,9 @@
 """How fast ResNet-110 with relational routers trains, all losses included, and what each choice brings.
 
 On a CPU: memory format, precision, compiled units and threads, against the static network and against the
-same training written plainly. On a GPU: steps run one operation after the other, with compiled units, as one
-CUDA graph, and several trainings side by side, for some batch sizes.
+same training written plainly, each in a process of its own, as trainings are. On a GPU: steps run one
+operation after the other, with compiled units, as one CUDA graph, and several trainings side by side, for
+some batch sizes.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 
 import torch
 from lightning_fabric import Fabric
-from measure import Ratio, interleave, options, random_batch, report
+from measure import Ratio, in_processes, interleave, options, random_batch, report
 from plain_training import plain_step
 
 from sidestep.backbones.build import ModelConfig, build_backbone
@@ -149,23 +151,36 @@ def check_plain(batch: Batch) -> None:
         raise SystemExit(f"the plain loss must be sidestep's, got {plain} and {loss}")
 
 
-def on_cpu(chosen: Namespace) -> list[Ratio]:
-    """Return the lines of a CPU, for the first batch size."""
-    batch = random_batch(chosen.batch_sizes[0])
-    plain_batch = replace(batch, images=batch.images.contiguous())
-    check_plain(plain_batch)
-    calls: dict[str, Callable[[], object]] = {
-        name: training(way, batch, "cpu") for name, way in ON_CPU.items()
-    }
-    calls[PLAIN] = plain_step(network_of(Way()), RdiNetConfig(), plain_batch)
-    ms = interleave(calls, seconds=chosen.seconds)
-    others = [name for name in ON_CPU if name not in (OURS, STATIC_STEP)]
-    against_plain = [(OURS, PLAIN, PLAIN_AIM), (COMPILED, PLAIN, PLAIN_AIM)]
-    lines = [(OURS, STATIC_STEP, STATIC_AIM), *against_plain, *((n, OURS, None) for n in others)]
+def start_on_cpu(name: str, size: int) -> Callable[[], object]:
+    """Return a call that trains a way of a CPU, or the plain training, by one step."""
+    torch.manual_seed(0)
+    batch = random_batch(size)
+    if name == PLAIN:
+        return plain_step(network_of(Way()), RdiNetConfig(), replace(batch, images=batch.images.contiguous()))
+    keep_freed_memory()  # as `fit` does, and a script written plainly does not
+    return training(ON_CPU[name], batch, "cpu")
+
+
+def compared(pairs: list[tuple[str, str, float | None]], size: int, seconds: float) -> list[Ratio]:
+    """Return a line for every pair of ways and its aim; all ways take turns, each in a process of its own."""
+    names = dict.fromkeys(name for what, against, _ in pairs for name in (what, against))
+    with in_processes({name: partial(start_on_cpu, name, size) for name in names}) as calls:
+        ms = interleave(calls, seconds=seconds)
     return [
         Ratio(what=what, median_ms=ms[what], against=against, against_ms=ms[against], aim=aim)
-        for what, against, aim in lines
+        for what, against, aim in pairs
     ]
+
+
+def on_cpu(chosen: Namespace) -> list[Ratio]:
+    """Return the lines of a CPU, for the first batch size."""
+    size = chosen.batch_sizes[0]
+    batch = random_batch(size)
+    check_plain(replace(batch, images=batch.images.contiguous()))
+    aims = [(OURS, STATIC_STEP, STATIC_AIM), (OURS, PLAIN, PLAIN_AIM), (COMPILED, PLAIN, PLAIN_AIM)]
+    known = (OURS, STATIC_STEP, COMPILED)
+    groups = [*aims, (COMPILED, OURS, None)], [(n, OURS, None) for n in ON_CPU if n not in known]
+    return [line for group in groups for line in compared(group, size, chosen.seconds)]
 
 
 def on_gpu(chosen: Namespace) -> list[Ratio]:
@@ -195,7 +210,6 @@ def main() -> None:
     if torch.cuda.is_available():
         report("Training steps of RDI-Net-110 on a GPU", on_gpu(chosen), chosen)
         return
-    keep_freed_memory()
     title = f"Training steps of RDI-Net-110, batch {chosen.batch_sizes[0]}, on a CPU"
     report(title, on_cpu(chosen), chosen)
 
