@@ -7,6 +7,7 @@ from typing import cast
 import pytest
 import torch
 from lightning_fabric import Fabric
+from torch._inductor import config as inductor
 
 from sidestep.assembly import untrained
 from sidestep.backbones.network import DynamicNetwork, masked
@@ -113,15 +114,16 @@ def test_units_are_compiled_unasked_where_it_pays(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_compiler_that_does_not_work_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_does_not_work_is_noticed() -> None:
     network = build({"name": "rdi_net"})
     torch.compiler.reset()
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
-    assert training_execution(network, None, macs=LONG, fabric=fabric_of()) is masked
-    with pytest.raises(RecipeError, match="compiler and Python's headers, got none"):
-        training_execution(network, True, macs=SHORT, fabric=fabric_of())
-    assert training_execution(network, False, macs=LONG, fabric=fabric_of()) is masked
+    missing = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
+    with inductor.patch(missing):
+        assert training_execution(network, None, macs=LONG, fabric=fabric_of()) is masked
+        with pytest.raises(RecipeError, match="compiler and Python's headers, got none"):
+            training_execution(network, True, macs=SHORT, fabric=fabric_of())
+        assert training_execution(network, False, macs=LONG, fabric=fabric_of()) is masked
+    torch.compiler.reset()
 
 
 @pytest.mark.filterwarnings("ignore")

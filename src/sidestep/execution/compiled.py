@@ -35,8 +35,8 @@ def training_execution(
     """
     on_cpu = fabric.device.type == "cpu"
     if wanted is None:
-        long_enough = on_cpu and fabric.world_size == 1 and macs >= _PAYS_FROM
-        return compile_units(network) if long_enough and _fuses(network) and _compiler_works() else masked
+        pays = on_cpu and fabric.world_size == 1 and macs >= _PAYS_FROM and _fuses(network)
+        return compile_units(network) if pays and _runs_units(network) and _compiler_works() else masked
     if not wanted:
         return masked
     execute = compile_units(network)
@@ -48,10 +48,14 @@ def training_execution(
     return execute
 
 
+def _runs_units(network: DynamicNetwork) -> bool:
+    """Return whether a network runs its units through an execution."""
+    return network.router is not None and not isinstance(network, HaltingNetwork)
+
+
 def _fuses(network: DynamicNetwork) -> bool:
-    """Return whether all that routers decide about has fused passes."""
-    routed = network.router is not None and not isinstance(network, HaltingNetwork)
-    return routed and all(unit.fuses for unit in network.modules() if isinstance(unit, Unit))
+    """Return whether all units have fused passes."""
+    return all(unit.fuses for unit in network.modules() if isinstance(unit, Unit))
 
 
 def _compiler_works() -> bool:
@@ -80,7 +84,7 @@ def compile_units(network: DynamicNetwork) -> Execute:
     Raises:
         RecipeError: for a network that does not run its units through an execution.
     """
-    if network.router is None or isinstance(network, HaltingNetwork):
+    if not _runs_units(network):
         raise RecipeError(
             "compile needs a network whose routers decide about units, got one that is static, halts or has "
             "exits alone; drop it"
