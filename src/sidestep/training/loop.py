@@ -140,6 +140,7 @@ class _Trainer:
         self.state = TrainingState(job.network, ema_decay=job.config.ema_decay)
         self.meter, self.agreement = Meter(), Agreement()
         self.shard = Shard(fabric.global_rank, fabric.world_size)
+        self.steps_per_epoch = job.steps_per_epoch
         self.saved_at = self.clock = time.monotonic()
         self.on_gpu = fabric.device.type == "cuda"
         self.graph = graph and self.on_gpu
@@ -158,19 +159,19 @@ class _Trainer:
         self.optimizer = optimizer = build_optimizer(job.network, phase, job.config.optimizer)
         if resume is not None and (position.epoch or position.step):
             restore_optimizer(optimizer, resume)
-        schedule = build_schedule(optimizer, phase, self.job.steps_per_epoch)
+        schedule = build_schedule(optimizer, phase, self.steps_per_epoch)
         rates = TensorRates(optimizer, self.fabric.device) if self.graph else None
         update = self._update(phase, optimizer, log)
         while position.epoch < job.epochs(phase):
             title = f"{phase.name} {position.epoch + 1}/{phase.epochs}"
-            log.begin_epoch(title, done=position.step, steps=self.job.steps_per_epoch)
+            log.begin_epoch(title, done=position.step, steps=self.steps_per_epoch)
             set_modes()
             for batch in self._batches():
-                done = position.epoch * self.job.steps_per_epoch + position.step
+                done = position.epoch * self.steps_per_epoch + position.step
                 schedule.step_update(done)
                 if rates is not None:
                     rates.settle()
-                progress = done / (phase.epochs * self.job.steps_per_epoch)
+                progress = done / (phase.epochs * self.steps_per_epoch)
                 noted = position.step % NOTED_EVERY == 0
                 self.meter.add(update(batch, progress=progress, seed=self._seed(), noted=noted))
                 # Whoever reads waits for a GPU; a CPU has nothing to wait for.
@@ -214,7 +215,7 @@ class _Trainer:
             seed=self.job.config.seed,
         )
         for batch in batches:
-            if position.step >= self.job.steps_per_epoch:
+            if position.step >= self.steps_per_epoch:
                 return
             yield batch
 
