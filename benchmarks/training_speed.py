@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -23,7 +24,7 @@ from sidestep.backbones.build import ModelConfig, build_backbone
 from sidestep.backbones.network import masked
 from sidestep.backbones.routed import RoutedNetwork
 from sidestep.cost.macs import measure_cost
-from sidestep.execution.compiled import compile_units
+from sidestep.execution.compiled import compiled_units
 from sidestep.methods.rdi_net import RDI_NET, RdiNetConfig
 from sidestep.methods.static import STATIC, StaticConfig
 from sidestep.routing.samplers import Noise
@@ -93,6 +94,10 @@ def network_of(way: Way) -> RoutedNetwork:
     return RoutedNetwork(backbone, RDI_NET.router(backbone, RdiNetConfig()) if way.routed else None)
 
 
+# What is compiled stays so until the process ends.
+KEPT_OPEN = ExitStack()
+
+
 def update_of(way: Way, fabric: Fabric, batch_size: int) -> Update:
     """Return what takes the steps, as `fit` does."""
     network = network_of(way).to(fabric.device)
@@ -106,7 +111,7 @@ def update_of(way: Way, fabric: Fabric, batch_size: int) -> Update:
         settings=settings,
         cost=measure_cost(network, (32, 32)).to(fabric.device),
         config=config,
-        execute=compile_units(network) if way.compiled else masked,
+        execute=KEPT_OPEN.enter_context(compiled_units(network)) if way.compiled else masked,
     )
     optimizer = build_optimizer(network, PHASE, config.optimizer)
     eager = EagerUpdate(step, optimizer, fabric, phase=PHASE, noise=Noise(torch.Generator(fabric.device)))

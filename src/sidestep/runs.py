@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -80,10 +81,12 @@ def train(
         _check_vacant(folder)
     checkpoint = _resumable(folder, recipe) if resume else None
     devices = devices or Devices()
-    with devices.launched(recipe.training.precision) as fabric, named_errors(fabric):
+    with devices.launched(recipe.training.precision) as fabric, named_errors(fabric), ExitStack() as stack:
         with _alone:
             job = all_succeed(fabric, lambda: job_of(recipe, fabric))
-            execute = training_execution(job.network, devices.compile, macs=job.forward_macs, fabric=fabric)
+            execute = stack.enter_context(
+                training_execution(job.network, devices.compile, macs=job.forward_macs, fabric=fabric)
+            )
         if fabric.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.as_dict(), sort_keys=False))

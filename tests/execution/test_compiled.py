@@ -1,6 +1,7 @@
 """Compiled units: the masked execution to rounding, and a sentence for networks that have no use for them."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import cast
 
@@ -13,12 +14,13 @@ from sidestep.assembly import untrained
 from sidestep.backbones.network import DynamicNetwork, masked
 from sidestep.errors import RecipeError
 from sidestep.execution import compiled
-from sidestep.execution.compiled import compile_units, training_execution
+from sidestep.execution.compiled import compiled_units, training_execution
 from sidestep.layers import fused
 from sidestep.layers.preact import PreactBlock
 from sidestep.layers.residual import BasicBlock
 from sidestep.layers.unit import Unit
 from sidestep.recipe import from_dict
+from sidestep.routing import fused_relation
 
 
 def build(method: dict[str, object], **model: object) -> DynamicNetwork:
@@ -39,10 +41,10 @@ def test_compiled_units_train_as_masked_ones_do() -> None:
     network = build({"name": "rdi_net", "router": {"dim": 8}})
     images = torch.randn(4, 3, 16, 16)
     results = []
-    for execute in (None, compile_units(network)):
+    for way in (nullcontext(masked), compiled_units(network)):
         network.zero_grad()
-        options = {} if execute is None else {"execute": execute}
-        out = network.train()(images, **options)
+        with way as execute:
+            out = network.train()(images, execute=execute)
         out.logits.square().sum().backward()
         results.append(
             [out.logits.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
@@ -54,10 +56,12 @@ def test_compiled_units_train_as_masked_ones_do() -> None:
 @pytest.mark.parametrize("method", ["static", "act"])
 def test_networks_without_routed_units_refuse_to_be_compiled(method: str) -> None:
     with pytest.raises(RecipeError, match="compile needs a network whose routers decide"):
-        compile_units(build({"name": method}))
+        compiled_units(build({"name": method})).__enter__()
 
 
-def test_on_a_cpu_residual_blocks_fuse_and_other_units_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cpu_residual_blocks_and_routers_fuse_and_other_units_are_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def noted(function: Callable[..., object], **_: object) -> Callable[..., object]:
         def run(*arguments: object) -> object:
             ran.append(function.__name__)
@@ -65,20 +69,25 @@ def test_on_a_cpu_residual_blocks_fuse_and_other_units_are_compiled(monkeypatch:
 
         return run
 
+    for module in (fused, fused_relation):
+        monkeypatch.setattr(module, "compiled", noted)
     monkeypatch.setattr(torch, "compile", noted)
-    fused._compiled.cache_clear()
-    execute = compile_units(build({"name": "rdi_net", "router": {"dim": 8}}))
+    network = build({"name": "rdi_net", "router": {"dim": 8}}).train()
     x, weights = torch.randn(4, 16, 8, 8), torch.rand(4, 2)
     units: dict[Unit, list[str]] = {
-        BasicBlock(16, 16, stride=1, stage=0): ["_norm_relu", "_norm_blend"],
+        BasicBlock(16, 16, stride=1, stage=0): ["norm_relu_forward", "_norm_blend_forward"],
         PreactBlock(16, 16, stride=1, stage=0): ["masked"],
     }
-    for unit, expected in units.items():
-        ran: list[str] = []
-        out = execute(unit.train(), x, weights)
-        assert ran == expected
-        torch.testing.assert_close(out, unit(x, weights), rtol=1e-5, atol=1e-5)
-    fused._compiled.cache_clear()
+    with compiled_units(network) as execute:
+        for unit, expected in units.items():
+            ran: list[str] = []
+            out = execute(unit.train(), x, weights)
+            assert ran == expected
+            torch.testing.assert_close(out, masked(unit, x, weights), rtol=1e-5, atol=1e-5)
+        ran = []
+        assert network.router is not None
+        network.router(0, x, network.router.begin(x))
+        assert ran == ["_forward"]
 
 
 def fabric_of(device: str = "cpu", world_size: int = 1) -> Fabric:
@@ -109,8 +118,8 @@ def test_units_are_compiled_unasked_where_it_pays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(compiled, "_compiler_works", lambda: True)
-    execute = training_execution(build({"name": method}, **model), None, macs=macs, fabric=fabric)
-    assert (execute is not masked) == compiles
+    with training_execution(build({"name": method}, **model), None, macs=macs, fabric=fabric) as execute:
+        assert (execute is not masked) == compiles
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -119,10 +128,12 @@ def test_a_compiler_that_does_not_work_is_noticed() -> None:
     torch.compiler.reset()
     missing = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
     with inductor.patch(missing):
-        assert training_execution(network, None, macs=LONG, fabric=fabric_of()) is masked
+        with training_execution(network, None, macs=LONG, fabric=fabric_of()) as execute:
+            assert execute is masked
         with pytest.raises(RecipeError, match="compiler and Python's headers, got none"):
-            training_execution(network, True, macs=SHORT, fabric=fabric_of())
-        assert training_execution(network, False, macs=LONG, fabric=fabric_of()) is masked
+            training_execution(network, True, macs=SHORT, fabric=fabric_of()).__enter__()
+        with training_execution(network, False, macs=LONG, fabric=fabric_of()) as execute:
+            assert execute is masked
     torch.compiler.reset()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from sidestep.layers import fused
 from sidestep.layers.blend import blend_outputs
 from sidestep.layers.companions import companions_of
-from sidestep.layers.fused import fused_passes, norm_blend, norm_relu
+from sidestep.layers.fused import norm_blend, norm_relu
 from sidestep.layers.pool import global_average_pool
+from sidestep.layers.programs import fused_passes
 from sidestep.layers.residual import BasicBlock, BlockConfig, Bottleneck, HalfBlock, ResidualUnit
 from tests import strategies
 
@@ -30,14 +31,6 @@ UNITS: dict[str, Callable[[], ResidualUnit]] = {
     "halves": partial(HalfBlock, 16, 16, stride=1, stage=0),
     "bottleneck": partial(Bottleneck, 16, 16, stride=1, stage=0),
 }
-
-
-@pytest.fixture(autouse=True)
-def _fresh_programs() -> Iterator[None]:
-    """Forget programs, of which torch makes eight of a function."""
-    yield
-    torch.compiler.reset()
-    fused._compiled.cache_clear()
 
 
 def lively_norm(channels: int = 16) -> nn.BatchNorm2d:
@@ -214,7 +207,7 @@ def test_nothing_is_compiled_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPa
     def refuse(*_: object) -> None:
         raise AssertionError("must not be compiled")
 
-    monkeypatch.setattr(fused, "_compiled", refuse)
+    monkeypatch.setattr(fused, "compiled", refuse)
     norm_relu(lively_norm(), map_of(0).clone())
     with pytest.raises(AssertionError, match="must not be compiled"), fused_passes():
         norm_relu(lively_norm(), map_of(0).clone())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -9,7 +12,7 @@ from torch import Tensor
 from sidestep.backbones.halting import HaltingNetwork
 from sidestep.backbones.network import DynamicNetwork, masked
 from sidestep.errors import RecipeError
-from sidestep.layers.fused import fused_passes
+from sidestep.layers.programs import fused_passes
 from sidestep.layers.unit import Execute, Unit
 
 _SHAPES = 64
@@ -18,10 +21,13 @@ _SHAPES = 64
 _PAYS_FROM = 2e13
 
 
+@contextmanager
 def training_execution(
     network: DynamicNetwork, wanted: bool | None, *, macs: float, fabric: Fabric
-) -> Execute:
-    """Return how the units of a network are run in training: `masked`, or the same compiled.
+) -> Iterator[Execute]:
+    """Yield how the units of a network are run in training: `masked`, or the same compiled.
+
+    While it is open its routers are compiled too, those that can be.
 
     Args:
         network: what is trained.
@@ -36,16 +42,14 @@ def training_execution(
     on_cpu = fabric.device.type == "cpu"
     if wanted is None:
         pays = on_cpu and fabric.world_size == 1 and macs >= _PAYS_FROM and _fuses(network)
-        return compile_units(network) if pays and _runs_units(network) and _compiler_works() else masked
-    if not wanted:
-        return masked
-    execute = compile_units(network)
-    if on_cpu and not _compiler_works():
+        wanted = pays and _runs_units(network) and _compiler_works()
+    elif wanted and _runs_units(network) and on_cpu and not _compiler_works():
         raise RecipeError(
             "compile needs a C++ compiler and Python's headers, got none that torch can use; install g++ and "
             "python3-dev, or set it to false"
         )
-    return execute
+    with compiled_units(network) if wanted else nullcontext(masked) as execute:
+        yield execute
 
 
 def _runs_units(network: DynamicNetwork) -> bool:
@@ -71,12 +75,13 @@ def _probe(x: Tensor) -> Tensor:
     return x + 1
 
 
-def compile_units(network: DynamicNetwork) -> Execute:
-    """Return the masked execution with torch.compile behind it, for training: a program for every shape.
+@contextmanager
+def compiled_units(network: DynamicNetwork) -> Iterator[Execute]:
+    """Yield the masked execution with torch.compile behind it, for training: a program for every shape.
 
     A whole ResNet-110 takes minutes to compile and its units, of which few differ in shape, seconds. On a CPU
-    residual blocks keep torch's convolutions and have the rest compiled into fused passes: a compiled unit
-    takes longer.
+    residual blocks keep torch's convolutions and have the rest compiled into fused passes, as routers have: a
+    compiled unit takes longer.
 
     Args:
         network: what it is for.
@@ -94,9 +99,7 @@ def compile_units(network: DynamicNetwork) -> Execute:
     compiled: Execute = torch.compile(masked, dynamic=False)
 
     def execute(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
-        if not (x.is_cpu and unit.fuses):
-            return compiled(unit, x, weights)
-        with fused_passes():
-            return masked(unit, x, weights)
+        return masked(unit, x, weights) if x.is_cpu and unit.fuses else compiled(unit, x, weights)
 
-    return execute
+    with fused_passes():
+        yield execute

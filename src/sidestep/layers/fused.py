@@ -7,10 +7,6 @@ pass, which finds the ReLU's mask again instead of storing it. Convolutions stay
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import cache
 from typing import Any
 
 import torch
@@ -20,25 +16,7 @@ from torch.nn import functional as F
 
 from sidestep.layers.blend import blend_outputs
 from sidestep.layers.companions import Companions, attach, companions_of
-
-_wanted: ContextVar[bool] = ContextVar("fused passes", default=False)
-
-# Maps are read again rather than stored in between: without these the compiler writes float32 copies of them.
-_OPTIONS: dict[str, Any] = {
-    "realize_reads_threshold": 1000,
-    "realize_acc_reads_threshold": 1000,
-    "realize_opcount_threshold": 1000,
-}
-
-
-@contextmanager
-def fused_passes() -> Iterator[None]:
-    """Compile what the functions below compute, where that is possible, while this is open in this thread."""
-    token = _wanted.set(True)
-    try:
-        yield
-    finally:
-        _wanted.reset(token)
+from sidestep.layers.programs import compiled, programs_wanted
 
 
 def norm_relu(norm: nn.Module, x: Tensor) -> Tensor:
@@ -48,9 +26,9 @@ def norm_relu(norm: nn.Module, x: Tensor) -> Tensor:
         norm: BatchNorm, or what stands in for it.
         x: (B, C, H, W) features, which may be overwritten.
     """
-    if not _can_fuse(norm, x):
+    if not can_fuse(norm, x):
         return F.relu(norm(x), inplace=True)
-    activated: Tensor = _NormRelu.apply(x, *_state(norm))
+    activated: Tensor = _NormRelu.apply(x, *state_of(norm))
     return activated
 
 
@@ -63,23 +41,20 @@ def norm_blend(norm: nn.Module, x: Tensor, skipped: Tensor, execution: Tensor) -
         skipped: (B, C, H, W) output of the skipped unit.
         execution: (B,) weight v of executing.
     """
-    if not _can_fuse(norm, x):
+    if not can_fuse(norm, x):
         return blend_outputs(norm(x), skipped, execution)
     companions = companions_of(skipped)
     low = skipped if companions is None else companions.twin
-    blended, means, twin = _NormBlend.apply(x, low.to(x.dtype), execution, *_state(norm))
+    blended, means, twin = _NormBlend.apply(x, low.to(x.dtype), execution, *state_of(norm))
     return attach(blended, Companions(means=means, twin=twin))
 
 
-def _can_fuse(norm: nn.Module, x: Tensor) -> bool:
-    """Return whether the compiled passes are wanted, and would do what the module does."""
+def can_fuse(norm: nn.Module, x: Tensor) -> bool:
+    """Return whether compiled passes are wanted for x, and would do what this BatchNorm does in training."""
     return (
-        # First: what compiles a whole unit must not look at anything below.
-        not torch.compiler.is_compiling()
-        and _wanted.get()
-        and x.is_cpu
+        programs_wanted(x)
         # No subclass: SyncBatchNorm, for one, sees other processes.
-        and type(norm) is nn.BatchNorm2d
+        and (type(norm) is nn.BatchNorm1d or type(norm) is nn.BatchNorm2d)
         and norm.training
         and norm.affine
         and norm.track_running_stats
@@ -87,29 +62,31 @@ def _can_fuse(norm: nn.Module, x: Tensor) -> bool:
     )
 
 
-def _state(norm: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, float, float]:
-    norm.num_batches_tracked.add_(1)
-    return norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps
-
-
-@cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function's program, which is made when a shape is first seen."""
-    return torch.compile(function, dynamic=False, options=_OPTIONS)
+def state_of(norm: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float, float]:
+    """Return what the forward programs need of a BatchNorm behind the map."""
+    return (
+        norm.weight,
+        norm.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.num_batches_tracked,
+        norm.momentum,
+        norm.eps,
+    )
 
 
 class _NormRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *state: Any) -> Tensor:
         activated: Tensor
-        activated, norm = _compiled(_norm_relu)(x, *state)
+        activated, norm = compiled(norm_relu_forward)(x, *state)
         ctx.save_for_backward(x, norm)
         return activated
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return *_compiled(_norm_relu_backward)(*ctx.saved_tensors, *grads), *[None] * 4
+        return *compiled(norm_relu_backward)(*ctx.saved_tensors, *grads), *[None] * 5
 
 
 class _NormBlend(torch.autograd.Function):
@@ -117,7 +94,7 @@ class _NormBlend(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, skipped: Tensor, v: Tensor, *state: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        blended, means, norm = _compiled(_norm_blend)(x, skipped, v, *state)
+        blended, means, norm = compiled(_norm_blend_forward)(x, skipped, v, *state)
         ctx.save_for_backward(x, skipped, v, norm)
         ctx.set_materialize_grads(False)
         return blended, means, blended.detach()
@@ -130,30 +107,27 @@ class _NormBlend(torch.autograd.Function):
         # Behind the last unit the means alone are used, and no twin where a shortcut changes the shape.
         grad = torch.zeros_like(x) if grad is None else grad
         grad_means = x.new_zeros(x.shape[:2]) if grad_means is None else grad_means
-        return *_compiled(_norm_blend_backward)(x, *others, grad, grad_means, grad_twin), *[None] * 4
+        return *compiled(_norm_blend_backward)(x, *others, grad, grad_means, grad_twin), *[None] * 5
 
 
-def _norm_relu(x: Tensor, *state: Any) -> tuple[Tensor, Tensor]:
+def norm_relu_forward(x: Tensor, *state: Any) -> tuple[Tensor, Tensor]:
     """Return the activated map, and what `_normalisation` does."""
     norm = _normalisation(x, *state)
-    _, _, factor, offset = norm.view(4, 1, -1, 1, 1)
-    return (_wide(x) * factor + offset).clamp_min(0).to(x.dtype), norm
+    return normalised(x, norm).clamp_min(0).to(x.dtype), norm
 
 
-def _norm_relu_backward(x: Tensor, norm: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+def norm_relu_backward(x: Tensor, norm: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
     """Return the gradients of map, weight and bias."""
-    mean, _, factor, offset = norm.view(4, 1, -1, 1, 1)
-    through = torch.where(_wide(x) * factor + offset > 0, _wide(grad), 0.0)
-    sums = through.sum((2, 3)), (through * (_wide(x) - mean)).sum((2, 3))
+    through = torch.where(normalised(x, norm) > 0, _wide(grad), 0.0)
+    sums = through.sum((2, 3)), (through * _centred(x, norm)).sum((2, 3))
     return _through_norm(x, norm, through, sums)
 
 
-def _norm_blend(x: Tensor, skipped: Tensor, v: Tensor, *state: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _norm_blend_forward(x: Tensor, skipped: Tensor, v: Tensor, *state: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Return the blended map, its means over space, and what `_normalisation` does."""
     norm = _normalisation(x, *state)
-    _, _, factor, offset = norm.view(4, 1, -1, 1, 1)
     low = _wide(skipped)
-    executed = (_wide(x) * factor + offset + low).clamp_min(0)
+    executed = (normalised(x, norm) + low).clamp_min(0)
     blended = (low + v.view(-1, 1, 1, 1) * (executed - low)).to(x.dtype)
     # Of the rounded map, as the next router would find them; the program reads it while it is in the cache.
     return blended, _wide(blended).mean((2, 3)).to(x.dtype), norm
@@ -169,14 +143,13 @@ def _norm_blend_backward(
     grad_twin: Tensor | None,
 ) -> tuple[Tensor, ...]:
     """Return the gradients of map, skipped map, weights v, and BatchNorm's weight and bias."""
-    mean, _, factor, offset = norm.view(4, 1, -1, 1, 1)
     low, each, ahead = _wide(skipped), v.view(-1, 1), v.view(-1, 1, 1, 1)
     grad = _wide(grad) + _wide(grad_means)[:, :, None, None] / (x.shape[2] * x.shape[3])
     grad = grad if grad_twin is None else grad + _wide(grad_twin)
-    total = _wide(x) * factor + offset + low
+    total = normalised(x, norm) + low
     through = torch.where(total > 0, grad, 0.0)
     grad_v = (grad * (total.clamp_min(0) - low)).sum((2, 3)).sum(1)
-    sums = through.sum((2, 3)) * each, (through * (_wide(x) - mean)).sum((2, 3)) * each
+    sums = through.sum((2, 3)) * each, (through * _centred(x, norm)).sum((2, 3)) * each
     grad_x, grad_weight, grad_bias = _through_norm(x, norm, ahead * through, sums)
     grad_skipped = (grad + ahead * (through - grad)).to(x.dtype)
     return grad_x, grad_skipped, grad_v, grad_weight, grad_bias
@@ -188,15 +161,17 @@ def _normalisation(
     bias: Tensor,
     running_mean: Tensor,
     running_var: Tensor,
+    batches: Tensor,
     momentum: float,
     eps: float,
 ) -> Tensor:
-    """Return (4, C) mean, inverse deviation, factor and offset of BatchNorm, whose averages move.
+    """Return (4, C) mean, inverse deviation, factor and bias of BatchNorm, whose averages move.
 
     Moments are taken image by image, since images lie together and are shared out among threads, and then of
     all images. Each image's are taken around its first pixel: squares of large numbers would cancel.
     """
     images, pixels = x.shape[0], x.shape[2] * x.shape[3]
+    batches.add_(1)
     first = _wide(x)[:, :, :1, :1]
     centred = _wide(x) - first
     total, squares = centred.sum((2, 3)), centred.square().sum((2, 3))
@@ -207,8 +182,18 @@ def _normalisation(
     running_mean.lerp_(mean.to(running_mean.dtype), momentum)
     running_var.lerp_((spread / max(count - 1, 1)).to(running_var.dtype), momentum)
     inverse = torch.rsqrt(spread / count + eps)
-    factor = weight * inverse
-    return torch.stack([mean, inverse, factor, bias - mean * factor])
+    return torch.stack([mean, inverse, weight * inverse, bias])
+
+
+def _centred(x: Tensor, norm: Tensor) -> Tensor:
+    """Return x around the mean of every channel; `norm` is what `_normalisation` returned."""
+    return _wide(x) - norm[0].view(1, -1, 1, 1)
+
+
+def normalised(x: Tensor, norm: Tensor) -> Tensor:
+    """Return what BatchNorm does. Centred first, so that a channel without variance becomes its bias."""
+    _, _, factor, bias = norm.view(4, 1, -1, 1, 1).unbind()
+    return _centred(x, norm) * factor + bias
 
 
 def _through_norm(
@@ -223,10 +208,10 @@ def _through_norm(
         sums: (B, C) sums over pixels of that gradient, and of its product with the centred input.
     """
     count = x.shape[0] * x.shape[2] * x.shape[3]
-    mean, inverse, factor, _ = norm.view(4, 1, -1, 1, 1)
+    _, inverse, factor, _ = norm.view(4, 1, -1, 1, 1)
     plain, centred = (total.sum(0) for total in sums)
     slope = (centred / count).view(1, -1, 1, 1) * inverse.square()
-    grad_x = (grad - (plain / count).view(1, -1, 1, 1) - (_wide(x) - mean) * slope) * factor
+    grad_x = (grad - (plain / count).view(1, -1, 1, 1) - _centred(x, norm) * slope) * factor
     return grad_x.to(x.dtype), centred * norm[1], plain
 
 

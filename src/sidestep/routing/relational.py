@@ -13,12 +13,13 @@ from torch.nn import functional as F
 
 from sidestep.errors import RecipeError
 from sidestep.layers.pool import global_average_pool
+from sidestep.routing.fused_relation import Gamma, aggregate, can_relate, relate
 from sidestep.routing.router import Router
 
 _GATE_BIAS = (0.1, 2.0)
 
 # The layers of every unit: alignment, GCN weight, decision weight and bias; and the features s so far.
-State = tuple[list[tuple[nn.Module, Tensor, Tensor, Tensor]], tuple[Tensor, ...]]
+State = tuple[list[tuple[Any, Tensor, Tensor, Tensor]], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class RelationalConfig:
     """
 
     dim: int = 256
-    gamma: float | Literal["auto"] = 0.5
+    gamma: Gamma = 0.5
     reach: int = 2
     share_gcn: Literal["none", "stage", "all"] = "none"
     normalize_adj: bool = False
@@ -114,28 +115,18 @@ class RelationalRouter(Router):
         """Return logits (B, K), and a state with the features s of the last r routers, newest first."""
         gates, seen = state
         align, gcn, weight, bias = gates[unit]
-        own = align(global_average_pool(features)).relu_()
-        s = F.linear(self._aggregate(own, seen), gcn).relu_()
-        return F.linear(s, weight, bias), (gates, (s, *seen)[: self.config.reach])
+        gamma, normalize = self.config.gamma, self.config.normalize_adj
+        pooled = global_average_pool(features)
+        if can_relate(align, pooled):
+            logits, s = relate(align, gcn, (weight, bias), pooled, seen, gamma=gamma, normalize=normalize)
+        else:
+            s = F.linear(aggregate(align(pooled).relu_(), seen, gamma, normalize), gcn).relu_()
+            logits = F.linear(s, weight, bias)
+        return logits, (gates, (s, *seen)[: self.config.reach])
 
     def take(self, state: State, rows: Tensor) -> State:
         gates, seen = state
         return gates, tuple(s[rows] for s in seen)
-
-    def _aggregate(self, own: Tensor, seen: tuple[Tensor, ...]) -> Tensor:
-        gamma = self.config.gamma
-        if gamma == 0 or not seen:
-            return own
-        if gamma == "auto":
-            edges = [F.cosine_similarity(own, s, dim=1, eps=1e-6).unsqueeze(1) for s in seen]
-            total = own + sum((e * s for e, s in zip(edges, seen, strict=True)), torch.zeros_like(own))
-            return total / (1 + sum(edges)) if self.config.normalize_adj else total
-        total, add = own, Tensor.add if torch.is_grad_enabled() else Tensor.add_
-        for distance, s in enumerate(seen, start=1):
-            total = add(total, s, alpha=gamma**distance)
-        if self.config.normalize_adj:
-            total = total / sum(gamma**distance for distance in range(len(seen) + 1))
-        return total
 
 
 def _align(channels: int, config: RelationalConfig) -> nn.Sequential:

@@ -108,8 +108,9 @@ class GumbelSoftmax:
     def __call__(self, logits: Tensor) -> Sample:
         logits = logits.float()
         uniform = self.noise.uniform(logits.shape[0], logits.shape[1], logits.device).clamp_(1e-10, 1 - 1e-7)
-        gumbel = -torch.log(-torch.log(uniform))
-        soft = torch.softmax((logits + self.noise_scale * gumbel) / self.temperature, dim=1)
+        negative_gumbel = uniform.log_().neg_().log_()
+        noisy = torch.sub(logits, negative_gumbel, alpha=self.noise_scale)
+        soft = torch.softmax(noisy / self.temperature, dim=1)
         if not self.hard:
             return Sample(soft, soft)
         return Sample(one_hot_argmax(soft.detach()) - soft.detach() + soft, soft)

@@ -26,7 +26,7 @@ from sidestep.training.config import Phase, TrainingConfig
 from sidestep.training.distributed import Agreement, mean_sums
 from sidestep.training.interrupt import StopFlag, stop_flag
 from sidestep.training.log import RunLog
-from sidestep.training.memory import keep_freed_memory
+from sidestep.training.memory import keep_freed_memory, settled_objects
 from sidestep.training.meter import Meter, add_sums
 from sidestep.training.optimizer import TensorRates, build_optimizer, build_schedule
 from sidestep.training.state import TrainingState, restore_optimizer
@@ -113,6 +113,7 @@ def fit(
         RunLog(folder, resume_step=position.steps_done, active=fabric.is_global_zero) as log,
         stop_flag() as stop,
         own_stream(fabric.device),
+        settled_objects(),
     ):
         if execute is not masked:
             log.say(
