@@ -17,7 +17,7 @@ from sidestep.layers.unit import Execute, Unit
 
 _SHAPES = 64
 # MACs of all forward passes of a training from which compiled units pay on a CPU: some ten minutes on two
-# cores, of which they save a tenth (`benchmarks/training_speed.py`), for most of a minute at the start.
+# cores, of which they save a sixth (`benchmarks/training_speed.py`), for a minute at the start.
 _PAYS_FROM = 2e13
 
 
