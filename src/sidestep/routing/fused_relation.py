@@ -6,8 +6,8 @@ begin and end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from sidestep.layers.fused import can_fuse, norm_relu_backward, norm_relu_forward, normalised, state_of
 from sidestep.layers.programs import compiled, programs_wanted
 
-Gamma = float | Literal["auto"]
+# Returns (B, d) features, given the router's own and those of previous ones; equal ones do the same.
+Aggregate = Callable[[Tensor, Sequence[Tensor]], Tensor]
 
 
 def can_relate(align: nn.Module, pooled: Tensor) -> bool:
@@ -34,9 +35,7 @@ def relate(
     decide: tuple[Tensor, Tensor],
     pooled: Tensor,
     seen: Sequence[Tensor],
-    *,
-    gamma: Gamma,
-    normalize: bool,
+    aggregate: Aggregate,
 ) -> tuple[Tensor, Tensor]:
     """Return the (B, K) logits and the (B, d) features s of a router, see `RelationalRouter`.
 
@@ -46,47 +45,26 @@ def relate(
         decide: (K, d) weight and (K,) bias.
         pooled: (B, C) means of the features in front of the unit.
         seen: (B, d) features s of previous routers, newest first.
-        gamma: decay of the edge weight, see `aggregate`.
-        normalize: whether edge weights are divided by their sum.
+        aggregate: joins aligned and seen features; hashable, and may write over the aligned ones.
     """
     low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else pooled.dtype
-    *state, momentum, eps = state_of(align[1])
-    weights = align[0].weight, align[0].bias, gcn, *decide
+    linear, norm = align
+    *state, momentum, eps = state_of(norm)
+    weights = linear.weight, linear.bias, gcn, *decide
     related: tuple[Tensor, Tensor] = _Relate.apply(
-        (gamma, normalize), (momentum, eps), pooled.to(low), *weights, *state, *(s.to(low) for s in seen)
+        aggregate, (momentum, eps), pooled.to(low), *weights, *state, *(s.to(low) for s in seen)
     )
     return related
-
-
-def aggregate(own: Tensor, seen: Sequence[Tensor], gamma: Gamma, normalize: bool) -> Tensor:
-    """Return z = s~ + sum_k gamma^k s_{n-k} (RDI-Net eq. 5 to 7), which may be written over s~.
-
-    Args:
-        own: (B, d) aligned features s~.
-        seen: (B, d) features of previous routers, newest first.
-        gamma: decay of the edge weight per unit of distance; "auto" is the cosine similarity.
-        normalize: divide by the sum of the edge weights.
-    """
-    if gamma == 0 or not seen:
-        return own
-    if gamma == "auto":
-        edges = [F.cosine_similarity(own, s, dim=1, eps=1e-6).unsqueeze(1) for s in seen]
-        total = own + sum((e * s for e, s in zip(edges, seen, strict=True)), torch.zeros_like(own))
-        return total / (1 + sum(edges)) if normalize else total
-    total, add = own, Tensor.add if torch.is_grad_enabled() else Tensor.add_
-    for distance, s in enumerate(seen, start=1):
-        total = add(total, s, alpha=gamma**distance)
-    return total / sum(gamma**distance for distance in range(len(seen) + 1)) if normalize else total
 
 
 class _Relate(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, edges: tuple[Gamma, bool], settings: tuple[float, float], *tensors: Tensor
+        ctx: Any, aggregate: Aggregate, settings: tuple[float, float], *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
         pooled, align, _, gcn, decide, _, *_ = tensors
-        logits, s, *kept = compiled(_forward)(*tensors, edges, settings)
-        ctx.edges, seen = edges, tensors[_BEFORE_SEEN:]
+        logits, s, *kept = compiled(_forward)(*tensors, aggregate, settings)
+        ctx.aggregate, seen = aggregate, tensors[_BEFORE_SEEN:]
         ctx.save_for_backward(pooled, align, gcn, decide, s, *kept, *seen)
         return logits, s
 
@@ -94,7 +72,7 @@ class _Relate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         kept = ctx.saved_tensors
-        found = compiled(_backward)(*grads, *kept, ctx.edges)
+        found = compiled(_backward)(*grads, *kept, ctx.aggregate)
         to_weights, to_seen = found[:_WITH_GRADIENT], found[_WITH_GRADIENT:]
         return None, None, *to_weights, *[None] * (_BEFORE_SEEN - _WITH_GRADIENT), *to_seen
 
@@ -105,24 +83,24 @@ _WITH_GRADIENT, _BEFORE_SEEN = 8, 11
 
 def _forward(*arguments: Any) -> tuple[Tensor, ...]:
     """Return logits, features s, and what the backward pass needs."""
-    *tensors, edges, settings = arguments
+    *tensors, aggregate, settings = arguments
     pooled, align, align_bias, gcn, decide, decide_bias = tensors[:6]
     low = pooled.dtype
     aligned = F.linear(pooled, align.to(low), align_bias.to(low))
     own, norm = norm_relu_forward(_as_map(aligned), *tensors[6:_BEFORE_SEEN], *settings)
-    z = aggregate(_as_rows(own), tensors[_BEFORE_SEEN:], *edges).to(low)
+    z = aggregate(_as_rows(own), tensors[_BEFORE_SEEN:]).to(low)
     s = F.linear(z, gcn.to(low)).clamp_min(0)
     return F.linear(s, decide.to(low), decide_bias.to(low)), s, aligned, norm, z
 
 
 def _backward(*arguments: Any) -> tuple[Tensor, ...]:
     """Return the gradients of pooled features, weights, BatchNorm's weight and bias, and features seen."""
-    grad_logits, grad_s, *kept, edges = arguments
+    grad_logits, grad_s, *kept, aggregate = arguments
     pooled, align, gcn, decide, s, aligned, norm, z, *seen = kept
     low = pooled.dtype
     through = torch.where(s > 0, grad_s + grad_logits @ decide.to(low), 0.0).to(low)
     own = _as_rows(normalised(_as_map(aligned), norm).clamp_min(0)).to(low)
-    pull = torch.func.vjp(lambda own, *seen: aggregate(own, seen, *edges).to(low), own, *seen)[1]
+    pull = torch.func.vjp(lambda own, *seen: aggregate(own, seen).to(low), own, *seen)[1]
     grad_own, *grad_seen = pull(through @ gcn.to(low))
     grad_map, *grad_norm = norm_relu_backward(_as_map(aligned), norm, _as_map(grad_own))
     grad_aligned = _as_rows(grad_map)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from sidestep.errors import RecipeError
 from sidestep.layers.pool import global_average_pool
-from sidestep.routing.fused_relation import Gamma, aggregate, can_relate, relate
+from sidestep.routing.fused_relation import can_relate, relate
 from sidestep.routing.router import Router
 
 _GATE_BIAS = (0.1, 2.0)
@@ -43,7 +43,7 @@ class RelationalConfig:
     """
 
     dim: int = 256
-    gamma: Gamma = 0.5
+    gamma: float | Literal["auto"] = 0.5
     reach: int = 2
     share_gcn: Literal["none", "stage", "all"] = "none"
     normalize_adj: bool = False
@@ -64,6 +64,35 @@ class RelationalConfig:
             raise RecipeError(f"reach must be at least 0, got {self.reach}; the paper uses 2 to 6")
         if self.gamma != "auto" and not 0.0 <= self.gamma <= 1.0:
             raise RecipeError(f"gamma must be in [0, 1] or 'auto', got {self.gamma}; the paper uses 0.5")
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """The edges to previous routers: z = s~ + sum_k gamma^k s_{n-k} (eq. 5 to 7).
+
+    Attributes:
+        gamma: decay of the edge weight per unit of distance; "auto" is the cosine similarity.
+        normalize: whether the sum is divided by that of the edge weights.
+    """
+
+    gamma: float | Literal["auto"]
+    normalize: bool
+
+    def __call__(self, own: Tensor, seen: Sequence[Tensor]) -> Tensor:
+        """Return (B, d) features z, given s~, which they may overwrite, and those seen, newest first."""
+        gamma = self.gamma
+        if gamma == 0 or not seen:
+            return own
+        if gamma == "auto":
+            weights = [F.cosine_similarity(own, s, dim=1, eps=1e-6).unsqueeze(1) for s in seen]
+            total = own + sum((e * s for e, s in zip(weights, seen, strict=True)), torch.zeros_like(own))
+            return total / (1 + sum(weights)) if self.normalize else total
+        total, add = own, Tensor.add if torch.is_grad_enabled() else Tensor.add_
+        for distance, s in enumerate(seen, start=1):
+            total = add(total, s, alpha=gamma**distance)
+        if self.normalize:
+            total = total / sum(gamma**distance for distance in range(len(seen) + 1))
+        return total
 
 
 class RelationalRouter(Router):
@@ -97,6 +126,7 @@ class RelationalRouter(Router):
     ) -> None:
         super().__init__()
         self.config = config = config or RelationalConfig()
+        self.edges = Edges(config.gamma, config.normalize_adj)
         self.align = nn.ModuleList(_align(c, config) for c in channels)
         keys = {"none": list(range(len(channels))), "stage": list(stages), "all": [0] * len(channels)}
         shared = {key: _gcn(config.dim) for key in dict.fromkeys(keys[config.share_gcn])}
@@ -115,12 +145,11 @@ class RelationalRouter(Router):
         """Return logits (B, K), and a state with the features s of the last r routers, newest first."""
         gates, seen = state
         align, gcn, weight, bias = gates[unit]
-        gamma, normalize = self.config.gamma, self.config.normalize_adj
         pooled = global_average_pool(features)
         if can_relate(align, pooled):
-            logits, s = relate(align, gcn, (weight, bias), pooled, seen, gamma=gamma, normalize=normalize)
+            logits, s = relate(align, gcn, (weight, bias), pooled, seen, self.edges)
         else:
-            s = F.linear(aggregate(align(pooled).relu_(), seen, gamma, normalize), gcn).relu_()
+            s = F.linear(self.edges(align(pooled).relu_(), seen), gcn).relu_()
             logits = F.linear(s, weight, bias)
         return logits, (gates, (s, *seen)[: self.config.reach])
 

@@ -35,8 +35,7 @@ def keep_freed_memory() -> bool:
 def settled_objects() -> Iterator[None]:
     """Leave what lives now out of Python's garbage collections while this is open.
 
-    Those of the oldest generation go through every object of torch, a third of a second each, once in some
-    twenty steps: 1 % of a routed ResNet-110's training on two cores.
+    Those of the oldest generation go through every object of torch, again and again: a step makes objects.
     """
     gc.collect()
     gc.freeze()
