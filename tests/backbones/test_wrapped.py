@@ -11,6 +11,7 @@ import timm
 import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sidestep.backbones.routed import RoutedNetwork
@@ -81,7 +82,9 @@ def all_on(backbone: WrappedNetwork) -> ConstantRouter:
 
 
 def counted_macs(run: Any, images: Tensor) -> float:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # Attention as the products that it is made of: the counter of torch 2.14 and older does not know the CPU's
+    # own kernel for it.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run(images)
     return counter.get_total_flops() / 2
 
