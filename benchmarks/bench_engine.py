@@ -19,14 +19,14 @@ from measure import Ratio, difference, interleave, options, report
 from sidestep_engine import Engine
 from torch import Tensor, nn
 
-from sidestep.backbones.build import ModelConfig, build_backbone
-from sidestep.backbones.routed import RoutedNetwork
 from sidestep.cost.macs import measure_cost
-from sidestep.evaluation.runtimes import Runner, export_onnx, pytorch_input, static_runners
+from sidestep.evaluation.rivals import Runner, export_onnx, pytorch_input, static_runners
 from sidestep.execution.prepare import Precision, cast, prepare
-from sidestep.export.network import PlanCard, export_plan
-from sidestep.export.plan import save_plan
 from sidestep.methods.rdi_net import RDI_NET, RdiNetConfig
+from sidestep.networks.models import ModelConfig, build_backbone
+from sidestep.networks.routed import RoutedNetwork
+from sidestep.plan.format import save_plan
+from sidestep.plan.from_network import PlanCard, export_plan
 from sidestep.routing.samplers import Sample, argmax
 from sidestep.types import Decisions
 

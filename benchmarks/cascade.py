@@ -16,13 +16,13 @@ import torch
 from measure import Ratio, interleave, options, report
 from torch import nn
 
-from sidestep.assembly import data_of, open_run, untrained
-from sidestep.backbones.exits import ExitNetwork
 from sidestep.cost.macs import measure_cost
-from sidestep.evaluation.exits import calibrate, survey_exits
+from sidestep.evaluation.exit_curve import calibrate, survey_exits
 from sidestep.execution.prepare import prepare
-from sidestep.recipe import load_recipe
-from sidestep.routing.exits import ExitRule
+from sidestep.networks.exit_network import ExitNetwork
+from sidestep.routing.exit_rule import ExitRule
+from sidestep.runs.assemble import data_of, open_run, untrained
+from sidestep.runs.recipe import load_recipe
 from sidestep.types import Batch, CostModel
 
 AIMS = {256: 0.65, 1: 0.6}

@@ -14,11 +14,11 @@ import torch
 from measure import options, publish, table
 from torch import Tensor
 
-from sidestep.assembly import Opened, data_of, open_run
 from sidestep.evaluation.bench import BenchRow, bench_network
-from sidestep.evaluation.engine import ENGINE, routed
 from sidestep.evaluation.report import Report, Seen, report_of
-from sidestep.exporting import engine_of_run, engines_of
+from sidestep.runs.assemble import Opened, data_of, open_run
+from sidestep.runs.export import engine_of_run, engines_of
+from sidestep.targets.native_engine import ENGINE, routed
 from sidestep.types import Batch, RoutedOutput
 
 BATCH_SIZES = (1, 256)

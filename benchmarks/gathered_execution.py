@@ -12,11 +12,11 @@ import torch
 from measure import Ratio, interleave, options, report
 from torch import Tensor
 
-from sidestep.backbones.build import ModelConfig, build_backbone
-from sidestep.backbones.routed import RoutedNetwork
 from sidestep.execution.gathered import gathered
 from sidestep.execution.prepare import prepare
 from sidestep.methods.rdi_net import RDI_NET, RdiNetConfig
+from sidestep.networks.models import ModelConfig, build_backbone
+from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.samplers import Sample, argmax
 
 AIMS = {256: 0.66, 1: 1.0}

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sidestep.backbones.routed import RoutedNetwork
 from sidestep.methods.rdi_net import RdiNetConfig
+from sidestep.networks.routed import RoutedNetwork
 from sidestep.types import Batch
 
 

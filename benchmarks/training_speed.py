@@ -20,19 +20,19 @@ from lightning_fabric import Fabric
 from measure import Ratio, in_processes, interleave, options, random_batch, report
 from plain_training import plain_step
 
-from sidestep.backbones.build import ModelConfig, build_backbone
-from sidestep.backbones.network import masked
-from sidestep.backbones.routed import RoutedNetwork
 from sidestep.cost.macs import measure_cost
 from sidestep.execution.compiled import compiled_units
 from sidestep.methods.rdi_net import RDI_NET, RdiNetConfig
 from sidestep.methods.static import STATIC, StaticConfig
+from sidestep.networks.models import ModelConfig, build_backbone
+from sidestep.networks.network import masked
+from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.samplers import Noise
-from sidestep.training.config import Phase, TrainingConfig
 from sidestep.training.loop import NOTED_EVERY
-from sidestep.training.memory import keep_freed_memory
+from sidestep.training.malloc import keep_freed_memory
 from sidestep.training.optimizer import TensorRates, build_optimizer
 from sidestep.training.step import TrainingStep, select_parameters
+from sidestep.training.training_config import Phase, TrainingConfig
 from sidestep.training.update import WARM_UP_STEPS, EagerUpdate, GraphedUpdate, Update
 from sidestep.types import Batch
 

@@ -15,7 +15,6 @@ import torch
 from lightning_fabric import Fabric
 from measure import Ratio, interleave, options, random_batch, report
 
-from sidestep.backbones.build import ModelConfig, build_backbone
 from sidestep.cost.macs import measure_cost
 from sidestep.layers.residual import Mix
 from sidestep.losses.paths import rank_loss
@@ -25,13 +24,14 @@ from sidestep.methods.method import Method
 from sidestep.methods.rdi_net import RDI_NET, RdiNetConfig, SrmConfig
 from sidestep.methods.skipnet import SKIPNET, SkipNetConfig
 from sidestep.methods.static import STATIC, StaticConfig
+from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.routing.relational import RelationalConfig
 from sidestep.routing.samplers import Noise
-from sidestep.training.config import Phase, TrainingConfig
 from sidestep.training.loop import NOTED_EVERY
-from sidestep.training.memory import keep_freed_memory
+from sidestep.training.malloc import keep_freed_memory
 from sidestep.training.optimizer import build_optimizer
 from sidestep.training.step import TrainingStep, select_parameters
+from sidestep.training.training_config import Phase, TrainingConfig
 from sidestep.training.update import EagerUpdate
 from sidestep.types import Batch
 

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.backbones.build import ModelConfig, build_backbone
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
-from sidestep.backbones.exits import ExitNetwork
-from sidestep.backbones.halting import HaltingNetwork
-from sidestep.backbones.msdnet import MsdNet, MsdNetConfig
 from sidestep.backbones.preact_resnet import Images
-from sidestep.backbones.ranet import RaNet, RaNetConfig
-from sidestep.backbones.routed import RoutedNetwork
 from sidestep.layers.residual import Mix, Skip
 from sidestep.layers.shortcut import Shortcut
 from sidestep.methods.act import ACT, SACT, HaltingConfig
+from sidestep.networks.exit_network import ExitNetwork
+from sidestep.networks.halting_network import HaltingNetwork
+from sidestep.networks.models import ModelConfig, build_backbone
+from sidestep.networks.msdnet import MsdNet, MsdNetConfig
+from sidestep.networks.ranet import RaNet, RaNetConfig
+from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.relational import RelationalConfig, RelationalRouter
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import Noise, Sample, argmax

@@ -8,8 +8,9 @@ import pytest
 
 from sidestep.errors import RecipeError
 from sidestep.methods import METHODS, register
+from tests.paths import ROOT
 
-PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
+PAGE = ROOT / "docs" / "extending.md"
 
 
 def test_the_page_runs(

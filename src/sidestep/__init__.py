@@ -11,8 +11,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sidestep.backbones.attached import attach_exits
-    from sidestep.backbones.routed import RoutedNetwork
     from sidestep.cost.macs import measure_cost
     from sidestep.errors import (
         CheckpointError,
@@ -25,14 +23,16 @@ if TYPE_CHECKING:
     )
     from sidestep.evaluation.report import Report
     from sidestep.execution.gathered import gathered
-    from sidestep.exporting import export_run
-    from sidestep.recipe import Recipe, load_recipe
-    from sidestep.routing.exits import ExitRule
+    from sidestep.networks.attached_exits import attach_exits
+    from sidestep.networks.routed import RoutedNetwork
+    from sidestep.routing.exit_rule import ExitRule
     from sidestep.routing.relational import RelationalRouter
     from sidestep.routing.router import Router
-    from sidestep.runs import ExitBudget, bench, calibrate, curve, evaluate, load, train
+    from sidestep.runs.commands import ExitBudget, bench, calibrate, curve, evaluate, load, train
+    from sidestep.runs.export import export_run
+    from sidestep.runs.recipe import Recipe, load_recipe
+    from sidestep.runs.wrap import wrap
     from sidestep.types import Batch, CostModel, Decisions, RoutedOutput
-    from sidestep.wrapping import wrap
 
 # Public names and their homes. They are imported on first use, so that `import sidestep` stays light.
 _HOMES = {
@@ -42,30 +42,30 @@ _HOMES = {
     "DataError": "errors",
     "Decisions": "types",
     "ExecutionError": "errors",
-    "ExitBudget": "runs",
-    "ExitRule": "routing.exits",
+    "ExitBudget": "runs.commands",
+    "ExitRule": "routing.exit_rule",
     "ExportError": "errors",
-    "Recipe": "recipe",
+    "Recipe": "runs.recipe",
     "RecipeError": "errors",
     "RelationalRouter": "routing.relational",
     "Report": "evaluation.report",
-    "RoutedNetwork": "backbones.routed",
+    "RoutedNetwork": "networks.routed",
     "RoutedOutput": "types",
     "Router": "routing.router",
     "SidestepError": "errors",
     "TrainingError": "errors",
-    "attach_exits": "backbones.attached",
-    "bench": "runs",
-    "calibrate": "runs",
-    "curve": "runs",
-    "evaluate": "runs",
-    "export_run": "exporting",
+    "attach_exits": "networks.attached_exits",
+    "bench": "runs.commands",
+    "calibrate": "runs.commands",
+    "curve": "runs.commands",
+    "evaluate": "runs.commands",
+    "export_run": "runs.export",
     "gathered": "execution.gathered",
-    "load": "runs",
-    "load_recipe": "recipe",
+    "load": "runs.commands",
+    "load_recipe": "runs.recipe",
     "measure_cost": "cost.macs",
-    "train": "runs",
-    "wrap": "wrapping",
+    "train": "runs.commands",
+    "wrap": "runs.wrap",
 }
 
 __all__ = [

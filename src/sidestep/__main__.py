@@ -1,6 +1,6 @@
 """`python -m sidestep`."""
 
-from sidestep.cli import script
+from sidestep.cli.main import script
 
 if __name__ == "__main__":
     script()

@@ -8,13 +8,13 @@ from hypothesis import given
 from torch import nn
 
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
-from sidestep.backbones.routed import RoutedNetwork
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
 from sidestep.execution.gathered import gathered
 from sidestep.execution.prepare import prepare
 from sidestep.layers.residual import Mix
 from sidestep.layers.shortcut import Shortcut
+from sidestep.networks.routed import RoutedNetwork
 from tests import strategies
 from tests.doubles import branch_rows, lively_backbone, lively_network, shared_network
 from tests.reference.macs import CountedMacs

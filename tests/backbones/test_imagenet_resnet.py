@@ -10,12 +10,12 @@ import torchvision
 from torch import Tensor, nn
 
 from sidestep.backbones.imagenet_resnet import ImageNetResNet, ImageNetResNetConfig
-from sidestep.backbones.routed import RoutedNetwork
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
 from sidestep.execution.gathered import gathered
 from sidestep.execution.prepare import prepare
 from sidestep.layers.residual import Mix
+from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.relational import RelationalConfig
 from sidestep.routing.router import ConstantRouter
 from sidestep.routing.samplers import GumbelSoftmax

@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 
-from sidestep.backbones.build import ModelConfig, build_backbone
 from sidestep.backbones.preact_resnet import PreactResNet, PreactResNetConfig
-from sidestep.backbones.routed import RoutedNetwork
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
+from sidestep.networks.models import ModelConfig, build_backbone
+from sidestep.networks.routed import RoutedNetwork
 from tests import strategies
 from tests.doubles import enliven
 from tests.reference.preact import preact_resnet

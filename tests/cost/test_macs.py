@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
-from sidestep.backbones.network import masked
-from sidestep.backbones.routed import RoutedNetwork
 from sidestep.cost.macs import measure_cost
 from sidestep.execution.gathered import gathered
 from sidestep.layers.shortcut import Shortcut
+from sidestep.networks.network import masked
+from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.relational import RelationalConfig
 from sidestep.routing.router import ConstantRouter
 from sidestep.types import CostModel, Decisions

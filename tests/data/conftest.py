@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
+from tests import paths
+
+SHARED = paths.SHARED / "data"
 
 
 def shared(name: str) -> str:

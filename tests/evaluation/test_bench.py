@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.backbones.routed import RoutedNetwork
 from sidestep.errors import ExecutionError
 from sidestep.evaluation import bench as bench_module
-from sidestep.evaluation import runtimes
+from sidestep.evaluation import rivals
 from sidestep.evaluation.bench import BenchResult, bench_network, hardware, interleave, versions
-from sidestep.evaluation.runtimes import export_onnx, openvino_part, openvino_precisions, static_runners
+from sidestep.evaluation.rivals import export_onnx, openvino_part, openvino_precisions, static_runners
 from sidestep.execution.prepare import prepare
+from sidestep.networks.routed import RoutedNetwork
 from tests import strategies
 from tests.doubles import lively_backbone, lively_network
 
@@ -42,7 +42,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def torch_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtimes, "_installed", lambda package: False)
+    monkeypatch.setattr(rivals, "_installed", lambda package: False)
 
 
 def bench(network: RoutedNetwork, **settings: object) -> BenchResult:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from sidestep.backbones.routed import RoutedNetwork
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import ExecutionError
 from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.evaluation.sampled import ImageNoise, Sampled
-from sidestep.execution.executions import EXECUTIONS
+from sidestep.execution.execution import EXECUTIONS
+from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.router import ConstantRouter
 from sidestep.routing.samplers import Categorical, GumbelSoftmax, Noise, Sampler
 from sidestep.types import Batch

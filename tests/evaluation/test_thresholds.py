@@ -15,7 +15,7 @@ from sidestep.evaluation.thresholds import (
     solve_thresholds,
     thresholds_for_budget,
 )
-from sidestep.routing.exits import first_exits
+from sidestep.routing.exit_rule import first_exits
 from tests.reference.exits import literal_thresholds
 
 COSTS = torch.tensor([1.0, 2.5, 4.0, 10.0], dtype=torch.float64)

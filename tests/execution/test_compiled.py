@@ -10,8 +10,6 @@ import torch
 from lightning_fabric import Fabric
 from torch._inductor import config as inductor
 
-from sidestep.assembly import untrained
-from sidestep.backbones.network import DynamicNetwork, masked
 from sidestep.errors import RecipeError
 from sidestep.execution import compiled
 from sidestep.execution.compiled import compiled_units, training_execution
@@ -19,8 +17,10 @@ from sidestep.layers import fused
 from sidestep.layers.preact import PreactBlock
 from sidestep.layers.residual import BasicBlock
 from sidestep.layers.unit import Unit
-from sidestep.recipe import from_dict
+from sidestep.networks.network import DynamicNetwork, masked
 from sidestep.routing import fused_relation
+from sidestep.runs.assemble import untrained
+from sidestep.runs.recipe import from_dict
 
 
 def build(method: dict[str, object], **model: object) -> DynamicNetwork:

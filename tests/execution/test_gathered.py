@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sidestep.backbones.network import masked
 from sidestep.errors import ExecutionError
 from sidestep.execution.gathered import gathered
 from sidestep.layers.shortcut import Shortcut
 from sidestep.layers.unit import Unit
+from sidestep.networks.network import masked
 from tests import strategies
 from tests.doubles import TableRouter, branch_rows, lively_backbone, lively_network, shared_network
 

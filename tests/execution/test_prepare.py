@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.backbones.routed import RoutedNetwork
 from sidestep.execution.gathered import gathered
 from sidestep.execution.prepare import cast, prepare
 from sidestep.layers.residual import Mix
 from sidestep.layers.shortcut import Shortcut
 from sidestep.layers.unit import Unit
+from sidestep.networks.routed import RoutedNetwork
 from tests import strategies
 from tests.doubles import enliven, lively_backbone, lively_network
 

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidestep.backbones.cifar_resnet import CifarResNetConfig
-from sidestep.backbones.routed import RoutedNetwork
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
 from sidestep.execution.gathered import gathered
 from sidestep.layers.shortcut import Shortcut
 from sidestep.layers.unit import Unit
+from sidestep.networks.routed import RoutedNetwork
 from tests import strategies
 from tests.doubles import TableRouter, lively_backbone
 from tests.reference.macs import CountedMacs

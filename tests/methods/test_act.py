@@ -12,22 +12,22 @@ import torch
 from safetensors.torch import save_file
 
 import sidestep
-from sidestep.assembly import untrained
-from sidestep.backbones.build import ModelConfig, build_backbone
-from sidestep.backbones.halting import HaltingNetwork
 from sidestep.backbones.preact_resnet import PreactResNet
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
 from sidestep.losses.ponder import ponder_loss
 from sidestep.methods import METHODS
 from sidestep.methods.act import ACT, SACT, HaltingConfig
-from sidestep.recipe import Recipe, from_dict, load_recipe
-from sidestep.runs import train
+from sidestep.networks.halting_network import HaltingNetwork
+from sidestep.networks.models import ModelConfig, build_backbone
+from sidestep.runs.assemble import untrained
+from sidestep.runs.commands import train
+from sidestep.runs.recipe import Recipe, from_dict, load_recipe
 from sidestep.types import Batch
 from tests import strategies
+from tests.paths import RECIPES
 from tests.reference.resnet import cifar_resnet
 
-RECIPES = Path(__file__).parent.parent.parent / "recipes"
 BOTH = pytest.mark.parametrize("name", ["act", "sact"])
 
 

@@ -10,8 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidestep.backbones.build import ModelConfig, build_backbone
-from sidestep.backbones.routed import RoutedNetwork
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
 from sidestep.execution.gathered import gathered
@@ -26,6 +24,8 @@ from sidestep.methods.random_drop import RANDOM_DROP, RandomDropConfig, Survival
 from sidestep.methods.rdi_net import RDI_NET, RdiNetConfig, SrmConfig
 from sidestep.methods.skipnet import SKIPNET, SkipNetConfig
 from sidestep.methods.static import STATIC, StaticConfig
+from sidestep.networks.models import ModelConfig, build_backbone
+from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.policy import PolicyRouter
 from sidestep.routing.samplers import GumbelSoftmax, argmax
 from sidestep.types import Batch, Decisions, RoutedOutput

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
-from sidestep.backbones.routed import RoutedNetwork
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
 from sidestep.execution.gathered import gathered
+from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.chance import ChanceRouter
 from sidestep.routing.feedforward import FeedForwardRouter
 from sidestep.routing.policy import LastUnitsRouter, PolicyRouter

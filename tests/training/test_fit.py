@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from sidestep.assembly import untrained
-from sidestep.checkpoint import load_checkpoint
 from sidestep.errors import InterruptedRunError, RecipeError, TrainingError
-from sidestep.recipe import Recipe, from_dict
-from sidestep.runs import train
+from sidestep.runs.assemble import untrained
+from sidestep.runs.commands import train
+from sidestep.runs.recipe import Recipe, from_dict
 from sidestep.training import loop
+from sidestep.training.checkpoint import load_checkpoint
 from sidestep.training.step import TrainingStep
 
 STEPS_PER_EPOCH = 3
@@ -164,7 +164,7 @@ def test_the_warm_up_leaves_the_routers_alone(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(InterruptedRunError):
         train(tiny(), tmp_path / "run")
     trained = load_checkpoint(tmp_path / "run" / "last.safetensors").section("model")
-    from sidestep.assembly import untrained
+    from sidestep.runs.assemble import untrained
 
     fresh = untrained(tiny(), num_classes=10).state_dict()
     assert all(torch.equal(trained[key], fresh[key]) for key in fresh if key.startswith("router."))
@@ -193,7 +193,7 @@ def test_frozen_blocks_do_not_move_nor_do_their_statistics(tmp_path: Path) -> No
     phases = [{"name": "gates", "epochs": 1, "train": "routers"}]
     folder = train(tiny(phases=phases), tmp_path / "run")
     trained = load_checkpoint(folder / "last.safetensors").section("model")
-    from sidestep.assembly import untrained
+    from sidestep.runs.assemble import untrained
 
     fresh = untrained(tiny(phases=phases), num_classes=10).state_dict()
     assert all(torch.equal(trained[key], fresh[key]) for key in fresh if key.startswith("backbone."))

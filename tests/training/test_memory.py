@@ -8,11 +8,11 @@ import weakref
 
 import pytest
 
-from sidestep.training.memory import settled_objects
+from sidestep.training.malloc import settled_objects
 
 SCRIPT = """
 import resource, sys, torch
-from sidestep.training.memory import keep_freed_memory
+from sidestep.training.malloc import keep_freed_memory
 
 def round():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import sidestep
 from sidestep.errors import InterruptedRunError, RecipeError
 from sidestep.methods import METHODS
-from sidestep.recipe import Recipe, from_dict
-from sidestep.runs import train
+from sidestep.runs.commands import train
+from sidestep.runs.recipe import Recipe, from_dict
 from sidestep.training.step import TrainingStep
 from tests.training.test_fit import assert_same_run, at_step, rows
 
@@ -139,9 +139,9 @@ def test_what_a_phase_sets_holds_in_that_phase_alone(tmp_path: Path, monkeypatch
 def test_a_greedy_pass_leaves_statistics_and_modes_alone() -> None:
     recipe = tiny("blockdrop")
     method = METHODS["blockdrop"]
-    from sidestep.backbones.build import build_backbone
-    from sidestep.backbones.routed import RoutedNetwork
     from sidestep.cost.macs import measure_cost
+    from sidestep.networks.models import build_backbone
+    from sidestep.networks.routed import RoutedNetwork
     from tests.doubles import noise
 
     torch.manual_seed(0)

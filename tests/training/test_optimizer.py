@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from sidestep.training.config import OptimizerConfig, Phase
 from sidestep.training.optimizer import build_optimizer
+from sidestep.training.training_config import OptimizerConfig, Phase
 from tests.doubles import halting_network
 
 PHASE = Phase(name="joint", epochs=1, lr=0.1)

@@ -15,12 +15,12 @@ import yaml
 from torch import Tensor
 from torch.nn import functional
 
-from sidestep.checkpoint import load_checkpoint
 from sidestep.losses.paths import rank_correlation, rank_loss
 from sidestep.methods import rdi_net
-from sidestep.recipe import from_dict
-from sidestep.runs import train
+from sidestep.runs.commands import train
+from sidestep.runs.recipe import from_dict
 from sidestep.training import step as training_step
+from sidestep.training.checkpoint import load_checkpoint
 from tests.training.test_fit import rows
 
 SECONDS = 900
@@ -44,8 +44,8 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 DRIVER = """
 import os, signal, sys
 from torch.nn import functional
-from sidestep import assembly
-from sidestep.cli import main
+from sidestep.runs import assemble
+from sidestep.cli.main import main
 from sidestep.errors import DataError
 from sidestep.training import loop
 from sidestep.training.step import TrainingStep
@@ -67,8 +67,8 @@ def loaded(*arguments, **options):
 
 functional.relu = functional.silu
 loop.CHECKPOINT_SECONDS = 0.0
-steps, begin, load_data = 0, TrainingStep.begin, assembly.load_data
-TrainingStep.begin, assembly.load_data = counted, loaded
+steps, begin, load_data = 0, TrainingStep.begin, assemble.load_data
+TrainingStep.begin, assemble.load_data = counted, loaded
 sys.exit(main())
 """
 

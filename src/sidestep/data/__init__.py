@@ -1,11 +1,11 @@
 """Images by name, hub id or folder, in batches that follow from a seed."""
 
-from sidestep.data.config import DataConfig
+from sidestep.data.data_config import DataConfig
 from sidestep.data.histogram import HistogramConfig, Statistics, color_histogram
-from sidestep.data.imageset import ImageSet, Shard
+from sidestep.data.image_set import ImageSet, Shard
 from sidestep.data.load import Data, load_data
-from sidestep.data.memory import MemorySet
-from sidestep.data.stream import StreamSet
+from sidestep.data.memory_set import MemorySet
+from sidestep.data.stream_set import StreamSet
 
 __all__ = [
     "Data",

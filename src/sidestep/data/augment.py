@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sidestep.data.config import DataConfig, Triple
-from sidestep.data.imageset import epoch_generator
+from sidestep.data.data_config import DataConfig, Triple
+from sidestep.data.image_set import epoch_generator
 
 _AUGMENTATION = 1
 

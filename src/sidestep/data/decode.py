@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sidestep.data.config import DataConfig
+from sidestep.data.data_config import DataConfig
 from sidestep.data.histogram import Statistics
-from sidestep.data.imageset import Indices
+from sidestep.data.image_set import Indices
 from sidestep.data.sources import Split, reason, require
 from sidestep.errors import DataError
 

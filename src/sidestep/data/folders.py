@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sidestep.data.config import SOURCES
+from sidestep.data.data_config import SOURCES
 from sidestep.data.sources import (
     TEST_NAMES,
     Role,

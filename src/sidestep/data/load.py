@@ -9,14 +9,14 @@ from typing import get_args
 import numpy as np
 import torch
 
-from sidestep.data.config import DataConfig
+from sidestep.data.data_config import DataConfig
 from sidestep.data.decode import Decoder, Framing, Request, Size, choose_framing, decode_batches
 from sidestep.data.folders import open_folder, open_hub
 from sidestep.data.histogram import Statistics
-from sidestep.data.imageset import ImageSet, Indices
-from sidestep.data.memory import MemorySet
+from sidestep.data.image_set import ImageSet, Indices
+from sidestep.data.memory_set import MemorySet
 from sidestep.data.sources import Role, Split, open_digits, open_torch
-from sidestep.data.stream import StreamSet
+from sidestep.data.stream_set import StreamSet
 from sidestep.errors import DataError, RecipeError
 
 _MEMORY_LIMIT = 2 * 1024**3

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sidestep.backbones.exits import ExitNetwork
-from sidestep.backbones.network import DynamicNetwork
 from sidestep.errors import ExecutionError
 from sidestep.evaluation.environment import hardware, versions
-from sidestep.evaluation.runtimes import Runner, export_onnx, pytorch_input, static_runners
-from sidestep.execution.executions import EXECUTIONS, Execution
+from sidestep.evaluation.rivals import Runner, export_onnx, pytorch_input, static_runners
+from sidestep.execution.execution import EXECUTIONS, Execution
 from sidestep.execution.prepare import Precision, cast, prepare
-from sidestep.routing.exits import ExitRule
+from sidestep.networks.exit_network import ExitNetwork
+from sidestep.networks.network import DynamicNetwork
+from sidestep.routing.exit_rule import ExitRule
 
 # ONNX Runtime's idle threads spin for 50 ms, and whoever comes next would share the cores with them.
 _PAUSE_SECONDS = 0.1

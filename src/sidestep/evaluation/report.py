@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sidestep.backbones.exits import ExitNetwork
-from sidestep.backbones.network import DynamicNetwork, masked
 from sidestep.errors import ExecutionError
 from sidestep.evaluation.sampled import Sampled, samplers
-from sidestep.execution.executions import MASKED, Execution
-from sidestep.routing.exits import ExitRule
+from sidestep.execution.execution import MASKED, Execution
+from sidestep.networks.exit_network import ExitNetwork
+from sidestep.networks.network import DynamicNetwork, masked
+from sidestep.routing.exit_rule import ExitRule
 from sidestep.types import Batch, CostModel, Decisions, RoutedOutput
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sidestep.errors import RecipeError
-from sidestep.routing.exits import Criterion, first_exits
+from sidestep.routing.exit_rule import Criterion, first_exits
 
 # The released codes sweep q from 0.05 to 1.95. Wider, so that every budget is reached between all images that
 # leave at the first exit and none that leaves before the last.

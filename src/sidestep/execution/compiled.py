@@ -9,11 +9,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from sidestep.backbones.halting import HaltingNetwork
-from sidestep.backbones.network import DynamicNetwork, masked
 from sidestep.errors import RecipeError
 from sidestep.layers.programs import fused_passes
 from sidestep.layers.unit import Execute, Unit
+from sidestep.networks.halting_network import HaltingNetwork
+from sidestep.networks.network import DynamicNetwork, masked
 
 _SHAPES = 64
 # MACs of all forward passes of a training from which compiled units pay on a CPU: some ten minutes on two

@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sidestep.backbones.network import DynamicNetwork
+from sidestep.networks.network import DynamicNetwork
 
 Precision = Literal["float32", "bfloat16"]
 Network = TypeVar("Network", bound=nn.Module)

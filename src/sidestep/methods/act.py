@@ -14,13 +14,13 @@ from torch import Tensor
 
 from sidestep.backbones.backbone import Backbone
 from sidestep.backbones.cifar_resnet import CifarResNet
-from sidestep.backbones.halting import HaltingNetwork
 from sidestep.backbones.preact_resnet import PreactResNet
 from sidestep.errors import RecipeError
 from sidestep.layers.norm import CIFAR, IMAGENET, NormStyle
 from sidestep.losses.ponder import ponder_loss
 from sidestep.methods.method import Method, check_two_options
-from sidestep.routing.halting import HaltingRouter
+from sidestep.networks.halting_network import HaltingNetwork
+from sidestep.routing.halting_units import HaltingRouter
 from sidestep.types import Batch, CostModel, RoutedOutput
 
 

@@ -9,8 +9,8 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.backbones.routed import RoutedNetwork
 from sidestep.errors import RecipeError
+from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import Noise, Sampler, argmax
 from sidestep.types import Batch, CostModel, RoutedOutput

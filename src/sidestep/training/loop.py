@@ -14,23 +14,23 @@ import torch
 from lightning_fabric import Fabric
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.backbones.network import DynamicNetwork, masked
-from sidestep.checkpoint import Checkpoint, save_checkpoint
 from sidestep.data import Data, Shard
 from sidestep.errors import InterruptedRunError, TrainingError
 from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.layers.unit import Execute
 from sidestep.methods.method import Method
+from sidestep.networks.network import DynamicNetwork, masked
 from sidestep.routing.samplers import Noise
-from sidestep.training.config import Phase, TrainingConfig
+from sidestep.training.checkpoint import Checkpoint, save_checkpoint
 from sidestep.training.distributed import Agreement, mean_sums
 from sidestep.training.interrupt import StopFlag, stop_flag
 from sidestep.training.log import RunLog
-from sidestep.training.memory import keep_freed_memory, settled_objects
+from sidestep.training.malloc import keep_freed_memory, settled_objects
 from sidestep.training.meter import Meter, add_sums
 from sidestep.training.optimizer import TensorRates, build_optimizer, build_schedule
 from sidestep.training.state import TrainingState, restore_optimizer
 from sidestep.training.step import TrainingStep, select_parameters
+from sidestep.training.training_config import Phase, TrainingConfig
 from sidestep.training.update import EagerUpdate, GraphedUpdate, Update, obstacle, own_stream
 from sidestep.types import CostModel
 

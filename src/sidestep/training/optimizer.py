@@ -8,8 +8,8 @@ import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.scheduler.scheduler_factory import create_scheduler_v2
 
-from sidestep.backbones.network import DynamicNetwork
-from sidestep.training.config import OptimizerConfig, Phase
+from sidestep.networks.network import DynamicNetwork
+from sidestep.training.training_config import OptimizerConfig, Phase
 
 
 def build_optimizer(network: DynamicNetwork, phase: Phase, config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -9,8 +9,8 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from sidestep.backbones.network import DynamicNetwork
-from sidestep.checkpoint import Checkpoint, load_weights
+from sidestep.networks.network import DynamicNetwork
+from sidestep.training.checkpoint import Checkpoint, load_weights
 
 
 @dataclass(slots=True, kw_only=True)

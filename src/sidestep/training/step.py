@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.backbones.network import DynamicNetwork, masked
 from sidestep.layers.unit import Execute
 from sidestep.losses.distillation import distillation_loss
-from sidestep.losses.exits import exit_loss, exit_weights, self_distillation_loss
+from sidestep.losses.exit_loss import exit_loss, exit_weights, self_distillation_loss
 from sidestep.losses.paths import rank_correlation
 from sidestep.methods.method import Method
+from sidestep.networks.network import DynamicNetwork, masked
 from sidestep.routing.router import ConstantRouter, Router
 from sidestep.routing.samplers import Categorical, Noise, Sampler, argmax
-from sidestep.training.config import Phase, TrainingConfig
+from sidestep.training.training_config import Phase, TrainingConfig
 from sidestep.types import Batch, CostModel, RoutedOutput
 
 

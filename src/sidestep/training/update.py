@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.cuda import CUDAGraph, Stream
 
 from sidestep.routing.samplers import Noise
-from sidestep.training.config import Phase
 from sidestep.training.step import TrainingStep
+from sidestep.training.training_config import Phase
 from sidestep.types import Batch
 
 # Steps of a kind before it is recorded: they load kernels and create the optimiser's buffers.

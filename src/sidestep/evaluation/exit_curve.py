@@ -1,0 +1,222 @@
+"""Early exits on a set of images: what every exit says, and accuracy over cost, anytime and under budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sidestep.errors import RecipeError
+from sidestep.evaluation.calibration import calibration_errors, fit_temperatures
+from sidestep.evaluation.thresholds import ExitPoint, ExitTable, thresholds_for_budget
+from sidestep.networks.exit_network import ExitNetwork
+from sidestep.routing.exit_rule import Criterion, ExitRule, scores
+from sidestep.types import Batch, CostModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitSurvey:
+    """What all exits of a network say about a set of images, everything computed.
+
+    Attributes:
+        exit_logits: (E, N, C) float32.
+        labels: (N,) classes.
+        macs: (E, N) MACs of every image that leaves there, in float64.
+    """
+
+    exit_logits: Tensor
+    labels: Tensor
+    macs: Tensor
+
+    def table(self, criterion: Criterion, temperatures: Sequence[float] | None) -> ExitTable:
+        """Return the scores by a criterion, with what is right and what it costs."""
+        return ExitTable(
+            scores=scores(self.exit_logits, criterion, temperatures),
+            correct=self.exit_logits.argmax(dim=2) == self.labels,
+            macs=self.macs,
+        )
+
+
+def survey_exits(network: ExitNetwork, batches: Iterable[Batch], cost: CostModel) -> ExitSurvey:
+    """Return what all exits say about the images of batches.
+
+    The network is put in evaluation mode and left in the mode it came in.
+
+    Args:
+        network: the network.
+        batches: normalised images with labels.
+        cost: its price list.
+    """
+    was_training = network.training
+    network.eval()
+    logits, labels, macs = [], [], []
+    with torch.inference_mode():
+        for batch in batches:
+            output = network(batch.images)
+            assert output.exit_logits is not None  # an ExitNetwork without a cascade returns them
+            logits.append(output.exit_logits.float().cpu())
+            labels.append(batch.labels.cpu())
+            macs.append(cost.at_exits(output.decisions).double().T.cpu())
+    network.train(was_training)
+    # Clones: what inference mode made takes no part in fitting temperatures.
+    return ExitSurvey(
+        exit_logits=torch.cat(logits, dim=1).clone(),
+        labels=torch.cat(labels).clone(),
+        macs=torch.cat(macs, dim=1).clone(),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitCalibration:
+    """An exit rule that was solved on images which nothing is reported on, and what it does there.
+
+    Attributes:
+        budget_macs: largest mean MACs per image that were asked for.
+        criterion: of the scores.
+        thresholds: (E - 1) of all exits but the last.
+        temperatures: (E) by which logits are divided; all 1 without temperature scaling.
+        calibration_errors: (E) expected calibration error with these temperatures.
+        raw_calibration_errors: (E) the same without.
+        accuracy: there, in [0, 1].
+        macs: mean MACs per image there.
+        exit_rates: (E) share of images that leave at every exit there.
+    """
+
+    budget_macs: float
+    criterion: Criterion
+    thresholds: list[float]
+    temperatures: list[float]
+    calibration_errors: list[float]
+    raw_calibration_errors: list[float]
+    accuracy: float
+    macs: float
+    exit_rates: list[float]
+
+    @property
+    def rule(self) -> ExitRule:
+        """Return the rule by which images leave."""
+        return ExitRule(thresholds=self.thresholds, criterion=self.criterion, temperatures=self.temperatures)
+
+
+def calibrate(
+    survey: ExitSurvey, budget_macs: float, *, criterion: Criterion = "confidence", scale: bool = True
+) -> ExitCalibration:
+    """Return the exit rule that meets a budget on a survey, the dearest that does.
+
+    Args:
+        survey: of images that nothing is reported on (the validation split).
+        budget_macs: largest mean MACs per image.
+        criterion: of the scores.
+        scale: whether temperatures are fitted first.
+
+    Raises:
+        RecipeError: for a budget that no rule meets.
+    """
+    num_exits = len(survey.exit_logits)
+    raw = [1.0] * num_exits
+    temperatures = fit_temperatures(survey.exit_logits, survey.labels) if scale else raw
+    table = survey.table(criterion, temperatures)
+    thresholds = thresholds_for_budget(table, budget_macs, criterion)
+    point = table.leaving(thresholds)
+    return ExitCalibration(
+        budget_macs=budget_macs,
+        criterion=criterion,
+        thresholds=thresholds.tolist(),
+        temperatures=temperatures,
+        calibration_errors=calibration_errors(survey.exit_logits, survey.labels, temperatures),
+        raw_calibration_errors=calibration_errors(survey.exit_logits, survey.labels, raw),
+        accuracy=point.accuracy,
+        macs=point.macs,
+        exit_rates=point.exit_rates,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint:
+    """One point of a curve.
+
+    Attributes:
+        kind: "anytime", where all images leave at one exit, or "budgeted".
+        budget_macs: what was asked for; None for anytime points.
+        thresholds: (E - 1) that were solved for it; None for anytime points.
+        point: what came out on the images that are reported on.
+    """
+
+    kind: str
+    budget_macs: float | None
+    thresholds: list[float] | None
+    point: ExitPoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitCurve:
+    """Accuracy over cost of early exits, and how it was found.
+
+    Attributes:
+        criterion: of the scores.
+        temperatures: (E), all 1 without temperature scaling.
+        calibration_errors: (E) expected calibration error with them, on the images that are reported on.
+        raw_calibration_errors: (E) the same without.
+        full_macs: of the full network, all exits asked; the whole that fractions are of.
+        points: anytime and budgeted ones.
+    """
+
+    criterion: Criterion
+    temperatures: list[float]
+    calibration_errors: list[float]
+    raw_calibration_errors: list[float]
+    full_macs: float
+    points: list[CurvePoint]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the curve as plain values, ready for JSON."""
+        return asdict(self)
+
+
+def exit_curve(
+    solved_on: ExitSurvey,
+    reported_on: ExitSurvey,
+    *,
+    full_macs: float,
+    criterion: Criterion,
+    scale: bool,
+    num_budgets: int,
+) -> ExitCurve:
+    """Return the anytime points of all exits, and the budgeted ones of evenly spaced budgets between them.
+
+    Args:
+        solved_on: where thresholds and temperatures come from (the validation split).
+        reported_on: where accuracy and cost are taken (the test split).
+        full_macs: of the full network.
+        criterion: of the scores.
+        scale: whether temperatures are fitted first.
+        num_budgets: number of budgets, the cheapest and the dearest exit's cost included; at least 2.
+    """
+    if num_budgets < 2:
+        raise RecipeError(f"num_budgets must be at least 2, got {num_budgets}; 20 draw a smooth curve")
+    logits, labels = reported_on.exit_logits, reported_on.labels
+    raw = [1.0] * len(logits)
+    temperatures = fit_temperatures(solved_on.exit_logits, solved_on.labels) if scale else raw
+    solving, reporting = (part.table(criterion, temperatures) for part in (solved_on, reported_on))
+    points = [
+        CurvePoint(kind="anytime", budget_macs=None, thresholds=None, point=point)
+        for point in reporting.anytime()
+    ]
+    ends = solved_on.macs.mean(dim=1)
+    for budget in torch.linspace(float(ends[0]), float(ends[-1]), num_budgets, dtype=torch.float64).tolist():
+        thresholds = thresholds_for_budget(solving, budget, criterion)
+        found = reporting.leaving(thresholds)
+        points.append(
+            CurvePoint(kind="budgeted", budget_macs=budget, thresholds=thresholds.tolist(), point=found)
+        )
+    return ExitCurve(
+        criterion=criterion,
+        temperatures=temperatures,
+        calibration_errors=calibration_errors(logits, labels, temperatures),
+        raw_calibration_errors=calibration_errors(logits, labels, raw),
+        full_macs=full_macs,
+        points=points,
+    )

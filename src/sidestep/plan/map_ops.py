@@ -1,0 +1,236 @@
+"""What ATen operations on maps are in a plan."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from sidestep.plan.format import Op
+from sidestep.plan.vector_ops import Lower, normalisation, shape_of
+from sidestep.plan.writer import Constant, Map, Traced, Vector, Writer
+
+aten = torch.ops.aten
+
+
+def _one(writer: Writer, numbers: Sequence[int], what: str) -> int:
+    """Return the number that stands for both directions."""
+    if len(set(numbers)) != 1:
+        raise writer.fail(f"{what} by {list(numbers)}, and plans by one number; make them equal")
+    return numbers[0]
+
+
+def _convolution(
+    writer: Writer,
+    node: fx.Node,
+    x: Any,
+    weight: Any,
+    bias: Constant | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Map:
+    if transposed or not isinstance(weight, Constant) or set(dilation) != {1}:
+        raise writer.fail("convolves transposed, dilated or by features, and plans do not; use plain layers")
+    return writer.map(
+        "conv",
+        writer.plain(x),
+        weight=writer.weights.store(weight.tensor),
+        bias=None if bias is None else writer.weights.store(bias.tensor),
+        stride=_one(writer, stride, "strides a convolution"),
+        padding=_one(writer, padding, "pads a convolution"),
+        groups=groups,
+        residual=None,
+        relu=False,
+    )
+
+
+def _relu(writer: Writer, node: fx.Node, x: Map) -> Map:
+    return writer.map("relu", writer.plain(x))
+
+
+def _leaky_relu(writer: Writer, node: fx.Node, x: Map, slope: float = 0.01) -> Map:
+    return writer.map("relu", writer.plain(x), slope=slope)
+
+
+def _add(writer: Writer, node: fx.Node, a: Any, b: Any, *, alpha: float = 1) -> Map:
+    if isinstance(a, Map) and isinstance(b, Map) and alpha == 1:
+        return writer.map("add", [writer.plain(a), writer.plain(b)], relu=False)
+    x, constant = (a, b) if isinstance(a, Map) else (b, a)
+    channels = shape_of(node)[1]
+    shift = _per_channel(writer, constant, channels)
+    if alpha != 1:
+        raise writer.fail(f"adds to a map with factor {alpha}, and plans have none; multiply before")
+    return _affine(writer, x, torch.ones(channels), shift)
+
+
+def _mul(writer: Writer, node: fx.Node, a: Any, b: Any) -> Map:
+    x, factor = (a, b) if isinstance(a, Map) else (b, a)
+    channels = shape_of(node)[1]
+    if isinstance(factor, Vector) and factor.codes.shape[-3:] == (channels, 1, 1):
+        return writer.map("scale", [writer.plain(x), writer.dense(factor)])
+    return _affine(writer, x, _per_channel(writer, factor, channels), torch.zeros(channels))
+
+
+def _affine(writer: Writer, x: Map, factor: Tensor, shift: Tensor, name: str = "") -> Map:
+    """Return factor * x + shift, per channel; the name is that of the layer, if it has one."""
+    weight = writer.weights.store(factor, name and f"{name}.factor")
+    bias = writer.weights.store(shift, name and f"{name}.shift")
+    return writer.map("affine", writer.plain(x), weight=weight, bias=bias, relu=False)
+
+
+def _per_channel(writer: Writer, x: Any, channels: int) -> Tensor:
+    """Return the (C,) numbers that a constant is."""
+    tensor = x.tensor if isinstance(x, Constant) else torch.tensor(x) if isinstance(x, int | float) else None
+    if tensor is None or (tensor.numel() != 1 and tensor.shape[-3:] != (channels, 1, 1)):
+        raise writer.fail("computes with a map and what is no number per channel; use maps of one size")
+    return tensor.float().flatten().expand(channels)
+
+
+def _batch_norm(writer: Writer, node: fx.Node, x: Map, *args: Any) -> list[Any]:
+    (factor, shift), name = normalisation(writer, *args)
+    maker = writer.maker(x)
+    # What prepare() leaves: layers that run several times, or are no plain nn.BatchNorm2d.
+    if maker and maker["op"] == "conv" and len(node.all_input_nodes[0].users) == 1:
+        return [_folded(writer, maker, factor, shift), None, None]
+    return [_affine(writer, x, factor, shift, name), None, None]
+
+
+def _folded(writer: Writer, op: Op, factor: Tensor, shift: Tensor) -> Map:
+    """Return a convolution with what follows it in its weights; the one without is left unread."""
+    weights, name = writer.weights, op["weight"]
+    if op["bias"] is not None:
+        shift = shift + factor * weights.tensors[op["bias"]]
+    weight = weights.store(weights.tensors[name] * factor.view(-1, 1, 1, 1), f"{name}.folded")
+    fields = {key: item for key, item in op.items() if key not in ("op", "in", "out")}
+    fields |= {"weight": weight, "bias": weights.store(shift, f"{name}.shift")}
+    return writer.map("conv", op["in"], **fields)
+
+
+def _max_pool(
+    writer: Writer,
+    node: fx.Node,
+    x: Map,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> list[Any]:
+    if ceil_mode or set(dilation) != {1}:
+        raise writer.fail("takes maxima with ceil_mode or dilation, and plans do not; leave them out")
+    pooled = writer.map(
+        "max_pool",
+        writer.plain(x),
+        kernel=_one(writer, kernel, "takes maxima"),
+        stride=_one(writer, stride or kernel, "strides a pooling"),
+        padding=_one(writer, padding, "pads a pooling"),
+    )
+    return [pooled, None]
+
+
+def _avg_pool(
+    writer: Writer,
+    node: fx.Node,
+    x: Map,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor: int | None = None,
+) -> Map:
+    if set(padding) != {0} or divisor is not None:
+        raise writer.fail("averages with padding or a divisor, and plans do not; leave them out")
+    return writer.map(
+        "avg_pool",
+        writer.plain(x),
+        kernel=_one(writer, kernel, "averages"),
+        stride=_one(writer, stride or kernel, "strides a pooling"),
+        ceil=ceil_mode,
+    )
+
+
+def _mean(writer: Writer, node: fx.Node, x: Map, dims: Sequence[int], *args: Any, **kwargs: Any) -> Vector:
+    if sorted(dim % 4 for dim in dims) != [2, 3]:
+        raise writer.fail(f"averages a map over dimensions {list(dims)}, and plans over space; use (2, 3)")
+    return writer.vector("gap", writer.plain(x), shape_of(node))
+
+
+def _adaptive_pool(writer: Writer, node: fx.Node, x: Map, size: Sequence[int]) -> Vector:
+    if set(size) != {1}:
+        raise writer.fail(f"averages to {list(size)} pixels, and plans to one; pool to 1")
+    return writer.vector("gap", writer.plain(x), shape_of(node))
+
+
+def _slice(
+    writer: Writer, node: fx.Node, x: Map, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Map:
+    """Note which rows or columns are taken; what reads the map takes both at once."""
+    if start or end not in (None, sys.maxsize) or (dim % 4 < 2 and step != 1):
+        raise writer.fail("takes a part of a map, and plans every n-th row and column at most; use those")
+    rows, columns = x.steps
+    writer.check_order(x)
+    return Map(x.value, (rows * step, columns) if dim % 4 == 2 else (rows, columns * step))
+
+
+def _pad(writer: Writer, node: fx.Node, x: Map, padding: Sequence[int], value: float = 0) -> Map:
+    if len(padding) != 6 or any(padding[:4]) or min(padding) < 0 or value != 0:
+        raise writer.fail(f"pads a map by {list(padding)}, and plans by channels of zeros; use those")
+    writer.check_order(x)
+    return writer.map("pad", x.value, stride=writer.stride(x), before=padding[4], after=padding[5])
+
+
+def _cat(writer: Writer, node: fx.Node, parts: Sequence[Traced], dim: int = 0) -> Map:
+    if dim % 4 != 1:
+        raise writer.fail(f"joins maps along dimension {dim}, and plans along channels; use dim=1")
+    return writer.map("concat", [writer.plain(part) for part in parts])
+
+
+def _resize(
+    writer: Writer, node: fx.Node, x: Map, size: Sequence[int], align_corners: bool, *scales: Any
+) -> Map:
+    return writer.map("resize", writer.plain(x), size=list(size), align_corners=align_corners)
+
+
+def _permute(writer: Writer, node: fx.Node, x: Map, dims: Sequence[int]) -> Map:
+    """Note the order of the axes, which has to be the usual one again before the map is read."""
+    value = x.value if x.steps == (1, 1) else writer.plain(x)
+    return Map(value, axes=tuple(x.axes[dim] for dim in dims))
+
+
+def _view(writer: Writer, node: fx.Node, x: Map, shape: Sequence[int]) -> Map | Vector:
+    found, (_, channels, *size) = shape_of(node), shape_of(node.all_input_nodes[0])
+    if channels == 1 and tuple(found) == (1, *size, 1):
+        return _permute(writer, node, x, (0, 2, 3, 1))
+    if len(found) != 2:
+        raise writer.fail(f"shows a map as {tuple(found)}, and plans as one row; flatten all of it")
+    return writer.vector("flatten", writer.plain(x), found)
+
+
+MAP_OPS: dict[Any, Lower] = {
+    aten.convolution.default: _convolution,
+    aten.relu.default: _relu,
+    aten.leaky_relu.default: _leaky_relu,
+    aten.add.Tensor: _add,
+    aten.mul.Tensor: _mul,
+    aten.native_batch_norm.default: _batch_norm,
+    aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    aten.max_pool2d_with_indices.default: _max_pool,
+    aten.avg_pool2d.default: _avg_pool,
+    aten.mean.dim: _mean,
+    aten._adaptive_avg_pool2d.default: _adaptive_pool,
+    aten.slice.Tensor: _slice,
+    aten.constant_pad_nd.default: _pad,
+    aten.cat.default: _cat,
+    aten.upsample_bilinear2d.default: _resize,
+    aten.permute.default: _permute,
+    aten.view.default: _view,
+    aten._unsafe_view.default: _view,
+}

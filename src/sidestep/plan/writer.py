@@ -1,0 +1,201 @@
+"""What a plan is written with: operations in order, values by number, tensors that are still to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sidestep.errors import ExportError
+from sidestep.plan.format import Op, Step
+from sidestep.plan.weights import Weights, finite
+
+_VALUE = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """A tensor that is a map of the plan.
+
+    Attributes:
+        value: its number.
+        steps: of rows and of columns that are still to be taken, since a plan strides both at once.
+        axes: which axis of the (1, C, H, W) map every axis of the tensor is.
+    """
+
+    value: int
+    steps: tuple[int, int] = (1, 1)
+    axes: tuple[int, ...] = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """A tensor of any shape whose entries are entries of the plan's vectors.
+
+    Attributes:
+        codes: for every entry 2^32 * value + index. Whatever reorders a tensor reorders its codes alike, so
+            views cost nothing until an operation needs entries in a row.
+    """
+
+    codes: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A tensor that is the same for every image."""
+
+    tensor: Tensor
+
+
+Traced = Map | Vector | Constant
+
+
+class Writer:
+    """Collects the steps of a plan.
+
+    Attributes:
+        weights: of the plan.
+        steps: written so far.
+        place: what is being written, for errors.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.weights = Weights(module)
+        self.steps: list[Step] = []
+        self.place = ""
+        # Of the step or option that is being written; a step is begun by its first operation.
+        self._ops: list[Op] | None = None
+        self._num_values = 1
+        self._lengths: dict[int, int] = {}
+
+    def fail(self, problem: str) -> ExportError:
+        """Return the error that names the place."""
+        return ExportError(f"{self.place} {problem}")
+
+    @contextmanager
+    def at(self, place: str) -> Iterator[None]:
+        """Name what is written inside, for errors."""
+        before, self.place = self.place, place
+        yield
+        self.place = before
+
+    def map(self, op: str, read: int | list[int], **fields: Any) -> Map:
+        """Write an operation whose result is a map, and return that."""
+        return Map(self._write(op, read, self._new_value(), fields))
+
+    def vector(self, op: str, read: int | list[int] | None, shape: torch.Size, **fields: Any) -> Vector:
+        """Write an operation whose result is a vector, and return it as a tensor of some shape."""
+        length = shape.numel()
+        value = self._write(op, read, self._new_value(length), fields)
+        return Vector((value * _VALUE + torch.arange(length)).view(shape))
+
+    def maker(self, x: Map) -> Op | None:
+        """Return the operation of the same step or option that made a map."""
+        return next((op for op in self._ops or () if op["out"] == x.value), None)
+
+    def plain(self, traced: Traced) -> int:
+        """Return the map that a tensor is, rows and columns taken.
+
+        Raises:
+            ExportError: for a vector or a constant, or a map whose axes are in another order.
+        """
+        if not isinstance(traced, Map):
+            raise self.fail("computes with a vector or a constant where plans have a map; use maps there")
+        self.check_order(traced)
+        if traced.steps == (1, 1):
+            return traced.value
+        return self.map("pad", traced.value, stride=self.stride(traced), before=0, after=0).value
+
+    def check_order(self, x: Map) -> None:
+        """Refuse a map whose axes are not in the order channels, rows, columns.
+
+        Raises:
+            ExportError: naming the place.
+        """
+        if x.axes != (0, 1, 2, 3):
+            raise self.fail("computes with a map of permuted axes, and plans have one order; permute it back")
+
+    def stride(self, x: Map) -> int:
+        """Return the step of rows and columns that are still to be taken.
+
+        Raises:
+            ExportError: where they differ.
+        """
+        if len(set(x.steps)) > 1:
+            raise self.fail(f"takes rows and columns in steps {x.steps}, and plans in one; make them equal")
+        return x.steps[0]
+
+    def dense(self, traced: Traced) -> int:
+        """Return the vector that has the entries of a tensor in their order, gathered if they are not.
+
+        Raises:
+            ExportError: for a map.
+        """
+        codes = self.as_vector(traced).codes.flatten()
+        values = list(dict.fromkeys((codes // _VALUE).tolist()))
+        if torch.equal(codes, values[0] * _VALUE + torch.arange(self._lengths[values[0]])):
+            return int(values[0])
+        starts, length = {}, 0
+        for value in values:
+            starts[value] = length
+            length += self._lengths[value]
+        indices = [starts[code // _VALUE] + code % _VALUE for code in codes.tolist()]
+        return self._write("vgather", values, self._new_value(len(indices)), {"indices": indices})
+
+    def as_vector(self, traced: Traced) -> Vector:
+        """Return a vector, a constant as one that the plan defines.
+
+        Raises:
+            ExportError: for a map.
+        """
+        if isinstance(traced, Vector):
+            return traced
+        if isinstance(traced, Map):
+            raise self.fail("computes with a map where plans have a vector; pool it first")
+        weight = self.weights.store(finite(traced.tensor).flatten())
+        return self.vector("vconst", None, traced.tensor.shape, weight=weight)
+
+    def choose(self, logits: Traced) -> Step:
+        """Begin a step of choice by logits, and return it, still without options."""
+        step: Step = {"choose": self.dense(logits), "options": [], "defines": []}
+        self.leave(step)
+        return step
+
+    def leave(self, step: Step) -> None:
+        """Write a step that is no list of operations."""
+        self.steps.append(step)
+        self._ops = None
+
+    @contextmanager
+    def option(self, step: Step) -> Iterator[list[int]]:
+        """Write into a further option of a choice; yield the list of its results."""
+        ops: list[Op] = []
+        results: list[int] = []
+        step["options"].append({"ops": ops, "results": results})
+        self._ops = ops
+        yield results
+        self._ops = None
+
+    def define(self, step: Step) -> Map:
+        """Return the map that a choice results in."""
+        value = self._new_value()
+        step["defines"].append(value)
+        return Map(value)
+
+    def _new_value(self, length: int | None = None) -> int:
+        """Return the number of a new value, a vector if it has a length."""
+        value, self._num_values = self._num_values, self._num_values + 1
+        if length is not None:
+            self._lengths[value] = length
+        return value
+
+    def _write(self, op: str, read: int | list[int] | None, out: int, fields: dict[str, Any]) -> int:
+        if self._ops is None:
+            self._ops = []
+            self.steps.append({"ops": self._ops})
+        self._ops.append({"op": op, **({} if read is None else {"in": read}), "out": out, **fields})
+        return out

@@ -1,0 +1,170 @@
+"""Recipes and checkpoints become networks, data and jobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from sidestep.backbones.backbone import Backbone
+from sidestep.cost.macs import measure_cost
+from sidestep.data import Data, Shard, load_data
+from sidestep.data.image_set import train_rows
+from sidestep.data.sources import Role
+from sidestep.errors import CheckpointError, DataError, RecipeError
+from sidestep.networks.attached_exits import attach_exits
+from sidestep.networks.exit_network import ExitNetwork
+from sidestep.networks.models import EXIT_NETWORKS, build_backbone, build_exit_network
+from sidestep.networks.network import DynamicNetwork
+from sidestep.runs.recipe import Recipe, from_dict, method_of
+from sidestep.training.checkpoint import load_checkpoint, load_static_weights, load_weights
+from sidestep.training.distributed import synchronize_batch_norm
+from sidestep.training.loop import BEST, LAST, Job
+from sidestep.training.training_config import ExitLossConfig
+from sidestep.types import CostModel
+
+
+def untrained(
+    recipe: Recipe, *, num_classes: int, input_size: tuple[int, int] | None = None
+) -> DynamicNetwork:
+    """Return the network of a recipe with its initial weights, with nothing read or downloaded."""
+    torch.manual_seed(recipe.training.seed)
+    model, method = replace(recipe.model, pretrained=False), method_of(recipe)
+    if model.name in EXIT_NETWORKS:
+        return build_exit_network(model, num_classes)
+    backbone = build_backbone(model, num_classes, input_size)
+    network = method.network(backbone, method.router(backbone, recipe.settings))
+    if not model.exits.at:
+        return network
+    return attach_exits(network, model.exits.at, num_classes=num_classes, width=model.exits.width)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A run's network with its trained weights, in evaluation mode, and what belongs to it.
+
+    Attributes:
+        path: of the checkpoint.
+        recipe: of the run.
+        network: the network.
+        cost: its price list.
+        values: plain values of the checkpoint.
+    """
+
+    path: Path
+    recipe: Recipe
+    network: DynamicNetwork
+    cost: CostModel
+    values: dict[str, Any]
+
+
+def open_run(run: Path, name: str) -> Opened:
+    """Return a run's network, from its "best" or "last" checkpoint.
+
+    Raises:
+        CheckpointError: when the folder holds no such checkpoint, or it is damaged.
+    """
+    path = run / {"best": BEST, "last": LAST}.get(name, name)
+    if not path.is_file():
+        raise CheckpointError(f"run {run} must hold {path.name}, and there is none; train it or name another")
+    checkpoint = load_checkpoint(path)
+    recipe = from_dict(checkpoint.values["recipe"], str(path))
+    height, width = checkpoint.values["input_size"]
+    network = untrained(recipe, num_classes=len(checkpoint.values["class_names"]), input_size=(height, width))
+    load_weights(network, checkpoint.section("model"), f"checkpoint {path}")
+    network.eval()
+    cost = measure_cost(network, (height, width))
+    return Opened(path=path, recipe=recipe, network=network, cost=cost, values=checkpoint.values)
+
+
+def data_of(opened: Opened, split: Role, source: str | None) -> Data:
+    """Return a split of the run's data, or of other data that fits the run's network."""
+    config = opened.recipe.data if source is None else replace(opened.recipe.data, source=source)
+    data = load_data(config, splits=[split])
+    trained, found = len(opened.values["class_names"]), data.num_classes
+    if trained != found:
+        raise DataError(f"source {config.source!r} must have the run's {trained} classes, got {found}")
+    if list(data.input_size) != opened.values["input_size"]:
+        raise DataError(
+            f"images of source {config.source!r} must be {opened.values['input_size']} as in training, "
+            f"got {list(data.input_size)}; set data.image_size when training"
+        )
+    return data
+
+
+def job_of(recipe: Recipe, fabric: Fabric) -> Job:
+    """Return what a recipe trains, with data loaded and the network on the device of this process."""
+    method = method_of(recipe)
+    data = load_data(
+        recipe.data,
+        statistics=method.statistics(recipe.settings),
+        splits=("train", "val", "test"),
+        device=fabric.device,
+    )
+    if data.train is not None:
+        shard = Shard(fabric.global_rank, fabric.world_size)
+        # Refuses batches that are too large, or that the processes cannot share.
+        train_rows(len(data.train), recipe.training.batch_size, 0, shard, recipe.data.views)
+    network = untrained(recipe, num_classes=data.num_classes, input_size=data.input_size)
+    _check_exits(network, recipe)
+    teacher = _start_from_static(network, recipe, data)
+    cost = measure_cost(network, data.input_size)
+    if fabric.world_size > 1:
+        synchronize_batch_norm(network)
+    return Job(
+        network=_placed(network, recipe, fabric),
+        teacher=None if teacher is None else _placed(teacher.eval().requires_grad_(False), recipe, fabric),
+        method=method,
+        settings=recipe.settings,
+        cost=cost.to(fabric.device),
+        data=data,
+        config=recipe.training,
+        values={
+            "recipe": recipe.as_dict(),
+            "class_names": list(data.class_names),
+            "input_size": list(data.input_size),
+        },
+    )
+
+
+def _check_exits(network: DynamicNetwork, recipe: Recipe) -> None:
+    """Refuse settings of exits for a network without, and a static teacher for a network of exits alone."""
+    if not isinstance(network, ExitNetwork) and recipe.training.exits != ExitLossConfig():
+        raise RecipeError(
+            "training.exits has no effect on a network without early exits, got settings of its own; drop "
+            "it, or set model.exits"
+        )
+    if recipe.model.name in EXIT_NETWORKS and recipe.training.distillation.weight > 0:
+        raise RecipeError(
+            f"training.distillation needs a static origin, which {recipe.model.name} has none, got weight "
+            f"{recipe.training.distillation.weight}; training.exits.distillation learns from the last exit"
+        )
+
+
+def _start_from_static(network: DynamicNetwork, recipe: Recipe, data: Data) -> Backbone | None:
+    """Load the static origin into the network, and return a copy of it if it is to teach."""
+    teaches = recipe.training.distillation.weight > 0
+    blocks = network.parts()["blocks"]
+    if recipe.model.init is None:
+        if teaches:
+            raise RecipeError(
+                "distillation needs a teacher: set model.init to the weights of the static network"
+            )
+        if recipe.model.pretrained:
+            trained = build_backbone(recipe.model, data.num_classes, data.input_size)
+            blocks.load_state_dict(trained.state_dict())
+        return None
+    load_static_weights(blocks, Path(recipe.model.init))
+    if not teaches:
+        return None
+    teacher = build_backbone(recipe.model, data.num_classes, data.input_size)
+    load_static_weights(teacher, Path(recipe.model.init))
+    return teacher
+
+
+def _placed(module: Any, recipe: Recipe, fabric: Fabric) -> Any:
+    module = module.to(fabric.device)
+    return module.to(memory_format=torch.channels_last) if recipe.training.channels_last else module

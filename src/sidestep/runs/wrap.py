@@ -1,0 +1,50 @@
+"""A pretrained network made dynamic in one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from sidestep.backbones.timm_units import Granularity, wrap_network
+from sidestep.methods import METHODS
+from sidestep.networks.routed import RoutedNetwork
+from sidestep.runs.recipe import method_settings
+
+
+def wrap(
+    model: nn.Module, method: str = "rdi_net", *, units: Granularity = "blocks", **settings: Any
+) -> RoutedNetwork:
+    """Return a network of timm with a method's routers in front of its residual blocks.
+
+    Weights are shared with `model`, not copied, and with every unit on the outputs are the same. Routers are
+    fresh, on the device and in the dtype of its weights, and everything is in the mode that it was in.
+
+    >>> import sidestep, timm, torch
+    >>> model = timm.create_model("convnext_atto", num_classes=5)  # pretrained=True for trained weights
+    >>> network = sidestep.wrap(model, method="rdi_net", target=0.6, router={"dim": 32}).eval()
+    >>> output = network(torch.zeros(2, 3, 64, 64), execute=sidestep.gathered)
+    >>> output.logits.shape, output.decisions.paths().shape
+    (torch.Size([2, 5]), torch.Size([2, 12]))
+
+    Args:
+        model: a ResNet, ConvNeXt or VisionTransformer of timm.
+        method: name of the method, see `sidestep methods`.
+        units: "blocks", or "sublayers" for attention and MLP of a ViT block as two units.
+        settings: of the method, named and checked as in a recipe; groups are dictionaries. Those of losses
+            and samplers (target and gate_mode of RDI-Net) matter to training alone.
+
+    Raises:
+        RecipeError: for settings that a recipe would refuse, all at once, and for a model without residual
+            units that are known.
+    """
+    chosen = method_settings(method, settings, "wrap")
+    backbone = wrap_network(model, units)
+    router = METHODS[method].router(backbone, chosen)
+    if router is not None:
+        weight = next(model.parameters())
+        router.to(device=weight.device, dtype=weight.dtype).train(model.training)
+    network = RoutedNetwork(backbone, router)
+    # train() would reach parts of the model that were set apart, such as a BatchNorm that is frozen.
+    network.training = model.training
+    return network

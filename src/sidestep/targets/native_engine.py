@@ -1,0 +1,86 @@
+"""The native engine in evaluation: plans run on the CPU, reported and timed like any other execution."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch.nn import functional as F
+
+from sidestep.errors import ExecutionError
+from sidestep.evaluation.report import Report, Seen, report_of
+from sidestep.evaluation.rivals import Runner
+from sidestep.types import Batch, CostModel, Decisions, RoutedOutput
+
+ENGINE = "engine"
+MISSING = "sidestep-engine is not installed; `pip install ./engine` builds it, with GCC or Clang"
+
+EnginePrecision = Literal["auto", "float32", "bfloat16"]
+
+
+def engine_installed() -> bool:
+    """Return whether the engine can be imported."""
+    return importlib.util.find_spec("sidestep_engine") is not None
+
+
+def engine_of(plan: bytes, precision: EnginePrecision = "auto") -> Any:
+    """Return the engine of a plan, a `sidestep_engine.Engine` with as many threads as PyTorch has.
+
+    Args:
+        plan: the content of a plan file.
+        precision: of maps and weights; "auto" takes bfloat16 where the processor multiplies it natively.
+
+    Raises:
+        ExecutionError: when the engine is not installed, or cannot run the plan in that precision here.
+    """
+    if not engine_installed():
+        raise ExecutionError(MISSING)
+    import sidestep_engine
+
+    try:
+        return sidestep_engine.Engine(
+            sidestep_engine.parse_plan(plan), precision=precision, num_threads=torch.get_num_threads()
+        )
+    except sidestep_engine.PlanError as error:
+        raise ExecutionError(f"the engine cannot run this network: {error}") from error
+
+
+def evaluate_engine(engine: Any, batches: Iterable[Batch], cost: CostModel, *, num_classes: int) -> Report:
+    """Return the report of an engine on batches, as `evaluate_network` does of a network.
+
+    Args:
+        engine: the engine.
+        batches: normalised images with labels.
+        cost: the price list of the network that was exported.
+        num_classes: classes of the labels.
+    """
+    seen = Seen()
+    for batch in batches:
+        seen.add(routed(engine(batch.images.cpu().numpy()), cost), batch.labels, cost)
+    return report_of(seen, cost, num_classes=num_classes, execution=ENGINE, decisions="argmax")
+
+
+def engine_runner(engine: Any) -> Runner:
+    """Return the engine as a way from images to class scores."""
+    return Runner(
+        convert=lambda images: images.contiguous().numpy(), run=lambda images: engine(images).logits
+    )
+
+
+def routed(output: Any, cost: CostModel) -> RoutedOutput:
+    """Return what an engine says as networks say it."""
+    options, left = torch.from_numpy(output.options), torch.from_numpy(output.exits)
+    num_units, num_options = cost.option_macs.shape
+    if not options.shape[1]:  # a static network has no choices: all units in front of the exit ran
+        ran = torch.arange(num_units).expand(len(options), -1)
+        ran = ran < num_units if cost.exit_units is None else ran < cost.exit_units[left].unsqueeze(1)
+        options = torch.where(ran, num_options - 1, -1)
+    asked = options >= 0
+    weights = F.one_hot(options.clamp_min(0), max(num_options, 1)).float() * asked.unsqueeze(2)
+    exits = None
+    if cost.exit_macs is not None:
+        exits = F.one_hot(left, len(cost.exit_macs)).float()
+    decisions = Decisions(weights=weights, asked=asked.float(), exits=exits)
+    return RoutedOutput(logits=torch.from_numpy(output.logits), decisions=decisions)

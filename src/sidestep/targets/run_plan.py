@@ -1,0 +1,102 @@
+"""Plans run on image files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from sidestep.errors import DataError, ExecutionError
+from sidestep.targets.native_engine import EnginePrecision, engine_of, routed
+from sidestep.types import CostModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a network says about an image file.
+
+    Attributes:
+        path: of the file.
+        label: name of the most probable class, or its number where the plan has no names.
+        probability: of that class, in [0, 1].
+        executed: number of units that were executed.
+        num_units: number of units that could be.
+        fraction: MACs, routers included, over those of the static network.
+    """
+
+    path: str
+    label: str
+    probability: float
+    executed: int
+    num_units: int
+    fraction: float
+
+
+def run_plan(
+    plan: Path | str, images: Sequence[Path | str], *, precision: EnginePrecision = "auto"
+) -> list[Prediction]:
+    """Return what a plan says about image files, in the native engine.
+
+    Images are scaled and cropped around their middle to the size of the images in training.
+
+    Args:
+        plan: a file that `export_run` wrote.
+        images: files.
+        precision: of the engine.
+
+    Raises:
+        ExecutionError: when the engine is not installed, or cannot run the plan.
+        DataError: for a file that cannot be read as an image.
+    """
+    engine = engine_of(_content(plan), precision)
+    height, width = engine.plan.size
+    output = engine(np.stack([_pixels(path, (width, height)) for path in images]))
+    cost = _cost_of(engine.plan.cost)
+    said = routed(output, cost)
+    executed, fractions = said.decisions.execution().sum(dim=1), cost.fraction(said.decisions)
+    best = said.logits.softmax(dim=1).max(dim=1)
+    names = engine.plan.classes
+    return [
+        Prediction(
+            path=str(path),
+            label=names[label] if label < len(names) else str(label),
+            probability=best.values[row].item(),
+            executed=int(executed[row]),
+            num_units=len(cost.option_macs),
+            fraction=fractions[row].item(),
+        )
+        for row, (path, label) in enumerate(zip(images, best.indices.tolist(), strict=True))
+    ]
+
+
+def _content(plan: Path | str) -> bytes:
+    try:
+        return Path(plan).read_bytes()
+    except OSError as error:
+        raise ExecutionError(
+            f"plan {plan} must be a file that can be read ({error.strerror}); `sidestep export` writes one"
+        ) from error
+
+
+def _pixels(path: Path | str, size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.fit(image.convert("RGB"), size), dtype=np.uint8)
+    except (OSError, ValueError) as error:
+        raise DataError(f"image {path} must be a picture that can be read, but: {error}") from error
+
+
+def _cost_of(prices: dict[str, Any]) -> CostModel:
+    """Return the price list in a plan."""
+    exits = {name: torch.tensor(prices[name]) for name in ("exit_macs", "exit_units") if name in prices}
+    return CostModel(
+        fixed_macs=prices["fixed_macs"],
+        option_macs=torch.tensor(prices["option_macs"]),
+        router_macs=torch.tensor(prices["router_macs"]),
+        **exits,
+    )

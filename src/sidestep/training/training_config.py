@@ -1,0 +1,204 @@
+"""How a network is trained: phases, optimiser, batch, precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sidestep.errors import RecipeError
+from sidestep.losses.exit_loss import ExitWeighting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ramp:
+    """A method setting that moves linearly from `start` to `end` over the first `until` of a phase."""
+
+    start: float
+    end: float
+    until: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.until <= 1.0:
+            raise RecipeError(f"until must be in (0, 1], got {self.until}; 1 ramps over the whole phase")
+
+    def at(self, progress: float) -> float:
+        """Return the value at `progress` in [0, 1] of the phase."""
+        return self.start + (self.end - self.start) * min(1.0, progress / self.until)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """A stretch of training with its own optimiser and schedule.
+
+    Args:
+        name: how logs call it.
+        epochs: its length; 0 leaves the phase out, so that `--training.phases.0.epochs 0` switches a
+            warm-up off.
+        train: which parameters learn; the others are frozen, their BatchNorm statistics too.
+        paths: who decides: the routers ("routed"), a coin per image and unit ("uniform", USW, eq. 14), a
+            coin per unit for the whole batch ("uniform_batch"), or nobody ("full", everything executed).
+        lr: base learning rate.
+        schedule: "constant", "cosine" to zero, or "multistep".
+        milestones: epochs of the phase at which "multistep" multiplies the rate by 0.1.
+        warmup_epochs: linear warm-up from zero.
+        settings: method settings that hold in this phase instead of the recipe's, by name.
+        ramps: method settings that move during the phase, by name ("target").
+    """
+
+    name: str
+    epochs: int
+    train: Literal["all", "blocks", "routers", "exits"] = "all"
+    paths: Literal["routed", "uniform", "uniform_batch", "full"] = "routed"
+    lr: float = 0.1
+    schedule: Literal["constant", "cosine", "multistep"] = "constant"
+    milestones: list[int] = field(default_factory=list)
+    warmup_epochs: float = 0.0
+    settings: dict[str, Any] = field(default_factory=dict)
+    ramps: dict[str, Ramp] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise RecipeError(f"epochs must be at least 0, got {self.epochs}; 0 leaves the phase out")
+        if self.lr <= 0:
+            raise RecipeError(f"lr must be above 0, got {self.lr}; the paper starts at 0.1")
+        if bool(self.milestones) != (self.schedule == "multistep"):
+            raise RecipeError(
+                f"milestones belong to schedule 'multistep' and it needs some, got {self.milestones} "
+                f"with {self.schedule!r}"
+            )
+        # A phase that is switched off keeps its other settings.
+        if self.epochs and not 0 <= self.warmup_epochs <= self.epochs:
+            raise RecipeError(
+                f"warmup_epochs must be between 0 and epochs ({self.epochs}), got {self.warmup_epochs}"
+            )
+        if self.paths != "routed" and self.train != "blocks":
+            raise RecipeError(
+                f"paths {self.paths!r} asks no router, so train must be 'blocks', got {self.train!r}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig:
+    """Settings of the optimiser.
+
+    Args:
+        algorithm: "sgd", or "adam" (BlockDrop), which takes neither momentum nor nesterov.
+        momentum: classical momentum.
+        nesterov: Nesterov's form of it.
+        weight_decay: coefficient of it, routers included.
+        decayed: "all" parameters, or "weights" of convolutions and linear layers alone, without biases and
+            BatchNorm.
+        router_lr_factor: learning rate of the routers relative to the blocks'.
+    """
+
+    algorithm: Literal["sgd", "adam"] = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    decayed: Literal["all", "weights"] = "all"
+    router_lr_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.algorithm == "adam" and (self.momentum != 0.9 or self.nesterov):
+            raise RecipeError(
+                f"momentum and nesterov have no effect on adam, got {self.momentum} and {self.nesterov}; "
+                "drop them"
+            )
+        for name in ("momentum", "weight_decay", "router_lr_factor"):
+            if getattr(self, name) < 0:
+                raise RecipeError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillationConfig:
+    """Learning from the static origin (model.init).
+
+    Args:
+        weight: of the distillation loss; 0 switches it off.
+        temperature: of both soft-maxes.
+    """
+
+    weight: float = 0.0
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise RecipeError(f"weight must be at least 0, got {self.weight}; 0 switches distillation off")
+        if self.temperature <= 0:
+            raise RecipeError(f"temperature must be above 0, got {self.temperature}; 2 to 4 are usual")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitLossConfig:
+    """What early exits learn from; networks without exits have no use for it.
+
+    Args:
+        weighting: of the exits' losses, see `exit_weights`; the papers weigh all the same.
+        distillation: weight of what all exits learn from the last one; 0 switches it off.
+        temperature: of both soft-maxes of the distillation.
+    """
+
+    weighting: ExitWeighting = "uniform"
+    distillation: float = 0.0
+    temperature: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.distillation < 0:
+            raise RecipeError(f"distillation must be at least 0, got {self.distillation}; 0 switches it off")
+        if self.temperature <= 0:
+            raise RecipeError(f"temperature must be above 0, got {self.temperature}; 3 is usual")
+        if self.temperature != 3.0 and self.distillation == 0:
+            raise RecipeError(
+                f"temperature has no effect with distillation 0, got {self.temperature}; set distillation"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """Settings of the training loop.
+
+    Args:
+        phases: one after the other, each with a fresh optimiser. None at all trains nothing: the run holds
+            the weights it starts from, with their report.
+        batch_size: images per step over all processes.
+        seed: of initialisation, order, augmentation and noise.
+        precision: "bf16-mixed" runs convolutions and matrix products in bfloat16.
+        channels_last: memory format of images and features; the faster one on CPU and GPU.
+        label_smoothing: of the task loss.
+        optimizer: settings of SGD.
+        distillation: learning from the static origin.
+        exits: losses of early exits.
+        ema_decay: decay per step of the weights' moving average that is evaluated and kept; 0 is none.
+        max_fraction: largest fraction of the static MACs on the validation split with which an epoch can
+            become the best one; None lets every epoch of the last phase compete.
+        max_steps: stops every phase after so many steps, for trying things out.
+    """
+
+    phases: list[Phase]
+    batch_size: int = 256
+    seed: int = 0
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    channels_last: bool = True
+    label_smoothing: float = 0.0
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    exits: ExitLossConfig = field(default_factory=ExitLossConfig)
+    ema_decay: float = 0.0
+    max_fraction: float | None = None
+    max_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.phases and self.phases[-1].epochs == 0:
+            raise RecipeError("phases must end with one that has epochs, got none; its best epoch is kept")
+        if self.batch_size < 2:
+            raise RecipeError(f"batch_size must be at least 2, got {self.batch_size}; BatchNorm needs two")
+        if not 0 <= self.label_smoothing < 1:
+            raise RecipeError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        if not 0 <= self.ema_decay < 1:
+            raise RecipeError(f"ema_decay must be in [0, 1), got {self.ema_decay}; 0 keeps no average")
+        if self.max_fraction is not None and self.max_fraction <= 0:
+            raise RecipeError(f"max_fraction must be above 0, got {self.max_fraction}")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise RecipeError(
+                f"max_steps must be at least 1, got {self.max_steps}; remove it for whole epochs"
+            )

@@ -1,0 +1,149 @@
+"""Single operations: what a plan makes of a function of the image, against the function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sidestep.errors import ExportError
+from sidestep.plan.lowering import Constant
+from sidestep.plan.simplify import simplify
+from sidestep.plan.tracing import call, held_image, traced_of
+from sidestep.plan.writer import Writer
+from tests import strategies
+from tests.doubles import enliven
+from tests.reference.plan import run_plan
+
+WEIGHT = strategies.images(1, 7, size=4)[0, :, :3, :3].contiguous()
+NORM = nn.BatchNorm2d(3).eval()
+CELL = nn.LSTMCell(3, 4)
+VECTOR_NORM = nn.BatchNorm1d(3).eval()
+enliven(nn.ModuleList([NORM, VECTOR_NORM]))
+
+
+def pooled(images: Tensor) -> Tensor:
+    return images.mean((2, 3))
+
+
+def in_place(images: Tensor) -> Tensor:
+    """Change a part of a vector, which a view of it then shows."""
+    vector = pooled(images) + 1
+    part = vector[:, 1:]
+    part.mul_(3).relu_()
+    return vector + part.sum()
+
+
+def recurrent(images: Tensor) -> Tensor:
+    """Return the state behind two steps, the first of which begins with zeros."""
+    state = CELL(pooled(images))
+    return torch.cat(CELL(pooled(images) * 2, state), dim=1)
+
+
+def pixels(images: Tensor) -> Tensor:
+    """Return a linear layer written as timm does."""
+    weight = WEIGHT[:, :, 0].view(3, 3, 1, 1)
+    return F.conv2d(images.mean((2, 3), keepdim=True), weight, WEIGHT[0, 0])[..., 0, 0]
+
+
+VECTORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "views": lambda x: pooled(x).view(3, 1).permute(1, 0).unsqueeze(2).squeeze(0).expand(3, 2).flatten()[1:5],
+    "stacks": lambda x: torch.stack([pooled(x), torch.ones(1, 3)], dim=2).transpose(1, 2)[:, 1] * pooled(x),
+    "splits": lambda x: torch.cat(pooled(x).split([1, 2], dim=1)[::-1], dim=1).flip(1).exp(),
+    "chunks": lambda x: sum(pooled(x).chunk(3, dim=1)) - 1,
+    "unbinds": lambda x: torch.stack(pooled(x)[0].unbind()[::2]).tanh(),
+    "spreads": lambda x: pooled(x)[:, :1] * pooled(x) - pooled(x)[:, :, None],
+    "numbers": lambda x: (2 - pooled(x)) / 3 + (-pooled(x)) * 1.5 - 1,
+    "divides": lambda x: pooled(x) / (pooled(x).norm(dim=1, keepdim=True).clamp_min(1e-3) + 1),
+    "means": lambda x: pooled(x).mean() + pooled(x).sum(dim=1) - pooled(x).mean(dim=1, keepdim=True),
+    "compares": lambda x: F.cosine_similarity(pooled(x), pooled(x).sigmoid(), dim=1),
+    "rectifies": lambda x: F.leaky_relu(pooled(x), 0.2) + F.relu(pooled(x)).sqrt(),
+    "normalises": lambda x: VECTOR_NORM(pooled(x)),
+    "multiplies": lambda x: F.linear(pooled(x), WEIGHT[0], WEIGHT[1, 0]),
+    "multiplies_pixels": pixels,
+    "flattens": lambda x: F.max_pool2d(x, 4, padding=1).flatten(1),
+    "recurs": recurrent,
+    "in_place": in_place,
+    "constant": lambda x: torch.full_like(pooled(x), -torch.inf).index_fill(1, torch.tensor([1]), 2.0),
+}  # fmt: skip
+MAPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "convolves": lambda x: F.conv2d(x, WEIGHT[:, None], stride=2, padding=1, groups=3),
+    "normalises": lambda x: NORM(F.conv2d(x, WEIGHT[:, None], groups=3, padding=1)) + NORM(x),
+    "scales": lambda x: x * pooled(x).sigmoid()[..., None, None],
+    "shifts": lambda x: 2 * x * WEIGHT[:, :1, :1] + 1,
+    "pools": lambda x: F.avg_pool2d(F.max_pool2d(x, 3, stride=2, padding=1), 2, ceil_mode=True),
+    "pads": lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 2)),
+    "strides": lambda x: F.relu(x[:, :, ::3, ::3]),
+    "joins": lambda x: torch.cat([x, F.leaky_relu(x, 0.3)], dim=1),
+    "permutes": lambda x: x.permute(0, 2, 3, 1).clone().permute(0, 3, 1, 2).relu(),
+}
+REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "rows": (lambda x: F.relu(x[:, :, ::2]), r"takes rows and columns in steps \(2, 1\)"),
+    "order": (lambda x: F.relu(x.permute(0, 2, 3, 1)), "computes with a map of permuted axes"),
+    "noise": (lambda x: pooled(x) + torch.rand(3), "draws random numbers"),
+    "part": (lambda x: x[:, :, 1:], "takes a part of a map"),
+    "kernel": (lambda x: F.max_pool2d(x, (3, 1)), r"takes maxima by \[3, 1\], and plans by one number"),
+    "dilation": (
+        lambda x: F.conv2d(x, WEIGHT[:, None], groups=3, dilation=2),
+        "convolves transposed, dilated",
+    ),
+    "space": (lambda x: x.mean(3), r"averages a map over dimensions \[3\], and plans over space"),
+    "pixels": (lambda x: F.adaptive_avg_pool2d(x, 2), "uses aten._adaptive_avg_pool2d|averages to"),
+    "border": (lambda x: F.pad(x, (1, 1, 1, 1)), "pads a map by"),
+    "products": (lambda x: pooled(x).t() @ pooled(x), "multiplies matrices, and plans weights with vectors"),
+    "one_sum": (lambda x: torch.stack([pooled(x)] * 2).sum(dim=0), r"sums a vector to shape \(1, 3\)"),
+    "norm": (lambda x: pooled(x).norm(p=3, dim=1), "takes a norm of order 3"),
+    "double": (lambda x: pooled(x).double(), "uses aten._to_copy.default on vectors"),
+    "mixed": (
+        lambda x: x + pooled(x)[..., None, None],
+        "computes with a map and what is no number per channel",
+    ),
+    "batch": (lambda x: F.batch_norm(x, None, None, training=True), "uses aten|normalises by the statistics"),
+}
+
+
+def written(function: Callable[[Tensor], Tensor]) -> tuple[Writer, object]:
+    writer = Writer(nn.Module())
+    return writer, traced_of(call(writer, "the test", function, held_image((9, 9))))
+
+
+def outcome(writer: Writer, value: int, image: Tensor) -> Tensor:
+    steps, output = simplify(writer.steps, value)
+    return run_plan({"steps": steps, "output": output}, writer.weights.tensors, image)[0]
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_vectors_are_what_the_function_computes(name: str) -> None:
+    image = strategies.images(1, 0, size=9)
+    writer, traced = written(VECTORS[name])
+    with torch.no_grad():
+        expected = VECTORS[name](image).flatten().clamp(-3e38, 3e38)
+    torch.testing.assert_close(outcome(writer, writer.dense(traced), image[0]), expected)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_maps_are_what_the_function_computes_at_every_size(name: str) -> None:
+    writer, traced = written(MAPS[name])
+    value = writer.plain(traced)
+    for image in (strategies.images(1, 0, size=9), strategies.images(1, 0, size=13)[..., :6]):
+        steps = [{"ops": [dict(op) for op in step["ops"]]} for step in writer.steps]
+        shadow = Writer(nn.Module())
+        shadow.steps, shadow.weights = steps, writer.weights
+        with torch.no_grad():
+            torch.testing.assert_close(outcome(shadow, value, image[0]), MAPS[name](image)[0])
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_plans_do_not_know_is_refused_by_name(name: str) -> None:
+    function, message = REFUSED[name]
+    with pytest.raises(ExportError, match=f"the test .*{message}"):
+        written(function)
+
+
+def test_constants_come_back_as_tensors() -> None:
+    _, traced = written(lambda x: torch.ones(1, 2) + torch.zeros_like(x).sum())
+    assert isinstance(traced, Constant)
+    assert torch.equal(traced.tensor, torch.ones(1, 2))

@@ -1,0 +1,224 @@
+"""Recipes: values, overrides, and every error at once."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sidestep.errors import RecipeError
+from sidestep.methods import METHODS
+from sidestep.runs.recipe import from_dict, load_recipe
+from tests.paths import RECIPES
+
+ALL = sorted(RECIPES.glob("*.yaml"))
+MINIMAL = {
+    "name": "tiny",
+    "method": {"name": "rdi_net"},
+    "training": {"phases": [{"name": "joint", "epochs": 1}]},
+}
+
+
+def test_a_minimal_recipe_has_the_papers_defaults() -> None:
+    recipe = from_dict(MINIMAL)
+    assert recipe.method == "rdi_net"
+    assert (recipe.settings.target, recipe.settings.gate_mode) == (0.5, "soft")
+    assert (recipe.settings.router.dim, recipe.settings.router.gamma, recipe.settings.router.reach) == (
+        256,
+        0.5,
+        2,
+    )
+    assert (recipe.settings.srm.alpha, recipe.settings.srm.margin) == (0.2, 0.5)
+
+
+def test_a_recipe_survives_its_own_dump() -> None:
+    recipe = from_dict(MINIMAL)
+    assert from_dict(yaml.safe_load(yaml.safe_dump(recipe.as_dict()))) == recipe
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_every_recipe_loads_and_says_in_its_header_what_it_is(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.method in METHODS
+    assert recipe.name == path.stem
+    assert path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("name", ["rdi_net_resnet110_cifar10", "rdi_net_resnet110_cifar100"])
+def test_the_paper_recipes_hold_the_papers_numbers(name: str) -> None:
+    recipe = load_recipe(RECIPES / f"{name}.yaml")
+    usw, joint = recipe.training.phases
+    assert (usw.epochs, usw.train, usw.paths, usw.lr) == (30, "blocks", "uniform", 0.1)
+    assert (joint.epochs, joint.train, joint.lr, joint.milestones) == (320, "all", 0.1, [250, 300])
+    assert recipe.training.batch_size == 256
+    assert (recipe.training.optimizer.momentum, recipe.training.optimizer.weight_decay) == (0.9, 1e-4)
+    assert recipe.settings.router.gamma == 0.5
+    assert (recipe.settings.srm.margin, recipe.settings.srm.alpha) == (0.5, 0.2)
+    assert recipe.model.name == "cifar_resnet110"
+
+
+def write(folder: Path, values: object) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_overrides_reach_nested_settings_and_lists(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    recipe = load_recipe(
+        path,
+        ["--method.router.gamma=auto", "--method.target", "0.4", "--training.phases.0.epochs", "3"],
+    )
+    assert recipe.settings.router.gamma == "auto"
+    assert recipe.settings.target == 0.4
+    assert recipe.training.phases[0].epochs == 3
+
+
+def test_scientific_notation_without_a_point_is_a_number(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL), ["--training.optimizer.weight_decay=1e-3"])
+    assert recipe.training.optimizer.weight_decay == 1e-3
+
+
+def test_all_errors_come_at_once_with_the_nearest_names() -> None:
+    values = {
+        "method": {"name": "rdi_net", "tagret": 0.4, "gate_mode": "harrd", "router": {"gamma": 2}},
+        "modle": {},
+        "training": {"phases": [{"name": "x", "epochs": -1}], "batch_size": "many"},
+    }
+    with pytest.raises(RecipeError) as caught:
+        from_dict(values)
+    text = str(caught.value)
+    assert "method.tagret is no setting of method; did you mean target?" in text
+    assert "method.gate_mode must be a value out of soft, hard, got 'harrd'; did you mean hard?" in text
+    assert "method.router.gamma must be in [0, 1] or 'auto', got 2" in text
+    assert "modle is no setting of a recipe; did you mean model?" in text
+    assert "training.phases.0.epochs must be at least 0, got -1" in text
+    assert "training.batch_size must be a whole number, got 'many'" in text
+    assert "6 errors" in text
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"shortcut": "pool_ends"}, "got 'pool_ends'; did you mean pool_end?"),
+        ({"se_ratio": "many"}, "model.se_ratio must be a whole number or null, got 'many'"),
+        (
+            {"se_ratio": 20},
+            "model.se_ratio must be from 1 to 16, the channels of the narrowest block",
+        ),
+        (
+            {"name": "resnet50", "shortcut": "A"},
+            "model.shortcut must be B for resnet50, got 'A'",
+        ),
+        ({"name": "resnet51"}, "model.name must be cifar_resnet<6n+2>, one of resnet18, resnet34, "),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_one_error(model: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=f"(?s)has one error.*{re.escape(message)}"):
+        from_dict({**MINIMAL, "model": model})
+
+
+def test_the_settings_of_backbones_survive_a_dump() -> None:
+    for model in ({"shortcut": "pool_both", "se_ratio": 16}, {"name": "resnet50", "shortcut": None}):
+        recipe = from_dict({**MINIMAL, "model": model})
+        assert from_dict(yaml.safe_load(yaml.safe_dump(recipe.as_dict()))) == recipe
+
+
+def test_an_unknown_method_names_those_that_exist() -> None:
+    with pytest.raises(
+        RecipeError, match=r"must be one of rdi_net, .*, static, got 'rdinet'; did you mean rdi_net"
+    ):
+        from_dict({**MINIMAL, "method": {"name": "rdinet"}})
+
+
+def test_a_missing_required_setting_is_named() -> None:
+    with pytest.raises(RecipeError, match=r"method\.num_units is required"):
+        from_dict({**MINIMAL, "method": {"name": "codinet"}})
+
+
+def test_a_ramp_of_something_that_is_no_number_is_an_error() -> None:
+    phase = {"name": "x", "epochs": 1, "ramps": {"gate_mode": {"start": 0, "end": 1}}}
+    with pytest.raises(RecipeError, match=r"training\.phases\.0\.ramps\.gate_mode is no setting"):
+        from_dict({**MINIMAL, "training": {"phases": [phase]}})
+
+
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [
+        ({"schedule": "multistep"}, "milestones belong to schedule 'multistep'"),
+        ({"milestones": [1]}, "milestones belong to schedule 'multistep'"),
+        ({"paths": "uniform"}, "asks no router, so train must be 'blocks'"),
+        ({"lr": 0}, "lr must be above 0"),
+        ({"warmup_epochs": 3}, "warmup_epochs must be between 0 and epochs"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_errors(phase: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        from_dict({**MINIMAL, "training": {"phases": [{"name": "x", "epochs": 2, **phase}]}})
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", ""])
+def test_a_file_that_is_no_mapping_is_an_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"bad\.yaml must be"):
+        load_recipe(path)
+
+
+def test_a_missing_recipe_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="must be a readable YAML file"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_overrides_that_name_no_place_are_errors(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    with pytest.raises(RecipeError, match="names no place in the recipe"):
+        load_recipe(path, ["--training.phases.7.epochs=1"])
+    with pytest.raises(RecipeError, match="must be --key value"):
+        load_recipe(path, ["--method.target"])
+
+
+def test_a_null_where_something_is_required_is_one_of_the_errors() -> None:
+    values = {
+        "name": None,
+        "method": {"name": "rdi_net", "target": None, "router": None},
+        "model": {"mix": None, "exits": {"at": None}, "ranet": {"scale_list": None}},
+        "data": {"mean": None, "source": None, "flip": None, "limit": None},
+        "training": {
+            "phases": [{"name": "x", "epochs": 1, "milestones": None, "settings": None, "ramps": {"y": None}}]
+        },
+    }
+    with pytest.raises(RecipeError) as caught:
+        from_dict(values)
+    assert str(caught.value).splitlines() == [
+        "recipe has 12 errors:",
+        "  - name must be a text, got None",
+        "  - method.target must be a number, got None",
+        "  - method.router must be a mapping, got None",
+        "  - model.mix must be a value out of output, branch, got None",
+        "  - model.exits.at must be a list of texts, got None",
+        "  - model.ranet.scale_list must be a list of whole numbers, got None",
+        "  - data.mean must be a list of 3 numbers, got None",
+        "  - data.source must be a text, got None",
+        "  - data.flip must be a true or false, got None",
+        "  - training.phases.0.milestones must be a list of whole numbers, got None",
+        "  - training.phases.0.settings must be a mapping, got None",
+        "  - training.phases.0.ramps.y must be a mapping, got None",
+    ]
+    with pytest.raises(RecipeError, match=r"training\.phases must be a list of mappings, got None"):
+        from_dict({**MINIMAL, "training": {"phases": None}})
+
+
+def test_a_null_is_taken_where_there_is_one(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL), ["--data.limit=null", "--model.se_ratio", "null"])
+    assert (recipe.data.limit, recipe.model.se_ratio) == (None, None)
+
+
+def test_a_text_that_yaml_reads_as_a_number_wants_quotes(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL | {"method": {"name": "fixed_path"}})
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, ["--method.path=1010010", "--training.phases.0.name=yes"])
+    text = str(caught.value)
+    assert "method.path must be a text or null, got 1010010; YAML reads a number there: put it in" in text
+    assert "training.phases.0.name must be a text, got True; YAML reads true or false there" in text
+    assert load_recipe(path, ["--method.path='1010010'"]).settings.path == "1010010"
