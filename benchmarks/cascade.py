@@ -21,8 +21,9 @@ from sidestep.evaluation.exit_curve import calibrate, survey_exits
 from sidestep.execution.prepare import prepare
 from sidestep.networks.exit_network import ExitNetwork
 from sidestep.routing.exit_rule import ExitRule
-from sidestep.runs.assemble import data_of, open_run, untrained
+from sidestep.runs.assemble import untrained
 from sidestep.runs.recipe import load_recipe
+from sidestep.runs.run_folder import data_of, open_run
 from sidestep.types import Batch, CostModel
 
 AIMS = {256: 0.65, 1: 0.6}

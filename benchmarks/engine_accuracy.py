@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sidestep.evaluation.bench import BenchRow, bench_network
 from sidestep.evaluation.report import Report, Seen, report_of
-from sidestep.runs.assemble import Opened, data_of, open_run
 from sidestep.runs.export import engine_of_run, engines_of
+from sidestep.runs.run_folder import OpenedRun, data_of, open_run
 from sidestep.targets.native_engine import ENGINE, routed
 from sidestep.types import Batch, RoutedOutput
 
@@ -40,7 +40,7 @@ class Answers:
     options: Tensor
 
     @classmethod
-    def of(cls, opened: Opened, batches: list[Batch], outputs: list[RoutedOutput], name: str) -> Answers:
+    def of(cls, opened: OpenedRun, batches: list[Batch], outputs: list[RoutedOutput], name: str) -> Answers:
         """Return what outputs say of the images of batches."""
         seen = Seen()
         for batch, output in zip(batches, outputs, strict=True):
@@ -55,21 +55,21 @@ class Answers:
         )
 
 
-def masked_answers(opened: Opened, batches: list[Batch]) -> Answers:
+def masked_answers(opened: OpenedRun, batches: list[Batch]) -> Answers:
     """Return the answers of masked PyTorch."""
     with torch.inference_mode():
         outputs = [opened.network(batch.images) for batch in batches]
     return Answers.of(opened, batches, outputs, "masked")
 
 
-def engine_answers(opened: Opened, batches: list[Batch], precision: str) -> Answers:
+def engine_answers(opened: OpenedRun, batches: list[Batch], precision: str) -> Answers:
     """Return the answers of the engine."""
     engine = engine_of_run(opened, None, precision)  # type: ignore[arg-type]
     outputs = [routed(engine(batch.images.numpy()), opened.cost) for batch in batches]
     return Answers.of(opened, batches, outputs, ENGINE)
 
 
-def correctness(run: Path, opened: Opened, batches: list[Batch]) -> list[str]:
+def correctness(run: Path, opened: OpenedRun, batches: list[Batch]) -> list[str]:
     """Return a run's line of the first table."""
     wanted = masked_answers(opened, batches)
     found = {precision: engine_answers(opened, batches, precision) for precision in PRECISIONS}
@@ -89,7 +89,7 @@ def correctness(run: Path, opened: Opened, batches: list[Batch]) -> list[str]:
     ]
 
 
-def times(run: Path, opened: Opened, images: Tensor, seconds: float) -> list[list[str]]:
+def times(run: Path, opened: OpenedRun, images: Tensor, seconds: float) -> list[list[str]]:
     """Return a run's lines of the second table, one for every precision and batch size."""
     rows = bench_network(
         opened.network,

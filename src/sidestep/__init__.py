@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     from sidestep.routing.exit_rule import ExitRule
     from sidestep.routing.relational import RelationalRouter
     from sidestep.routing.router import Router
-    from sidestep.runs.commands import ExitBudget, bench, calibrate, curve, evaluate, load, train
+    from sidestep.runs.evaluate import ExitBudget, calibrate, curve, evaluate
     from sidestep.runs.export import export_run
     from sidestep.runs.recipe import Recipe, load_recipe
+    from sidestep.runs.run_folder import load
+    from sidestep.runs.timing import bench
+    from sidestep.runs.train import train
     from sidestep.runs.wrap import wrap
     from sidestep.types import Batch, CostModel, Decisions, RoutedOutput
 
@@ -42,7 +45,7 @@ _HOMES = {
     "DataError": "errors",
     "Decisions": "types",
     "ExecutionError": "errors",
-    "ExitBudget": "runs.commands",
+    "ExitBudget": "runs.evaluate",
     "ExitRule": "routing.exit_rule",
     "ExportError": "errors",
     "Recipe": "runs.recipe",
@@ -55,16 +58,16 @@ _HOMES = {
     "SidestepError": "errors",
     "TrainingError": "errors",
     "attach_exits": "networks.attached_exits",
-    "bench": "runs.commands",
-    "calibrate": "runs.commands",
-    "curve": "runs.commands",
-    "evaluate": "runs.commands",
+    "bench": "runs.timing",
+    "calibrate": "runs.evaluate",
+    "curve": "runs.evaluate",
+    "evaluate": "runs.evaluate",
     "export_run": "runs.export",
     "gathered": "execution.gathered",
-    "load": "runs.commands",
+    "load": "runs.run_folder",
     "load_recipe": "runs.recipe",
     "measure_cost": "cost.macs",
-    "train": "runs.commands",
+    "train": "runs.train",
     "wrap": "runs.wrap",
 }
 

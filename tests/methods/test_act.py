@@ -21,8 +21,8 @@ from sidestep.methods.act import ACT, SACT, HaltingConfig
 from sidestep.networks.halting_network import HaltingNetwork
 from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.runs.assemble import untrained
-from sidestep.runs.commands import train
 from sidestep.runs.recipe import Recipe, from_dict, load_recipe
+from sidestep.runs.train import train
 from sidestep.types import Batch
 from tests import strategies
 from tests.paths import RECIPES

@@ -25,8 +25,8 @@ from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.router import ConstantRouter
 from sidestep.routing.samplers import GumbelSoftmax
 from sidestep.runs.assemble import untrained
-from sidestep.runs.commands import train
 from sidestep.runs.recipe import from_dict, load_recipe
+from sidestep.runs.train import train
 from sidestep.training.checkpoint import load_static_weights
 from tests import strategies
 from tests.doubles import TableRouter, branch_rows, enliven, lively_backbone, lively_network, noise

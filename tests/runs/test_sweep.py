@@ -16,8 +16,8 @@ import yaml
 
 from sidestep.cli.main import main
 from sidestep.errors import InterruptedRunError, RecipeError
-from sidestep.runs import commands
 from sidestep.runs import sweep as sweep_module
+from sidestep.runs import train as train_module
 from sidestep.runs.sweep import SweepRun, open_sweep, sweep, sweep_runs
 from sidestep.training.checkpoint import load_checkpoint
 from sidestep.training.step import TrainingStep
@@ -143,7 +143,7 @@ def test_a_run_whose_worker_was_killed_goes_on_in_another(
     recipe, out = write(tmp_path, training=training), tmp_path / "out"
     monkeypatch.setattr(sweep_module, "HEARTBEAT_SECONDS", 1)
     script = (
-        "import sys; from pathlib import Path; from sidestep import sweeping\n"
+        "import sys; from pathlib import Path; from sidestep.runs import sweep as sweep_module\n"
         "sweep_module.HEARTBEAT_SECONDS = 1\n"
         "sweep_module.sweep(sweep_module.sweep_runs([sys.argv[1]], ['seed=0']), Path(sys.argv[2]))"
     )
@@ -224,13 +224,13 @@ def test_an_interrupt_ends_all_replicas_and_the_sweep_goes_on_later(
 def test_an_interrupt_behind_the_last_step_of_a_run_ends_the_sweep_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    conclude = commands._conclude
+    report = train_module._report
 
     def interrupted(*arguments: Any) -> None:
         signal.raise_signal(signal.SIGINT)
-        conclude(*arguments)
+        report(*arguments)
 
-    monkeypatch.setattr(commands, "_conclude", interrupted)
+    monkeypatch.setattr(train_module, "_report", interrupted)
     with pytest.raises(InterruptedRunError, match="the same command goes on"):
         sweep(sweep_runs([write(tmp_path)], ["seed=0,1"]), tmp_path / "out")
     assert len(done(tmp_path / "out")) == 1

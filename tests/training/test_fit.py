@@ -12,8 +12,8 @@ import torch
 
 from sidestep.errors import InterruptedRunError, RecipeError, TrainingError
 from sidestep.runs.assemble import untrained
-from sidestep.runs.commands import train
 from sidestep.runs.recipe import Recipe, from_dict
+from sidestep.runs.train import train
 from sidestep.training import loop
 from sidestep.training.checkpoint import load_checkpoint
 from sidestep.training.step import TrainingStep

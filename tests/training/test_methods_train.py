@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import sidestep
 from sidestep.errors import InterruptedRunError, RecipeError
 from sidestep.methods import METHODS
-from sidestep.runs.commands import train
 from sidestep.runs.recipe import Recipe, from_dict
+from sidestep.runs.train import train
 from sidestep.training.step import TrainingStep
 from tests.training.test_fit import assert_same_run, at_step, rows
 

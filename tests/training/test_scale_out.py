@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from sidestep.losses.paths import rank_correlation, rank_loss
 from sidestep.methods import rdi_net
-from sidestep.runs.commands import train
 from sidestep.runs.recipe import from_dict
+from sidestep.runs.train import train
 from sidestep.training import step as training_step
 from sidestep.training.checkpoint import load_checkpoint
 from tests.training.test_fit import rows

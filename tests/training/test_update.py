@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sidestep.errors import TrainingError
-from sidestep.runs.commands import train
 from sidestep.runs.recipe import Recipe, from_dict
+from sidestep.runs.train import train
 from sidestep.training import loop
 from sidestep.training.meter import Meter
 from sidestep.training.optimizer import TensorRates

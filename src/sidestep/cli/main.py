@@ -24,7 +24,7 @@ from sidestep.cli.tables import (
 from sidestep.errors import LoneProcessError, SidestepError
 
 if TYPE_CHECKING:
-    from sidestep.runs.commands import ExitBudget
+    from sidestep.runs.evaluate import ExitBudget
     from sidestep.runs.recipe import Recipe
 
 QUICKSTART = Path(__file__).parent / "quickstart.yaml"
@@ -87,7 +87,7 @@ def _train(settings: Any, overrides: list[str]) -> int:
 
 
 def _fit(recipe: Recipe, settings: Any) -> Path:
-    from sidestep.runs.commands import train
+    from sidestep.runs.train import train
     from sidestep.training.devices import Devices
 
     devices = Devices(
@@ -142,7 +142,7 @@ def _sweep(settings: Any, overrides: list[str]) -> int:
 
 
 def _budget(settings: Any) -> ExitBudget:
-    from sidestep.runs.commands import ExitBudget
+    from sidestep.runs.evaluate import ExitBudget
 
     return ExitBudget(
         fraction=settings.budget,
@@ -153,7 +153,7 @@ def _budget(settings: Any) -> ExitBudget:
 
 
 def _calibrate(settings: Any) -> int:
-    from sidestep.runs.commands import calibrate
+    from sidestep.runs.evaluate import calibrate
 
     calibration = calibrate(
         settings.run, _budget(settings), checkpoint=settings.checkpoint, source=settings.source
@@ -168,7 +168,7 @@ def _calibrate(settings: Any) -> int:
 
 
 def _curve(settings: Any) -> int:
-    from sidestep.runs.commands import curve
+    from sidestep.runs.evaluate import curve
 
     found = curve(
         settings.run,
@@ -183,7 +183,7 @@ def _curve(settings: Any) -> int:
 
 
 def _evaluate(settings: Any) -> int:
-    from sidestep.runs.commands import evaluate
+    from sidestep.runs.evaluate import evaluate
 
     has_budget = settings.budget is not None or settings.budget_gflops is not None
 
@@ -208,7 +208,7 @@ def _evaluate(settings: Any) -> int:
 
 def _bench(settings: Any) -> int:
     from sidestep.errors import RecipeError
-    from sidestep.runs.commands import bench
+    from sidestep.runs.timing import bench
     from sidestep.targets.native_engine import MISSING, engine_installed
 
     try:
@@ -297,8 +297,8 @@ def _write(page: str, out: str | None) -> int:
 
 
 def _quickstart(settings: Any, overrides: list[str]) -> int:
-    from sidestep.runs.commands import bench
     from sidestep.runs.recipe import load_recipe
+    from sidestep.runs.timing import bench
 
     folder = _fit(load_recipe(QUICKSTART, overrides), settings)
     if not _is_first():

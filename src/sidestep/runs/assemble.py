@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,16 @@ from sidestep.backbones.backbone import Backbone
 from sidestep.cost.macs import measure_cost
 from sidestep.data import Data, Shard, load_data
 from sidestep.data.image_set import train_rows
-from sidestep.data.sources import Role
-from sidestep.errors import CheckpointError, DataError, RecipeError
+from sidestep.errors import RecipeError
 from sidestep.networks.attached_exits import attach_exits
 from sidestep.networks.exit_network import ExitNetwork
 from sidestep.networks.models import EXIT_NETWORKS, build_backbone, build_exit_network
 from sidestep.networks.network import DynamicNetwork
-from sidestep.runs.recipe import Recipe, from_dict, method_of
-from sidestep.training.checkpoint import load_checkpoint, load_static_weights, load_weights
+from sidestep.runs.recipe import Recipe, method_of
+from sidestep.training.checkpoint import load_static_weights
 from sidestep.training.distributed import synchronize_batch_norm
-from sidestep.training.loop import BEST, LAST, Job
+from sidestep.training.loop import Job
 from sidestep.training.training_config import ExitLossConfig
-from sidestep.types import CostModel
 
 
 def untrained(
@@ -40,59 +38,6 @@ def untrained(
     if not model.exits.at:
         return network
     return attach_exits(network, model.exits.at, num_classes=num_classes, width=model.exits.width)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
-    """A run's network with its trained weights, in evaluation mode, and what belongs to it.
-
-    Attributes:
-        path: of the checkpoint.
-        recipe: of the run.
-        network: the network.
-        cost: its price list.
-        values: plain values of the checkpoint.
-    """
-
-    path: Path
-    recipe: Recipe
-    network: DynamicNetwork
-    cost: CostModel
-    values: dict[str, Any]
-
-
-def open_run(run: Path, name: str) -> Opened:
-    """Return a run's network, from its "best" or "last" checkpoint.
-
-    Raises:
-        CheckpointError: when the folder holds no such checkpoint, or it is damaged.
-    """
-    path = run / {"best": BEST, "last": LAST}.get(name, name)
-    if not path.is_file():
-        raise CheckpointError(f"run {run} must hold {path.name}, and there is none; train it or name another")
-    checkpoint = load_checkpoint(path)
-    recipe = from_dict(checkpoint.values["recipe"], str(path))
-    height, width = checkpoint.values["input_size"]
-    network = untrained(recipe, num_classes=len(checkpoint.values["class_names"]), input_size=(height, width))
-    load_weights(network, checkpoint.section("model"), f"checkpoint {path}")
-    network.eval()
-    cost = measure_cost(network, (height, width))
-    return Opened(path=path, recipe=recipe, network=network, cost=cost, values=checkpoint.values)
-
-
-def data_of(opened: Opened, split: Role, source: str | None) -> Data:
-    """Return a split of the run's data, or of other data that fits the run's network."""
-    config = opened.recipe.data if source is None else replace(opened.recipe.data, source=source)
-    data = load_data(config, splits=[split])
-    trained, found = len(opened.values["class_names"]), data.num_classes
-    if trained != found:
-        raise DataError(f"source {config.source!r} must have the run's {trained} classes, got {found}")
-    if list(data.input_size) != opened.values["input_size"]:
-        raise DataError(
-            f"images of source {config.source!r} must be {opened.values['input_size']} as in training, "
-            f"got {list(data.input_size)}; set data.image_size when training"
-        )
-    return data
 
 
 def job_of(recipe: Recipe, fabric: Fabric) -> Job:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sidestep.errors import ExecutionError, ExportError
-from sidestep.evaluation.exit_curve import ExitCalibration
 from sidestep.evaluation.rivals import Runner
 from sidestep.execution.prepare import Precision
 from sidestep.plan.format import Plan, save_plan
 from sidestep.plan.from_network import PlanCard, export_plan
 from sidestep.routing.exit_rule import ExitRule
-from sidestep.runs.assemble import Opened, open_run
 from sidestep.runs.recipe import method_of
+from sidestep.runs.run_folder import OpenedRun, open_run
 from sidestep.targets.native_engine import ENGINE, EnginePrecision, engine_installed, engine_of, engine_runner
 
 FORMATS = ("plan",)
@@ -56,13 +55,12 @@ def export_run(
     if to not in FORMATS:
         raise ExportError(f"to must be one of {', '.join(FORMATS)}, got {to!r}")
     opened = open_run(Path(run), checkpoint)
-    known = opened.values.get("exits")
-    plan = plan_of(opened, None if known is None else ExitCalibration(**known).rule)
+    plan = plan_of(opened, opened.exit_rule)
     path = opened.path.with_suffix(".plan") if out is None else Path(out)
     return Exported(path=path, num_bytes=save_plan(path, plan), num_units=plan.num_units)
 
 
-def plan_of(opened: Opened, rule: ExitRule | None) -> Plan:
+def plan_of(opened: OpenedRun, rule: ExitRule | None) -> Plan:
     """Return the plan of a run's network.
 
     Args:
@@ -75,7 +73,7 @@ def plan_of(opened: Opened, rule: ExitRule | None) -> Plan:
     return export_plan(opened.network, _card_of(opened), rule)
 
 
-def engine_of_run(opened: Opened, rule: ExitRule | None, precision: EnginePrecision) -> Any:
+def engine_of_run(opened: OpenedRun, rule: ExitRule | None, precision: EnginePrecision) -> Any:
     """Return the native engine of a run's network.
 
     Raises:
@@ -85,7 +83,7 @@ def engine_of_run(opened: Opened, rule: ExitRule | None, precision: EnginePrecis
     return engine_of(plan_of(opened, rule).as_bytes(), precision)
 
 
-def engines_of(opened: Opened, rule: ExitRule | None) -> dict[Precision, dict[str, Runner]]:
+def engines_of(opened: OpenedRun, rule: ExitRule | None) -> dict[Precision, dict[str, Runner]]:
     """Return the engine in every precision that it has here, to be timed; none where there is none."""
     if not engine_installed():
         return {}
@@ -98,19 +96,18 @@ def engines_of(opened: Opened, rule: ExitRule | None) -> dict[Precision, dict[st
     return found
 
 
-def _card_of(opened: Opened) -> PlanCard:
+def _card_of(opened: OpenedRun) -> PlanCard:
     recipe = opened.recipe
     if recipe.data.per_image_standardization:
         raise ExportError(
             "plans subtract one mean from all images, and data.per_image_standardization every image's own; "
             "train without it"
         )
-    height, width = opened.values["input_size"]
     return PlanCard(
-        input_size=(height, width),
+        input_size=opened.input_size,
         mean=recipe.data.mean,
         std=recipe.data.std,
-        class_names=tuple(opened.values["class_names"]),
+        class_names=opened.class_names,
         cost=opened.cost,
         about={
             "recipe": recipe.name,

@@ -26,8 +26,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from torch import distributed as dist
 
 from sidestep.errors import InterruptedRunError, RecipeError, SidestepError
-from sidestep.runs.commands import train
 from sidestep.runs.recipe import Recipe, load_recipe, method_of
+from sidestep.runs.train import train
 from sidestep.training.checkpoint import load_checkpoint
 from sidestep.training.devices import Devices
 from sidestep.training.interrupt import stop_flag

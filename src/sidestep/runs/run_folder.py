@@ -1,0 +1,157 @@
+"""Run folders: what lies in one, opened again, and what a new training may write into.
+
+A run folder holds `recipe.yaml` (resolved), `metrics.jsonl`, TensorBoard events, `last.safetensors` and
+`best.safetensors`, `environment.json`, after the last epoch `report.json` and, for networks with units,
+`keep_rates.png`; `bench` leaves what it measured last as `bench.json`, `curve` `exits.json`, `exits.csv` and
+`exits.png`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sidestep.cost.macs import measure_cost
+from sidestep.data import Data, load_data
+from sidestep.data.sources import Role
+from sidestep.errors import CheckpointError, DataError, RecipeError
+from sidestep.evaluation.environment import describe_environment
+from sidestep.evaluation.exit_curve import ExitCalibration
+from sidestep.networks.network import DynamicNetwork
+from sidestep.routing.exit_rule import ExitRule
+from sidestep.runs.assemble import untrained
+from sidestep.runs.recipe import Recipe, from_dict
+from sidestep.training.checkpoint import Checkpoint, load_checkpoint, load_weights
+from sidestep.training.loop import BEST, LAST
+from sidestep.types import CostModel
+
+# Where a checkpoint keeps what `calibrate` has found.
+EXITS = "exits"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedRun:
+    """A run's network with its trained weights, in evaluation mode, and what belongs to it.
+
+    Attributes:
+        path: of the checkpoint.
+        recipe: of the run.
+        network: the network.
+        cost: its price list.
+        values: plain values of the checkpoint.
+    """
+
+    path: Path
+    recipe: Recipe
+    network: DynamicNetwork
+    cost: CostModel
+    values: dict[str, Any]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of the classes, in the order of the network's outputs."""
+        return tuple(self.values["class_names"])
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Return height and width of the images."""
+        height, width = self.values["input_size"]
+        return height, width
+
+    @property
+    def exit_rule(self) -> ExitRule | None:
+        """Return the exit rule that `calibrate` has left in the checkpoint, if it has."""
+        known = self.values.get(EXITS)
+        return None if known is None else ExitCalibration(**known).rule
+
+
+def open_run(run: Path, name: str) -> OpenedRun:
+    """Return a run's network, from its "best" or "last" checkpoint.
+
+    Raises:
+        CheckpointError: when the folder holds no such checkpoint, or it is damaged.
+    """
+    path = run / {"best": BEST, "last": LAST}.get(name, name)
+    if not path.is_file():
+        raise CheckpointError(f"run {run} must hold {path.name}, and there is none; train it or name another")
+    checkpoint = load_checkpoint(path)
+    recipe = from_dict(checkpoint.values["recipe"], str(path))
+    height, width = checkpoint.values["input_size"]
+    network = untrained(recipe, num_classes=len(checkpoint.values["class_names"]), input_size=(height, width))
+    load_weights(network, checkpoint.section("model"), f"checkpoint {path}")
+    network.eval()
+    cost = measure_cost(network, (height, width))
+    return OpenedRun(path=path, recipe=recipe, network=network, cost=cost, values=checkpoint.values)
+
+
+def data_of(opened: OpenedRun, split: Role, source: str | None) -> Data:
+    """Return a split of the run's data, or of other data that fits the run's network."""
+    config = opened.recipe.data if source is None else replace(opened.recipe.data, source=source)
+    data = load_data(config, splits=[split])
+    trained, found = len(opened.class_names), data.num_classes
+    if trained != found:
+        raise DataError(f"source {config.source!r} must have the run's {trained} classes, got {found}")
+    if tuple(data.input_size) != opened.input_size:
+        raise DataError(
+            f"images of source {config.source!r} must be {list(opened.input_size)} as in training, "
+            f"got {list(data.input_size)}; set data.image_size when training"
+        )
+    return data
+
+
+def load(run: Path | str, *, checkpoint: str = "best") -> DynamicNetwork:
+    """Return the trained network of a run, in evaluation mode, ready for `network(images)`.
+
+    Args:
+        run: a run folder.
+        checkpoint: "best" or "last".
+
+    Raises:
+        CheckpointError: when the folder holds no such checkpoint, or it is damaged.
+    """
+    return open_run(Path(run), checkpoint).network
+
+
+def check_empty(folder: Path) -> None:
+    """Refuse a folder for a new run that holds something.
+
+    Raises:
+        RecipeError: when it does.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise RecipeError(
+            f"run folder {folder} must be empty or new, and it is not; "
+            "choose another with --out, or go on with --resume"
+        )
+
+
+def start_run_folder(folder: Path, recipe: Recipe) -> None:
+    """Write the recipe and what it is run with into the folder of a new run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.as_dict(), sort_keys=False))
+    (folder / "environment.json").write_text(json.dumps(describe_environment(), indent=1) + "\n")
+
+
+def resumable(folder: Path, recipe: Recipe) -> Checkpoint:
+    """Return the checkpoint with which a recipe's interrupted run goes on.
+
+    Raises:
+        CheckpointError: when the folder holds none.
+        RecipeError: when it is that of other settings.
+    """
+    if not (folder / LAST).is_file():
+        raise CheckpointError(
+            f"run {folder} must hold {LAST} to be resumed, got none; start without --resume"
+        )
+    checkpoint = load_checkpoint(folder / LAST)
+    # Compared as recipes, so that a setting that came later has its default in an older run.
+    if from_dict(checkpoint.values["recipe"]).as_dict() != recipe.as_dict():
+        raise RecipeError(
+            f"run {folder} was started with other settings than recipe {recipe.name!r} has now; "
+            f"resume it with its own recipe ({folder / 'recipe.yaml'}) and without overrides"
+        )
+    return checkpoint

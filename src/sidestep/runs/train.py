@@ -1,0 +1,85 @@
+"""Training of a recipe into a run folder."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+from lightning_fabric import Fabric
+
+from sidestep.evaluation.report import evaluate_network
+from sidestep.execution.compiled import training_execution
+from sidestep.results.figures import save_keep_rates
+from sidestep.runs.assemble import job_of
+from sidestep.runs.recipe import Recipe, load_recipe
+from sidestep.runs.run_folder import check_empty, open_run, resumable, start_run_folder
+from sidestep.training.devices import Devices
+from sidestep.training.distributed import all_succeed, named_errors
+from sidestep.training.loop import Job, fit
+
+# Trainings may share a process: initial weights come from torch's one generator, figures from one pyplot.
+_one_at_a_time = threading.Lock()
+
+
+def train(
+    recipe: Recipe | Path | str,
+    out: Path | str | None = None,
+    *,
+    resume: bool = False,
+    devices: Devices | None = None,
+) -> Path:
+    """Train a recipe into a run folder and return the folder.
+
+    Args:
+        recipe: a recipe or the path of one.
+        out: the run folder, `runs/<recipe name>` by default.
+        resume: go on with the interrupted run in that folder.
+        devices: where; one process by default, or those of torchrun.
+
+    Raises:
+        SidestepError: for anything that cannot work, before a file is written.
+        InterruptedRunError: after an interrupt, in all processes alike.
+        LostProcessError: when another process has ended.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    folder = Path(out) if out is not None else Path("runs") / recipe.name
+    if not resume:
+        check_empty(folder)
+    checkpoint = resumable(folder, recipe) if resume else None
+    devices = devices or Devices()
+    with devices.launched(recipe.training.precision) as fabric, named_errors(fabric), ExitStack() as stack:
+        with _one_at_a_time:
+            job = all_succeed(fabric, lambda: job_of(recipe, fabric))
+            execute = stack.enter_context(
+                training_execution(job.network, devices.compile, macs=job.forward_macs, fabric=fabric)
+            )
+        if fabric.is_global_zero:
+            start_run_folder(folder, recipe)
+        fabric.barrier()
+        fit(job, folder, fabric, resume=checkpoint, graph=devices.graph, execute=execute)
+        if fabric.is_global_zero:
+            with _one_at_a_time:
+                _report(folder, job, fabric)
+        fabric.barrier()
+    return folder
+
+
+def _report(folder: Path, job: Job, fabric: Fabric) -> None:
+    """Report best and last checkpoint on the test split, which nothing was chosen on."""
+    if job.data.test is None:
+        return
+    reports = {}
+    for name in ("best", "last"):
+        opened = open_run(folder, name)
+        reports[name] = evaluate_network(
+            opened.network.to(fabric.device),
+            job.data.test.eval_batches(batch_size=1000),
+            opened.cost,
+            num_classes=job.data.num_classes,
+        ).as_dict()
+    (folder / "report.json").write_text(json.dumps(reports, indent=1) + "\n")
+    if reports["best"]["keep_rates"]:
+        save_keep_rates(folder / "keep_rates.png", reports["best"], list(job.data.class_names))
