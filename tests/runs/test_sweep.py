@@ -202,7 +202,8 @@ def test_replicas_in_one_process_are_the_runs_they_would_be_alone(tmp_path: Path
 def test_an_interrupt_ends_all_replicas_and_the_sweep_goes_on_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = sweep_runs([write(tmp_path)], ["seed=0,1"])
+    training = TINY["training"] | {"phases": [{"name": "joint", "epochs": 3, "lr": 0.05}]}
+    runs = sweep_runs([write(tmp_path, training=training)], ["seed=0,1"])
     begin, calls = TrainingStep.begin, {"n": 0}
 
     def counted(self: TrainingStep, *arguments: Any, **options: Any) -> None:
@@ -216,7 +217,7 @@ def test_an_interrupt_ends_all_replicas_and_the_sweep_goes_on_later(
         patch.setattr(TrainingStep, "begin", counted)
         with pytest.raises(InterruptedRunError):
             sweep(runs, tmp_path / "out", replicas=2)
-    assert calls["n"] < 6 and done(tmp_path / "out") == {}
+    assert calls["n"] < 12 and done(tmp_path / "out") == {}
     rows = sweep(runs, tmp_path / "out", replicas=2)
     assert [row.state for row in rows] == ["complete", "complete"]
 
