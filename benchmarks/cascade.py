@@ -18,8 +18,9 @@ from torch import nn
 
 from sidestep.cost.macs import measure_cost
 from sidestep.evaluation.exit_curve import calibrate, survey_exits
+from sidestep.execution.execution import cascade
 from sidestep.execution.prepare import prepare
-from sidestep.networks.exit_network import ExitNetwork
+from sidestep.networks.network import DynamicNetwork
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.assemble import untrained
 from sidestep.runs.recipe import load_recipe
@@ -45,13 +46,13 @@ class Case:
     """
 
     name: str
-    network: ExitNetwork
+    network: DynamicNetwork
     cost: CostModel
     batch: Batch
     rule: ExitRule
 
     @classmethod
-    def of(cls, name: str, network: ExitNetwork, cost: CostModel, batch: Batch) -> Case:
+    def of(cls, name: str, network: DynamicNetwork, cost: CostModel, batch: Batch) -> Case:
         """Return a case whose images cost half of the full network."""
         prepared = prepare(network, batch.images[:2])
         survey = survey_exits(prepared, [batch], cost)
@@ -62,7 +63,7 @@ class Case:
 def trained(run: Path, source: str | None) -> Case:
     """Return a run's network with the first images of its test split."""
     opened = open_run(run, "best")
-    if not isinstance(opened.network, ExitNetwork):
+    if not opened.network.has_early_exits:
         raise SystemExit(f"run {run} must have early exits, and has none; name another")
     test = data_of(opened, "test", source).test
     assert test is not None  # all sources have one
@@ -75,7 +76,6 @@ def fresh(recipe: str) -> Case:
     """Return the network of a recipe with random weights, BatchNorm settled on random images."""
     images = torch.randn(NUM_IMAGES, 3, 32, 32)
     network = untrained(load_recipe(RECIPES / f"{recipe}.yaml"), num_classes=10)
-    assert isinstance(network, ExitNetwork)  # both recipes have exits
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
@@ -92,11 +92,11 @@ def compare(case: Case, batch_size: int, seconds: float) -> Ratio:
         images.contiguous(memory_format=torch.channels_last) for images in case.batch.images.split(batch_size)
     ]
     with torch.inference_mode():
-        outputs = [network(images, rule=rule, cascade=True) for images in batches]
+        outputs = [network(images, rule=rule, execution=cascade) for images in batches]
         macs = torch.cat([case.cost.per_sample(output.decisions) for output in outputs])
         ms = interleave(
             {
-                "cascade": lambda: [network(images, rule=rule, cascade=True) for images in batches],
+                "cascade": lambda: [network(images, rule=rule, execution=cascade) for images in batches],
                 "all exits": lambda: [network(images, rule=rule) for images in batches],
             },
             seconds=seconds,

@@ -12,7 +12,7 @@ import torch
 from measure import Ratio, interleave, options, report
 from torch import Tensor
 
-from sidestep.execution.gathered import gathered
+from sidestep.execution.execution import gathered
 from sidestep.execution.prepare import prepare
 from sidestep.methods.rdi_net import RDI_NET, RdiNetConfig
 from sidestep.networks.models import ModelConfig, build_backbone
@@ -45,7 +45,7 @@ def compare(network: RoutedNetwork, batch_size: int, seconds: float) -> Ratio:
     images = torch.randn(batch_size, 3, 32, 32).to(memory_format=torch.channels_last)
     coins = Coins(batch_size)
     calls = {
-        "gathered": lambda: network(images, sampler=coins, execute=gathered),
+        "gathered": lambda: network(images, sampler=coins, execution=gathered),
         "static": lambda: network.backbone(images),
     }
     with torch.inference_mode():

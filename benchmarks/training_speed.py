@@ -21,7 +21,7 @@ from measure import Ratio, in_processes, interleave, options, random_batch, repo
 from plain_training import plain_step
 
 from sidestep.cost.macs import measure_cost
-from sidestep.execution.compiled import compiled_units
+from sidestep.fused.compiled import compiled_units
 from sidestep.methods.rdi_net import RDI_NET, RdiNetConfig
 from sidestep.methods.static import STATIC, StaticConfig
 from sidestep.networks.models import ModelConfig, build_backbone
@@ -111,7 +111,7 @@ def update_of(way: Way, fabric: Fabric, batch_size: int) -> Update:
         settings=settings,
         cost=measure_cost(network, (32, 32)).to(fabric.device),
         config=config,
-        execute=KEPT_OPEN.enter_context(compiled_units(network)) if way.compiled else masked,
+        execution=KEPT_OPEN.enter_context(compiled_units(network)) if way.compiled else masked,
     )
     optimizer = build_optimizer(network, PHASE, config.optimizer)
     eager = EagerUpdate(step, optimizer, fabric, phase=PHASE, noise=Noise(torch.Generator(fabric.device)))

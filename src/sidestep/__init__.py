@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from sidestep.evaluation.report import Report
-    from sidestep.execution.gathered import gathered
+    from sidestep.execution.execution import cascade, gathered, masked
     from sidestep.networks.attached_exits import attach_exits
     from sidestep.networks.routed import RoutedNetwork
     from sidestep.routing.exit_rule import ExitRule
@@ -63,9 +63,11 @@ _HOMES = {
     "curve": "runs.evaluate",
     "evaluate": "runs.evaluate",
     "export_run": "runs.export",
-    "gathered": "execution.gathered",
+    "cascade": "execution.execution",
+    "gathered": "execution.execution",
     "load": "runs.run_folder",
     "load_recipe": "runs.recipe",
+    "masked": "execution.execution",
     "measure_cost": "cost.macs",
     "train": "runs.train",
     "wrap": "runs.wrap",
@@ -93,12 +95,14 @@ __all__ = [
     "attach_exits",
     "bench",
     "calibrate",
+    "cascade",
     "curve",
     "evaluate",
     "export_run",
     "gathered",
     "load",
     "load_recipe",
+    "masked",
     "measure_cost",
     "train",
     "wrap",

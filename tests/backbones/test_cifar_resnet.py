@@ -10,7 +10,7 @@ from torch import nn
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
-from sidestep.execution.gathered import gathered
+from sidestep.execution.execution import gathered
 from sidestep.execution.prepare import prepare
 from sidestep.layers.residual import Mix
 from sidestep.layers.shortcut import Shortcut
@@ -113,8 +113,8 @@ def test_squeeze_and_excitation_is_routed_gathered_prepared_and_priced(shortcut:
     with torch.no_grad():
         masked = network(images)
         with branch_rows(network.backbone) as rows, CountedMacs() as counted:
-            actual = network(images, execute=gathered)
-        prepared = prepare(network, images)(images, execute=gathered)
+            actual = network(images, execution=gathered)
+        prepared = prepare(network, images)(images, execution=gathered)
     torch.testing.assert_close(actual.logits, masked.logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(prepared.logits, masked.logits, rtol=1e-5, atol=1e-5)
     assert len(masked.decisions.paths().unique(dim=0)) > 4

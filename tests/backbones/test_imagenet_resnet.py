@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sidestep.backbones.imagenet_resnet import ImageNetResNet, ImageNetResNetConfig
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
-from sidestep.execution.gathered import gathered
+from sidestep.execution.execution import gathered
 from sidestep.execution.prepare import prepare
 from sidestep.layers.residual import Mix
 from sidestep.networks.routed import RoutedNetwork
@@ -185,7 +185,7 @@ def test_gathered_equals_masked_and_skipped_branches_do_not_run(
     with mode():
         expected = network(images(batch), router=router)
         with branch_rows(network.backbone) as rows, CountedMacs() as counted:
-            actual = network(images(batch), router=router, execute=gathered)
+            actual = network(images(batch), router=router, execution=gathered)
     torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-5, atol=1e-5)
     assert rows == table.sum(dim=0).tolist()
     cost = cost_of_shared(depth, se_ratio)
@@ -203,7 +203,7 @@ def test_a_prepared_network_has_no_norm_and_the_same_output(depth: int, se_ratio
     prepared = prepare(network, images(2))
     with torch.inference_mode():
         expected = network(images(8))
-        actual = prepared(images(8), execute=gathered)
+        actual = prepared(images(8), execution=gathered)
     assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in prepared.modules())
     assert len(expected.decisions.paths().unique(dim=0)) > 2
     assert torch.equal(actual.decisions.weights, expected.decisions.weights)

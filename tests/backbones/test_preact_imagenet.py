@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sidestep.backbones.preact_resnet import PreactResNet, PreactResNetConfig
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import CheckpointError, RecipeError
-from sidestep.execution.gathered import gathered
+from sidestep.execution.execution import gathered
 from sidestep.execution.prepare import prepare
 from sidestep.methods.act import ACT, SACT, HaltingConfig
 from sidestep.networks.halting_network import HaltingNetwork
@@ -240,7 +240,7 @@ def test_gathered_equals_masked_and_images_that_have_halted_enter_no_branch(
     with torch.inference_mode():
         expected = halting(images(batch, 7))
         with branch_rows(halting.backbone) as rows, CountedMacs() as counted:
-            actual = halting(images(batch, 7), execute=gathered)
+            actual = halting(images(batch, 7), execution=gathered)
     torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(actual.ponder, expected.ponder, rtol=1e-4, atol=1e-4)
     assert torch.equal(actual.decisions.weights, expected.decisions.weights)
@@ -264,7 +264,7 @@ def test_a_prepared_network_computes_the_same(spatial: bool) -> None:
     halting = network(spatial=spatial)
     prepared = prepare(halting, images(1))
     with torch.inference_mode():
-        expected, actual = halting(images(4)), prepared(images(4), execute=gathered)
+        expected, actual = halting(images(4)), prepared(images(4), execution=gathered)
     torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(actual.ponder, expected.ponder, rtol=1e-3, atol=1e-3)
 

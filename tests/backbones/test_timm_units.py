@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sidestep.backbones.timm_units import WrappedNetwork, wrap_network
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
-from sidestep.execution.gathered import gathered
+from sidestep.execution.execution import gathered
 from sidestep.execution.prepare import prepare
 from sidestep.layers.unit import Unit
 from sidestep.networks.routed import RoutedNetwork
@@ -218,7 +218,7 @@ def test_gathered_equals_masked_and_runs_no_block_that_is_skipped(name: str, inf
         expected = network(images)
     blocks = [unit.block for unit in network.backbone.units]
     with torch.inference_mode(inference), torch.no_grad(), entered_rows(blocks) as rows:
-        actual = network(images, execute=gathered)
+        actual = network(images, execution=gathered)
     assert len(expected.decisions.paths().unique(dim=0)) > 1
     assert torch.equal(actual.decisions.weights, expected.decisions.weights)
     torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-5, atol=1e-5)
@@ -235,7 +235,7 @@ def test_the_price_of_a_path_is_what_a_gathered_pass_counts(name: str) -> None:
         decisions = network(images, router=TableRouter(table)).decisions
 
         def run(images: Tensor, table: Tensor = table) -> None:
-            frozen(images, router=TableRouter(table), execute=gathered)
+            frozen(images, router=TableRouter(table), execution=gathered)
 
         assert counted_macs(run, images) == cost.per_sample(decisions, routers=False).item()
 
@@ -246,7 +246,7 @@ def test_a_prepared_copy_computes_the_same_without_batch_norm(name: str) -> None
     prepared = prepare(network, images)
     assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in prepared.modules())
     with torch.inference_mode():
-        expected, actual = network(images), prepared(images, execute=gathered)
+        expected, actual = network(images), prepared(images, execution=gathered)
     assert torch.equal(actual.decisions.weights, expected.decisions.weights)
     torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-5, atol=1e-5)
 

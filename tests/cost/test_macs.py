@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
 from sidestep.cost.macs import measure_cost
-from sidestep.execution.gathered import gathered
+from sidestep.execution.execution import gathered, masked
 from sidestep.layers.shortcut import Shortcut
-from sidestep.networks.network import masked
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.relational import RelationalConfig
 from sidestep.routing.router import ConstantRouter
@@ -144,7 +143,7 @@ def test_measuring_leaves_the_model_untouched() -> None:
 def test_the_price_of_all_run_is_what_calls_count_in_a_masked_pass(shortcut: Shortcut) -> None:
     network, cost = shared_network(14, shortcut), cost_of_shared(shortcut)
     with torch.no_grad(), CountedMacs() as counted:
-        network(strategies.images(1, 0), execute=masked)
+        network(strategies.images(1, 0), execution=masked)
     assert sum(counted.macs) == cost.full_macs + float(cost.router_macs.sum())
 
 
@@ -155,7 +154,7 @@ def test_the_price_of_any_path_is_what_calls_count_in_a_gathered_pass(
     network, cost = shared_network(14, shortcut), cost_of_shared(shortcut)
     table = data.draw(strategies.execution_tables(6, batch=1))
     with torch.no_grad(), CountedMacs() as counted:
-        output = network(strategies.images(1, 0), router=TableRouter(table), execute=gathered)
+        output = network(strategies.images(1, 0), router=TableRouter(table), execution=gathered)
     assert sum(counted.macs) == cost.per_sample(output.decisions, routers=False).item()
 
 
@@ -163,7 +162,7 @@ def test_the_price_of_any_path_is_what_calls_count_in_a_gathered_pass(
 def test_the_price_of_a_routed_image_includes_the_routers_that_ran(seed: int) -> None:
     network, cost = shared_network(14), cost_of_shared("A")
     with torch.no_grad(), CountedMacs() as counted:
-        output = network(strategies.images(1, seed), execute=gathered)
+        output = network(strategies.images(1, seed), execution=gathered)
     assert sum(counted.macs) == cost.per_sample(output.decisions).item()
 
 

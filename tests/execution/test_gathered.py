@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sidestep.errors import ExecutionError
-from sidestep.execution.gathered import gathered
+from sidestep.execution.execution import blend, gathered, masked
+from sidestep.execution.gather import run_chosen
 from sidestep.layers.shortcut import Shortcut
 from sidestep.layers.unit import Unit
-from sidestep.networks.network import masked
 from tests import strategies
 from tests.doubles import TableRouter, branch_rows, lively_backbone, lively_network, shared_network
 
@@ -29,9 +31,9 @@ def test_gathered_equals_masked_and_only_executing_images_enter_a_branch(
     images = torch.randn(len(table), 3, *size, generator=strategies.generator(data.draw(strategies.seeds)))
     before = images.clone()
     with mode():
-        expected = network(images, router=TableRouter(table), execute=masked)
+        expected = network(images, router=TableRouter(table), execution=masked)
         with branch_rows(network.backbone) as rows:
-            actual = network(images, router=TableRouter(table), execute=gathered)
+            actual = network(images, router=TableRouter(table), execution=gathered)
     torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-5, atol=1e-5)
     assert torch.equal(actual.decisions.weights, expected.decisions.weights)
     assert rows == table.sum(dim=0).tolist()
@@ -48,9 +50,9 @@ def test_the_extreme_paths_run_no_branch_or_every_branch(
     network, images = shared_network(14, shortcut), strategies.images(batch, 0)
     router = TableRouter(torch.full((batch, 6), execution))
     with mode():
-        expected = network(images, router=router, execute=masked)
+        expected = network(images, router=router, execution=masked)
         with branch_rows(network.backbone) as rows:
-            actual = network(images, router=router, execute=gathered)
+            actual = network(images, router=router, execution=gathered)
     torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-5, atol=1e-5)
     assert rows == [batch * execution] * 6
 
@@ -58,7 +60,7 @@ def test_the_extreme_paths_run_no_branch_or_every_branch(
 @pytest.mark.parametrize("shortcut", ["A", "B", "pool_end", "pool_both"])
 def test_all_run_gathered_equals_the_static_network(shortcut: Shortcut) -> None:
     network, images = shared_network(8, shortcut), strategies.images(3, 0)
-    gathered_logits = network(images, router=TableRouter(torch.ones(3, 3)), execute=gathered).logits
+    gathered_logits = network(images, router=TableRouter(torch.ones(3, 3)), execution=gathered).logits
     torch.testing.assert_close(gathered_logits, network.backbone(images), rtol=1e-5, atol=1e-5)
 
 
@@ -74,9 +76,9 @@ def test_routers_decide_the_same_in_both_executions(
 ) -> None:
     network, images = shared_network(depth, shortcut), strategies.images(batch, seed)
     with mode():
-        expected = network(images, execute=masked)
+        expected = network(images, execution=masked)
         with branch_rows(network.backbone) as rows:
-            actual = network(images, execute=gathered)
+            actual = network(images, execution=gathered)
     assert torch.equal(actual.decisions.weights, expected.decisions.weights)
     torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-5, atol=1e-5)
     assert rows == actual.decisions.execution().sum(dim=0).tolist()
@@ -85,7 +87,7 @@ def test_routers_decide_the_same_in_both_executions(
 def test_masked_execution_computes_every_branch_for_every_image() -> None:
     network = shared_network(8)
     with torch.no_grad(), branch_rows(network.backbone) as rows:
-        network(strategies.images(4, 0), router=TableRouter(torch.zeros(4, 3)), execute=masked)
+        network(strategies.images(4, 0), router=TableRouter(torch.zeros(4, 3)), execution=masked)
     assert rows == [4, 4, 4]
 
 
@@ -99,7 +101,7 @@ def test_outside_inference_mode_the_features_that_come_in_are_left_as_they_were(
     before = x.clone()
     execution = torch.tensor(rows).float()
     with torch.no_grad():
-        gathered(unit, x, torch.stack([1 - execution, execution], dim=1))
+        run_chosen(unit, x, torch.stack([1 - execution, execution], dim=1))
     assert torch.equal(x, before)
 
 
@@ -107,8 +109,8 @@ def test_in_inference_mode_the_output_takes_the_place_of_the_features() -> None:
     unit, weights = lively_backbone(8).units[0], torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     with torch.inference_mode():
         x = torch.rand(2, 16, 6, 6)
-        expected = masked(unit, x, weights)
-        out = gathered(unit, x, weights)
+        expected = blend(unit, x, weights)
+        out = run_chosen(unit, x, weights)
     assert out.data_ptr() == x.data_ptr()
     torch.testing.assert_close(out, expected)
 
@@ -119,7 +121,7 @@ def test_images_keep_their_places(mode: type) -> None:
     with mode():
         x = torch.rand(4, 16, 6, 6)
         before, executed = x.clone(), unit.execute(x)
-        out = gathered(unit, x, torch.stack([1 - execution, execution], dim=1))
+        out = run_chosen(unit, x, torch.stack([1 - execution, execution], dim=1))
     assert torch.equal(out[[0, 2]], before[[0, 2]])
     torch.testing.assert_close(out[[1, 3]], executed[[1, 3]])
 
@@ -133,7 +135,7 @@ def test_channels_last_is_kept_inside_and_behind_the_branches(shortcut: Shortcut
         kept.append(tensor.is_contiguous(memory_format=torch.channels_last))
 
     def recording(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
-        out = gathered(unit, x, weights)
+        out = run_chosen(unit, x, weights)
         check(out)
         return out
 
@@ -142,7 +144,7 @@ def test_channels_last_is_kept_inside_and_behind_the_branches(shortcut: Shortcut
     images = strategies.images(4, 0, size=16).to(memory_format=torch.channels_last)
     table = torch.tensor([[1, 0, 1, 0, 1, 1]] * 2 + [[0, 1, 0, 1, 0, 1]] * 2)
     with torch.inference_mode():
-        network(images, router=TableRouter(table), execute=recording)
+        network(images, router=TableRouter(table), execution=replace(masked, run=recording))
     assert kept == [True] * 12
 
 
@@ -151,8 +153,8 @@ def test_autocast_gives_gathered_and_masked_the_same_dtype_and_values(batch: int
     network, images = shared_network(8, "B"), strategies.images(batch, 0)
     router = TableRouter(torch.randint(0, 2, (batch, 3)))
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        expected = network(images, router=router, execute=masked).logits
-        actual = network(images, router=router, execute=gathered).logits
+        expected = network(images, router=router, execution=masked).logits
+        actual = network(images, router=router, execution=gathered).logits
     assert actual.dtype == expected.dtype
     torch.testing.assert_close(actual, expected, rtol=0.05, atol=0.05)
 
@@ -160,4 +162,4 @@ def test_autocast_gives_gathered_and_masked_the_same_dtype_and_values(batch: int
 def test_training_mode_is_refused_with_a_way_out() -> None:
     network = lively_network().train()
     with pytest.raises(ExecutionError, match=r"training mode; call model.eval\(\) first"):
-        network(strategies.images(2, 0), execute=gathered)
+        network(strategies.images(2, 0), execution=gathered)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.execution.gathered import gathered
+from sidestep.execution.execution import gathered
 from sidestep.execution.prepare import cast, prepare
 from sidestep.layers.residual import Mix
 from sidestep.layers.shortcut import Shortcut
@@ -86,7 +86,7 @@ def test_a_prepared_network_runs_gathered_in_inference_mode(batch: int) -> None:
     prepared = prepare(network, images)
     expected = network(images)
     with torch.inference_mode():
-        actual = prepared(images, execute=gathered)
+        actual = prepared(images, execution=gathered)
     assert torch.equal(actual.decisions.weights, expected.decisions.weights)
     torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-5, atol=1e-5)
 
@@ -182,7 +182,7 @@ def test_a_cast_network_decides_in_exact_one_hot_rows() -> None:
     low = cast(network, "bfloat16")
     with torch.inference_mode():
         expected = network.backbone(images)
-        output = low(images.bfloat16(), execute=gathered)
+        output = low(images.bfloat16(), execution=gathered)
         static = low.backbone(images.bfloat16())
     assert {p.dtype for p in low.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in network.parameters()} == {torch.float32}

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from sidestep.backbones.cifar_resnet import CifarResNetConfig
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
-from sidestep.execution.gathered import gathered
+from sidestep.execution.execution import gathered
+from sidestep.execution.gather import run_chosen
 from sidestep.layers.shortcut import Shortcut
 from sidestep.layers.unit import Unit
 from sidestep.networks.routed import RoutedNetwork
@@ -49,14 +50,14 @@ def test_tokens_are_weighted_as_maps_are() -> None:
 def test_gathering_runs_every_option_for_its_images_and_no_others() -> None:
     unit, x = Scales().eval(), torch.arange(1.0, 6.0).view(5, 1, 1, 1).expand(5, 2, 1, 1)
     weights = F.one_hot(torch.tensor([3, 0, 3, 1, 3]), 4).float()
-    out = gathered(unit, x, weights)
+    out = run_chosen(unit, x, weights)
     assert out[:, 0, 0, 0].tolist() == [100.0, 0.0, 300.0, 4.0, 500.0]
     assert unit.rows == [(0, 1), (1, 1), (3, 3)]
 
 
 def test_a_single_image_runs_its_option() -> None:
     unit = Scales().eval()
-    assert gathered(unit, torch.ones(1, 2, 1, 1), torch.tensor([[0.0, 0.0, 1.0, 0.0]]))[0, 0, 0, 0] == 10
+    assert run_chosen(unit, torch.ones(1, 2, 1, 1), torch.tensor([[0.0, 0.0, 1.0, 0.0]]))[0, 0, 0, 0] == 10
     assert unit.rows == [(2, 1)]
 
 
@@ -81,7 +82,7 @@ def test_three_options_are_gathered_and_priced_like_two(batch: int, shortcut: Sh
     with torch.no_grad():
         expected = network(images, router=router)
         with CountedMacs() as counted:
-            actual = network(images, router=router, execute=gathered)
+            actual = network(images, router=router, execution=gathered)
     torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-5, atol=1e-5)
     assert sum(counted.macs) == cost.per_sample(actual.decisions, routers=False).sum().item()
 

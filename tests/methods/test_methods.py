@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
-from sidestep.execution.gathered import gathered
+from sidestep.execution.execution import gathered
 from sidestep.losses.budget import cost_loss
 from sidestep.losses.paths import rank_loss
 from sidestep.methods.blockdrop import BLOCKDROP, BlockDropConfig
@@ -297,7 +297,7 @@ def test_stochastic_depth_drops_in_training_and_evaluates_the_whole_network() ->
     network, images = RoutedNetwork(backbone, RANDOM_DROP.router(backbone, settings)), torch.randn(4, 3, 8, 8)
     output = network(images)
     assert torch.equal(output.decisions.execution(), torch.ones(4, 3))
-    assert torch.equal(network(images, execute=gathered).logits, output.logits)
+    assert torch.equal(network(images, execution=gathered).logits, output.logits)
     torch.testing.assert_close(output.logits, backbone(images))
     assert network.router is not None and RANDOM_DROP.curriculum is not None
     in_training = RANDOM_DROP.curriculum(network.router, settings)

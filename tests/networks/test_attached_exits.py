@@ -9,9 +9,9 @@ from torch import Tensor
 
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import ExecutionError, RecipeError
-from sidestep.execution.gathered import gathered
+from sidestep.execution.execution import cascade
 from sidestep.methods import METHODS
-from sidestep.networks.attached_exits import AttachedExits, attach_exits
+from sidestep.networks.attached_exits import attach_exits
 from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.exit_rule import ExitRule
@@ -22,7 +22,7 @@ AT = ["layer1", "layer2.0"]
 RULE = ExitRule(thresholds=[0.118, 0.113])
 
 
-def network(method: str = "rdi_net", at: Sequence[str] = AT, **settings: object) -> AttachedExits:
+def network(method: str = "rdi_net", at: Sequence[str] = AT, **settings: object) -> RoutedNetwork:
     """A small network with lively routers and two exits."""
     torch.manual_seed(0)
     backbone = build_backbone(ModelConfig(name="cifar_resnet14"), num_classes=10)
@@ -42,7 +42,7 @@ def images(count: int = 16) -> Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
-def middle_rule(attached: AttachedExits) -> ExitRule:
+def middle_rule(attached: RoutedNetwork) -> ExitRule:
     """A rule with which about a third of the images leaves at every exit."""
     exit_logits = attached(images()).exit_logits
     first, second, _ = exit_logits.softmax(dim=2).amax(dim=2)
@@ -70,15 +70,15 @@ def test_a_cascade_equals_the_masked_network(method: str) -> None:
     rule, cost = middle_rule(attached), measure_cost(attached, (16, 16))
     with torch.no_grad():
         masked = attached(images(), rule=rule)
-        cascade = attached(images(), rule=rule, cascade=True, execute=gathered)
+        leaving = attached(images(), rule=rule, execution=cascade)
     assert masked.decisions.exits.sum(dim=0).gt(2).all()
-    torch.testing.assert_close(cascade.logits, masked.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(leaving.logits, masked.logits, atol=1e-5, rtol=0)
     for name in ("weights", "asked", "exits"):
-        ours, theirs = getattr(cascade.decisions, name), getattr(masked.decisions, name)
+        ours, theirs = getattr(leaving.decisions, name), getattr(masked.decisions, name)
         torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(cost.per_sample(cascade.decisions), cost.per_sample(masked.decisions))
+    torch.testing.assert_close(cost.per_sample(leaving.decisions), cost.per_sample(masked.decisions))
     for row in range(16):
-        alone = attached(images()[row : row + 1], rule=rule, cascade=True, execute=gathered)
+        alone = attached(images()[row : row + 1], rule=rule, execution=cascade)
         torch.testing.assert_close(alone.logits[0], masked.logits[row], atol=1e-5, rtol=0)
 
 
@@ -88,7 +88,7 @@ def test_images_that_have_left_run_nothing() -> None:
     exits = attached(images(), rule=rule).decisions.exits.argmax(dim=1)
     convolutions = [unit.conv1 for unit in attached.backbone.units]
     with entered_rows(convolutions) as counts:
-        attached(images(), rule=rule, cascade=True, execute=gathered)
+        attached(images(), rule=rule, execution=cascade)
     staying = [16, int((exits > 0).sum()), int((exits > 1).sum())]
     assert counts == [staying[0]] * 2 + [staying[1]] * 1 + [staying[2]] * 3
     assert staying[0] > staying[1] > staying[2] > 0
@@ -97,8 +97,8 @@ def test_images_that_have_left_run_nothing() -> None:
 def test_permuting_a_batch_changes_nothing() -> None:
     attached = network()
     rule, order = middle_rule(attached), torch.randperm(16, generator=torch.Generator().manual_seed(2))
-    straight = attached(images(), rule=rule, cascade=True, execute=gathered)
-    shuffled = attached(images()[order], rule=rule, cascade=True, execute=gathered)
+    straight = attached(images(), rule=rule, execution=cascade)
+    shuffled = attached(images()[order], rule=rule, execution=cascade)
     torch.testing.assert_close(shuffled.logits, straight.logits[order], atol=1e-5, rtol=0)
     assert shuffled.decisions.exits.equal(straight.decisions.exits[order])
 
@@ -168,15 +168,17 @@ def test_networks_that_halt_are_refused() -> None:
     backbone = build_backbone(ModelConfig(name="cifar_resnet8"), num_classes=10)
     act = METHODS["act"]
     halting = act.network(backbone, act.router(backbone, act.settings()))
-    with pytest.raises(RecipeError, match="exits can be attached to a network that skips units, got Halting"):
+    with pytest.raises(
+        RecipeError, match="exits can be attached to a network that skips units and has none yet, got Halting"
+    ):
         attach_exits(halting, ["layer1"], num_classes=10)
 
 
 def test_a_cascade_needs_a_rule_and_evaluation_mode() -> None:
     attached = network()
     with pytest.raises(ExecutionError, match="needs evaluation mode and an exit rule, got no rule"):
-        attached(images(), cascade=True)
+        attached(images(), execution=cascade)
     with pytest.raises(ExecutionError, match="got training mode"):
-        attached.train()(images(), cascade=True, rule=RULE)
+        attached.train()(images(), execution=cascade, rule=RULE)
     with pytest.raises(ExecutionError, match="must have 2 thresholds for 3 exits, got 1"):
         attached.eval()(images(), rule=ExitRule(thresholds=[0.5]))

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from sidestep.cost.macs import measure_cost
 from sidestep.evaluation.thresholds import solve_thresholds
+from sidestep.execution.execution import cascade
 from sidestep.layers.rows import take_rows
 from sidestep.networks.exit_network import ExitNetwork, State
 from sidestep.routing.exit_rule import ExitRule
@@ -252,11 +253,11 @@ def test_a_cascade_equals_the_masked_network_and_costs_what_it_computes(name: st
         rule = middle_rule(network, x)
         masked = network(x, rule=rule)
         with CountedMacs() as counted:
-            cascade = network(x, rule=rule, cascade=True)
-        alone = [network(image.unsqueeze(0), rule=rule, cascade=True) for image in x]
+            leaving = network(x, rule=rule, execution=cascade)
+        alone = [network(image.unsqueeze(0), rule=rule, execution=cascade) for image in x]
     assert len(masked.decisions.exits.argmax(dim=1).unique()) > 1
-    torch.testing.assert_close(cascade.logits, masked.logits, rtol=0, atol=1e-5)
-    assert torch.equal(cascade.decisions.exits, masked.decisions.exits)
+    torch.testing.assert_close(leaving.logits, masked.logits, rtol=0, atol=1e-5)
+    assert torch.equal(leaving.decisions.exits, masked.decisions.exits)
     torch.testing.assert_close(torch.cat([out.logits for out in alone]), masked.logits, rtol=0, atol=1e-5)
     assert sum(counted.macs) == cost.per_sample(masked.decisions).sum()
 
@@ -268,7 +269,7 @@ def test_images_that_leave_everywhere_or_nowhere(name: str) -> None:
     for threshold, exit in ((0.0, early), (2.0, late)):
         rule = ExitRule(thresholds=[threshold] * (network.num_exits - 1))
         with torch.no_grad():
-            output = network(x, rule=rule, cascade=True)
+            output = network(x, rule=rule, execution=cascade)
             expected = network(x).exit_logits[exit]
         assert output.decisions.exits.argmax(dim=1).tolist() == [exit] * 3
         torch.testing.assert_close(output.logits, expected, rtol=0, atol=1e-5)
@@ -279,6 +280,6 @@ def test_a_cascade_of_a_permuted_batch_is_permuted(name: str) -> None:
     network, x, order = shared_exit_network(name), images(9), torch.tensor([4, 8, 0, 2, 6, 1, 7, 3, 5])
     with torch.no_grad():
         rule = middle_rule(network, x)
-        expected, actual = (network(batch, rule=rule, cascade=True) for batch in (x, x[order]))
+        expected, actual = (network(batch, rule=rule, execution=cascade) for batch in (x, x[order]))
     torch.testing.assert_close(actual.logits, expected.logits[order], rtol=0, atol=1e-5)
     assert torch.equal(actual.decisions.exits, expected.decisions.exits[order])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,11 +13,11 @@ from torch import Tensor, nn
 
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import ExecutionError
-from sidestep.execution.gathered import gathered
+from sidestep.execution.execution import gathered, masked
+from sidestep.execution.gather import run_chosen
 from sidestep.execution.prepare import cast, prepare
 from sidestep.layers.unit import Unit
 from sidestep.networks.halting_network import HaltingNetwork
-from sidestep.networks.network import masked
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.router import ConstantRouter
 from tests import strategies
@@ -99,7 +100,7 @@ def test_scores_of_one_run_the_openers_alone(spatial: bool, execute: Any) -> Non
     for opener in network.backbone.units[::3]:
         x = opener.execute(x)
     with torch.no_grad():
-        output = network(images, execute=execute)
+        output = network(images, execution=execute)
     torch.testing.assert_close(output.logits, network.backbone.head(x), rtol=1e-5, atol=1e-5)
     assert output.decisions.execution().tolist() == [[1.0, 0.0, 0.0] * 3] * 3
     assert output.ponder.tolist() == [[2.0, 2.0, 2.0]] * 3
@@ -116,7 +117,7 @@ def test_gathered_equals_masked_and_images_that_have_halted_enter_no_branch(
     with mode():
         expected = network(images)
         with branch_rows(network.backbone) as rows:
-            actual = network(images, execute=gathered)
+            actual = network(images, execution=gathered)
     torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(actual.ponder, expected.ponder, rtol=1e-5, atol=1e-5)
     assert torch.equal(actual.decisions.weights, expected.decisions.weights)
@@ -149,13 +150,13 @@ def test_what_a_batch_that_has_halted_would_have_run_is_not_called(spatial: bool
     def recording(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
         called.append(unit)
         assert weights.tolist() == [[0.0, 1.0]] * 4
-        return gathered(unit, x, weights)
+        return run_chosen(unit, x, weights)
 
     asked: list[nn.Module] = []
     for unit in network.router.halting.values():  # type: ignore[union-attr]
         unit.register_forward_hook(lambda module, inputs, output: asked.append(module))
     with torch.no_grad():
-        network(strategies.images(4, 0), execute=recording)
+        network(strategies.images(4, 0), execution=replace(gathered, run=recording))
     assert called == list(network.backbone.units[::3])
     assert len(asked) == 3
 
@@ -165,7 +166,7 @@ def test_permuting_a_batch_permutes_outputs_and_costs(preact: bool, spatial: boo
     network, images = shared_halting_network(spatial=spatial, preact=preact), strategies.images(5, seed)
     order = torch.randperm(5, generator=strategies.generator(seed))
     with torch.no_grad():
-        output, permuted = network(images), network(images[order], execute=gathered)
+        output, permuted = network(images), network(images[order], execution=gathered)
     torch.testing.assert_close(permuted.logits, output.logits[order], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(permuted.ponder, output.ponder[order], rtol=1e-4, atol=1e-5)
     assert torch.equal(permuted.decisions.weights, output.decisions.weights[order])
@@ -202,20 +203,13 @@ def test_a_router_that_is_passed_in_decides_as_in_any_network() -> None:
     assert output.decisions.asked is None
 
 
-def test_without_halting_units_everything_is_executed() -> None:
-    network = HaltingNetwork(shared_halting_network().backbone)
-    assert torch.equal(network(strategies.images(2, 0)).decisions.execution(), torch.ones(2, 9))
-    with pytest.raises(ExecutionError, match="a ponder map needs halting units"):
-        network.ponder_map(strategies.images(2, 0))
-
-
 @pytest.mark.parametrize("execute", [masked, gathered])
 @given(preact=preacts, batch=strategies.batch_sizes, seed=strategies.seeds)
 def test_the_price_of_act_is_what_calls_count(execute: Any, preact: bool, batch: int, seed: int) -> None:
     network, images = shared_halting_network(preact=preact), strategies.images(batch, seed)
     cost = measure_cost(network, (8, 8))
     with torch.no_grad(), CountedMacs() as counted:
-        decisions = network(images, execute=execute).decisions
+        decisions = network(images, execution=execute).decisions
     if execute is gathered:
         assert sum(counted.macs) == cost.per_sample(decisions).sum().item()
     else:
@@ -269,10 +263,10 @@ def test_a_prepared_network_computes_the_same(spatial: bool, preact: bool) -> No
     assert num_norms < len([m for m in network.modules() if "BatchNorm" in str(type(m))])
     with torch.inference_mode():
         for execute in (masked, gathered):
-            actual = prepared(images, execute=execute)
+            actual = prepared(images, execution=execute)
             torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(actual.ponder, expected.ponder, rtol=1e-4, atol=1e-4)
-        low = cast(prepared, "bfloat16")(images.bfloat16(), execute=gathered)
+        low = cast(prepared, "bfloat16")(images.bfloat16(), execution=gathered)
     assert low.logits.dtype == torch.bfloat16
     assert low.decisions.weights.dtype == torch.float32
 
@@ -292,7 +286,7 @@ def test_channels_last_is_kept(spatial: bool, preact: bool, execute: Any) -> Non
         unit.conv1.register_forward_pre_hook(check)
         unit.conv2.register_forward_pre_hook(check)
     with torch.inference_mode():
-        network(images, execute=execute)
+        network(images, execution=execute)
     assert kept
     assert all(kept)
 
@@ -326,4 +320,4 @@ def test_autocast_keeps_scores_and_decisions_in_full_precision(spatial: bool) ->
 
 def test_training_mode_is_refused_gathered() -> None:
     with pytest.raises(ExecutionError, match=r"training mode; call model.eval\(\) first"):
-        halting_network(14).train()(strategies.images(2, 0), execute=gathered)
+        halting_network(14).train()(strategies.images(2, 0), execution=gathered)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,10 +9,10 @@ from hypothesis import given
 from torch import Tensor
 
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
+from sidestep.execution.execution import blend, masked
 from sidestep.layers.residual import Mix
 from sidestep.layers.shortcut import Shortcut
 from sidestep.layers.unit import Unit
-from sidestep.networks.network import masked
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.router import ConstantRouter
 from sidestep.routing.samplers import Categorical, GumbelSoftmax, argmax
@@ -147,9 +148,9 @@ def test_every_unit_is_run_by_the_execution_that_is_passed_in() -> None:
 
     def recording(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
         seen.append(unit)
-        return masked(unit, x, weights)
+        return blend(unit, x, weights)
 
-    network(strategies.images(2, 0), execute=recording)
+    network(strategies.images(2, 0), execution=replace(masked, run=recording))
     assert seen == list(network.backbone.units)
 
 
@@ -176,12 +177,12 @@ def test_channels_last_is_kept_through_forward_and_backward(batch: int, shortcut
     def recording(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
         check(x)
         x.register_hook(check)
-        out = masked(unit, x, weights)
+        out = blend(unit, x, weights)
         check(out)
         return out
 
     images = strategies.images(batch, 0, size=16).to(memory_format=torch.channels_last)
-    output = network(images, sampler=GumbelSoftmax(noise=noise()), execute=recording)
+    output = network(images, sampler=GumbelSoftmax(noise=noise()), execution=replace(masked, run=recording))
     output.logits.square().sum().backward()
     assert len(kept) == 3 * len(network.backbone.units)
     assert all(kept)

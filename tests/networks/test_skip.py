@@ -16,7 +16,7 @@ import sidestep
 from sidestep.backbones.backbone import Backbone
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import CheckpointError, RecipeError
-from sidestep.execution.gathered import gathered
+from sidestep.execution.execution import gathered
 from sidestep.execution.prepare import prepare
 from sidestep.layers.residual import Skip
 from sidestep.layers.shortcut import Shortcut
@@ -50,7 +50,7 @@ def test_gathered_equals_masked_and_costs_what_is_counted(
     with torch.no_grad():
         expected = network(images, router=TableRouter(table))
         with branch_rows(network.backbone) as rows, CountedMacs() as counted:
-            actual = network(images, router=TableRouter(table), execute=gathered)
+            actual = network(images, router=TableRouter(table), execution=gathered)
     torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-5, atol=1e-5)
     assert rows == table.sum(dim=0).tolist()
     cost = measure_cost(network, (8, 8))
@@ -124,7 +124,7 @@ def test_imagenet_networks_skip_alike_in_both_executions(depth: int, skip: Skip)
     with torch.inference_mode():
         expected = network(images, router=router)
         with CountedMacs() as counted:
-            actual = network(images, router=router, execute=gathered)
+            actual = network(images, router=router, execution=gathered)
     torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-5, atol=1e-5)
     cost = measure_cost(network, (40, 40))
     assert sum(counted.macs) == cost.per_sample(actual.decisions, routers=False).double().sum().item()
@@ -138,7 +138,7 @@ def test_three_options_are_gathered_and_priced_like_two(shortcut: Shortcut, skip
     with torch.no_grad():
         expected = network(images, router=router)
         with CountedMacs() as counted:
-            actual = network(images, router=router, execute=gathered)
+            actual = network(images, router=router, execution=gathered)
     torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-5, atol=1e-5)
     cost = measure_cost(network, (8, 8))
     assert sum(counted.macs) == cost.per_sample(actual.decisions, routers=False).sum().item()
@@ -150,7 +150,7 @@ def test_a_prepared_network_has_no_norm_and_the_same_output(shortcut: Shortcut, 
     network, images = lively_network(14, shortcut, skip=skip), strategies.images(8, 0)
     prepared = prepare(network, images[:1])
     with torch.inference_mode():
-        expected, actual = network(images), prepared(images, execute=gathered)
+        expected, actual = network(images), prepared(images, execution=gathered)
     assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in prepared.modules())
     assert torch.equal(actual.decisions.weights, expected.decisions.weights)
     torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-4, atol=1e-5)
@@ -174,7 +174,7 @@ def test_autocast_gives_gathered_and_masked_the_same_dtype_and_values(shortcut: 
     router = TableRouter(torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]]))
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         expected = network(images, router=router).logits
-        actual = network(images, router=router, execute=gathered).logits
+        actual = network(images, router=router, execution=gathered).logits
     assert actual.dtype == expected.dtype
     torch.testing.assert_close(actual, expected, rtol=0.05, atol=0.05)
 

@@ -214,7 +214,7 @@ def test_a_router_of_ones_own_needs_no_code_here() -> None:
         ("slices", r"the router of unit 2 takes a part of a map, and plans every n-th row"),
         ("changes", r"the router of unit 0 uses aten.copy_.default on maps"),
         ("counts", r"the router of unit 0 cannot be traced: .*; compute it from tensors alone"),
-        ("hides", r"the router's beginning returns a frozenset, which may hide tensors; return tuples"),
+        ("hides", r"the router's start returns a frozenset, which may hide tensors; return tuples"),
     ],
 )
 def test_routers_that_no_plan_can_express_are_refused(what: str, message: str) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
-from sidestep.execution.gathered import gathered
+from sidestep.execution.execution import gathered
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.chance import ChanceRouter
 from sidestep.routing.feedforward import FeedForwardRouter
@@ -50,7 +50,7 @@ def test_gathered_equals_masked_and_costs_what_was_counted(name: str) -> None:
         with torch.no_grad():
             expected = network(image)
             with CountedMacs() as counted:
-                actual = network(image, execute=gathered)
+                actual = network(image, execution=gathered)
         torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-5, atol=1e-5)
         assert sum(counted.macs) == cost.per_sample(actual.decisions).item()
 

@@ -38,7 +38,7 @@ def test_the_result_is_routed_with_one_decision_per_block(name: str) -> None:
     assert (dynamic.router.config.dim, dynamic.router.config.gamma) == (8, 0.25)
     images = strategies.images(3, 0, size=32)
     with torch.inference_mode():
-        masked, gathered = dynamic(images), dynamic(images, execute=sidestep.gathered)
+        masked, gathered = dynamic(images), dynamic(images, execution=sidestep.gathered)
     assert masked.logits.shape == (3, 5)
     assert masked.decisions.weights.shape == (3, len(dynamic.backbone.units), 2)
     torch.testing.assert_close(gathered.logits, masked.logits, rtol=1e-5, atol=1e-5)
@@ -63,7 +63,7 @@ def test_sublayers_of_a_transformer_are_skipped_apart() -> None:
         for block in model.blocks:
             for part in (block.attn, block.mlp):
                 part.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
-        gathered = dynamic(images, router=router, execute=sidestep.gathered)
+        gathered = dynamic(images, router=router, execution=sidestep.gathered)
     assert rows == [3, 2, 3]
     torch.testing.assert_close(gathered.logits, masked.logits, rtol=1e-5, atol=1e-5)
 

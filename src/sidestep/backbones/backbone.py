@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
+from sidestep.layers.static_names import StaticNames
 from sidestep.layers.unit import Unit
 
 
-class Backbone(nn.Module):
+class Backbone(StaticNames):
     """A static network seen as stem, a sequence of units, and head.
 
     Attributes:
@@ -24,17 +25,11 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     @property
-    def origin(self) -> nn.Module:
-        """Return the module that has the names of static weight files: the backbone, or what it wraps."""
-        return self
-
-    @property
     def skip_names(self) -> set[str]:
-        """Return the state-dict names of what skipping alone runs, which static weight files lack."""
-        units = ((name, unit) for name, unit in self.named_modules() if isinstance(unit, Unit))
+        names = {module: name for name, module in self.named_modules()}
         return {
-            f"{name}.bypass.{key}"
-            for name, unit in units
+            f"{names[unit]}.bypass.{key}"
+            for unit in self.units
             if unit.bypass is not None
             for key in unit.bypass.state_dict()
         }
@@ -43,10 +38,6 @@ class Backbone(nn.Module):
     def num_options(self) -> int:
         """Return the number K of options that every unit has."""
         return max((unit.num_options for unit in self.units), default=2)
-
-    def static_name(self, name: str) -> str:
-        """Return the name that a tensor of a static weight file has here."""
-        return name
 
     def stem(self, images: Tensor) -> Tensor:
         """Return the (B, C, H, W) features, or (B, N, C) tokens, in front of the first unit."""

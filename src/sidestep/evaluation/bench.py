@@ -15,9 +15,8 @@ from torch import Tensor
 from sidestep.errors import ExecutionError
 from sidestep.evaluation.environment import hardware, versions
 from sidestep.evaluation.rivals import Runner, export_onnx, pytorch_input, static_runners
-from sidestep.execution.execution import EXECUTIONS, Execution
+from sidestep.execution.execution import Execution, cascade, gathered, masked
 from sidestep.execution.prepare import Precision, cast, prepare
-from sidestep.networks.exit_network import ExitNetwork
 from sidestep.networks.network import DynamicNetwork
 from sidestep.routing.exit_rule import ExitRule
 
@@ -146,18 +145,18 @@ def interleave(calls: Mapping[str, Callable[[], object]], *, seconds: float) -> 
 def _dynamic_runners(
     prepared: DynamicNetwork, precision: Precision, rule: ExitRule | None
 ) -> dict[str, Runner]:
-    network, has_exits = cast(prepared, precision), isinstance(prepared, ExitNetwork)
+    network = cast(prepared, precision)
 
     def runner(execution: Execution) -> Runner:
-        options: dict[str, Any] = {"execute": execution.execute}
-        if has_exits:
-            options |= {"rule": rule, "cascade": execution.cascade}
-        return Runner(convert=pytorch_input(precision), run=lambda images: network(images, **options).logits)
+        return Runner(
+            convert=pytorch_input(precision),
+            run=lambda images: network(images, execution=execution, rule=rule).logits,
+        )
 
-    names = [] if prepared.router is None else ["masked", "gathered"]
-    if has_exits:
-        names = ["masked", *(["cascade"] if rule is not None else [])]
-    return {name: runner(EXECUTIONS[name]) for name in names}
+    ways = [] if prepared.router is None else [masked, gathered]
+    if prepared.has_early_exits:
+        ways = [masked, *([cascade] if rule is not None else [])]
+    return {way.name: runner(way) for way in ways}
 
 
 def _measure(runners: Mapping[str, Runner], batches: Sequence[Tensor], seconds: float) -> dict[str, float]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from sidestep.errors import RecipeError
 from sidestep.evaluation.calibration import calibration_errors, fit_temperatures
 from sidestep.evaluation.thresholds import ExitPoint, ExitTable, thresholds_for_budget
-from sidestep.networks.exit_network import ExitNetwork
+from sidestep.networks.network import DynamicNetwork
 from sidestep.routing.exit_rule import Criterion, ExitRule, scores
 from sidestep.types import Batch, CostModel
 
@@ -40,7 +40,7 @@ class ExitSurvey:
         )
 
 
-def survey_exits(network: ExitNetwork, batches: Iterable[Batch], cost: CostModel) -> ExitSurvey:
+def survey_exits(network: DynamicNetwork, batches: Iterable[Batch], cost: CostModel) -> ExitSurvey:
     """Return what all exits say about the images of batches.
 
     The network is put in evaluation mode and left in the mode it came in.
@@ -56,7 +56,7 @@ def survey_exits(network: ExitNetwork, batches: Iterable[Batch], cost: CostModel
     with torch.inference_mode():
         for batch in batches:
             output = network(batch.images)
-            assert output.exit_logits is not None  # an ExitNetwork without a cascade returns them
+            assert output.exit_logits is not None  # masked execution of early exits returns them
             logits.append(output.exit_logits.float().cpu())
             labels.append(batch.labels.cpu())
             macs.append(cost.at_exits(output.decisions).double().T.cpu())

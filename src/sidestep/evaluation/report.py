@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sidestep.errors import ExecutionError
 from sidestep.evaluation.sampled import Sampled, samplers
-from sidestep.execution.execution import MASKED, Execution
-from sidestep.networks.exit_network import ExitNetwork
-from sidestep.networks.network import DynamicNetwork, masked
+from sidestep.execution.execution import Execution, masked
+from sidestep.networks.network import DynamicNetwork
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.types import Batch, CostModel, Decisions, RoutedOutput
 
@@ -70,7 +67,7 @@ def evaluate_network(
     cost: CostModel,
     *,
     num_classes: int,
-    execution: Execution = MASKED,
+    execution: Execution = masked,
     sampled: Sampled | None = None,
     rule: ExitRule | None = None,
 ) -> Report:
@@ -92,19 +89,14 @@ def evaluate_network(
         ExecutionError: when soft decisions are drawn and the execution is not masked, or for a cascade
             without early exits or without a rule.
     """
-    if isinstance(network, ExitNetwork):
-        run: Callable[..., RoutedOutput] = partial(network, rule=rule, cascade=execution.cascade)
-    elif execution.cascade:
-        raise ExecutionError("cascade execution needs early exits, got a network without; use gathered")
-    else:
-        run = network
     was_training = network.training
     network.eval()
     seen = Seen()
-    drawn = samplers(sampled, hard=None if execution.execute is masked else execution.name)
+    drawn = samplers(sampled, execution)
     with torch.inference_mode():
         for batch, sampler in zip(batches, drawn, strict=False):
-            seen.add(run(batch.images, sampler=sampler, execute=execution.execute), batch.labels, cost)
+            output = network(batch.images, sampler=sampler, execution=execution, rule=rule)
+            seen.add(output, batch.labels, cost)
     network.train(was_training)
     return report_of(
         seen,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sidestep.errors import ExecutionError
+from sidestep.execution.execution import Execution
 from sidestep.routing.samplers import Noise, Sample, Sampler, argmax, one_hot_argmax
 
 
@@ -53,29 +54,29 @@ class ImageNoise(Noise):
         return torch.rand(rows, columns, generator=generator).to(device)
 
 
-def samplers(sampled: Sampled | None, *, hard: str | None) -> Iterator[Sampler]:
+def samplers(sampled: Sampled | None, execution: Execution) -> Iterator[Sampler]:
     """Yield the sampler of one batch after the other, without end.
 
     Args:
         sampled: what is drawn from; None is the arg-max.
-        hard: name of an execution that cannot mix options, or None for one that can.
+        execution: how the network is run.
 
     Raises:
-        ExecutionError: when soft weights are drawn for an execution that cannot mix options.
+        ExecutionError: when soft weights are drawn for an execution that does not compute all options.
     """
     if sampled is None:
         yield from repeat(argmax)
         return
     noise = ImageNoise(sampled.seed)
     sampler = sampled.sampler(noise)
-    sampler = sampler if hard is None else _checked(sampler, hard)
+    sampler = sampler if execution.computes_all else _checked(sampler, execution.name)
     while True:
         noise.begin_batch()
         yield sampler
 
 
 def _checked(sampler: Sampler, execution: str) -> Sampler:
-    """Return the sampler with a look at its weights, which `execute` trusts to be one-hot."""
+    """Return the sampler with a look at its weights, which the execution trusts to be one-hot."""
 
     def checked(logits: Tensor) -> Sample:
         sample = sampler(logits)

@@ -1,38 +1,68 @@
-"""The ways to run a network, by name."""
+"""The ways to run a network, as values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from sidestep.errors import RecipeError
-from sidestep.execution.gathered import gathered
-from sidestep.layers.unit import Execute
-from sidestep.networks.network import masked
+from sidestep.execution.gather import run_chosen
+from sidestep.layers.unit import Unit
+from sidestep.routing.router import Router
+
+
+class RunUnit(Protocol):
+    """A way to run a unit under the (B, K) decision weights; returns the unit's output."""
+
+    def __call__(self, unit: Unit, x: Tensor, weights: Tensor) -> Tensor: ...
+
+
+class AskRouter(Protocol):
+    """A way to ask a router; returns what calling the router returns."""
+
+    def __call__(self, router: Router, index: int, features: Tensor, state: Any) -> tuple[Tensor, Any]: ...
+
+
+def blend(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
+    """Return the unit's output, with every option computed for every image and blended by the weights."""
+    out: Tensor = unit(x, weights)
+    return out
+
+
+def ask(router: Router, index: int, features: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """Return the (B, K) logits of a router in front of unit `index`, and its next state."""
+    logits, state = router(index, features, state)
+    return logits, state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """A way to run what was decided.
+    """A way to run what was decided. A network takes one with every call.
 
     Attributes:
         name: as commands and reports say it.
-        execute: how units are run.
-        cascade: whether images that have left at an exit are computed no further.
+        run: how a unit is run under its decisions.
+        ask: how a router is asked.
+        computes_all: whether every option is computed for every image. Then weights may be soft, and
+            gradients reach all of them; otherwise weights are one-hot, and what an image has done with costs
+            no time.
+        leaves_early: whether images that have left at an exit are computed no further.
     """
 
     name: str
-    execute: Execute
-    cascade: bool = False
+    run: RunUnit
+    ask: AskRouter = ask
+    computes_all: bool
+    leaves_early: bool = False
 
 
-MASKED = Execution(name="masked", execute=masked)
+masked = Execution(name="masked", run=blend, computes_all=True)
+gathered = Execution(name="gathered", run=run_chosen, computes_all=False)
+cascade = Execution(name="cascade", run=run_chosen, computes_all=False, leaves_early=True)
 
-_ALL = (
-    MASKED,
-    Execution(name="gathered", execute=gathered),
-    Execution(name="cascade", execute=gathered, cascade=True),
-)
-EXECUTIONS = {execution.name: execution for execution in _ALL}
+EXECUTIONS = {execution.name: execution for execution in (masked, gathered, cascade)}
 
 
 def execution_of(name: str) -> Execution:

@@ -10,14 +10,11 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from sidestep.networks.network import DynamicNetwork
+from sidestep.internals import TorchDispatchMode, tree_leaves
 
 Precision = Literal["float32", "bfloat16"]
 Network = TypeVar("Network", bound=nn.Module)
-Dynamic = TypeVar("Dynamic", bound=DynamicNetwork)
 
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -29,7 +26,7 @@ _FUSE: dict[tuple[type[nn.Module], type[nn.Module]], Callable[[Any, Any], Any]] 
 }
 
 
-def prepare(network: Dynamic, example: Tensor) -> Dynamic:
+def prepare(network: Network, example: Tensor) -> Network:
     """Return a frozen copy for inference whose outputs are the network's in evaluation mode, up to rounding.
 
     BatchNorm is folded into the convolution or linear layer before it, parameters learn no more, and
@@ -73,7 +70,7 @@ def _remove(network: nn.Module, folded: set[nn.Module]) -> None:
             network.set_submodule(name, nn.Identity().eval())
 
 
-def _foldable(network: DynamicNetwork, example: Tensor) -> dict[nn.Module, nn.Module]:
+def _foldable(network: nn.Module, example: Tensor) -> dict[nn.Module, nn.Module]:
     """Return the layer in front of every BatchNorm that can be folded, by running the example once."""
     trace = _Trace()
     handles = [h for module in network.modules() for h in trace.watch(module)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_map
+
+from sidestep.internals import tree_map
 
 
 def take_rows(nest: Any, rows: Tensor) -> Any:

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from torch import Tensor, nn
-
-
-class Execute(Protocol):
-    """A way to run a unit under the (B, K) decision weights; returns the unit's output."""
-
-    def __call__(self, unit: Unit, x: Tensor, weights: Tensor) -> Tensor: ...
 
 
 class Unit(nn.Module):

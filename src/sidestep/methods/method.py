@@ -82,7 +82,8 @@ class Method(Generic[Settings]):
     losses: Callable[[RoutedOutput, Batch, CostModel, Settings], dict[str, Tensor]] = no_losses
     curriculum: Callable[[Router, Settings], Router] | None = None
     wants_greedy: bool = False
-    network: Callable[[Backbone, Router | None], RoutedNetwork] = RoutedNetwork
+    # Of routers a network takes those that its method makes.
+    network: Callable[[Backbone, Any], RoutedNetwork] = RoutedNetwork
     model: str | None = None
     statistics: Callable[[Settings], Callable[[Tensor], Tensor] | None] = no_statistics
     budget: Callable[[Settings], str | None] = no_budget

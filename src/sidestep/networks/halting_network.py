@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.errors import ExecutionError
-from sidestep.layers.unit import Execute, Unit
-from sidestep.networks.network import masked
+from sidestep.execution.execution import Execution, masked
+from sidestep.layers.unit import Unit
 from sidestep.networks.routed import RoutedNetwork
+from sidestep.networks.walk import ForwardPass, walk
+from sidestep.routing.exit_rule import ExitRule
 from sidestep.routing.halting_units import Halting, HaltingRouter
 from sidestep.routing.router import Router
-from sidestep.routing.samplers import Sampler, argmax
+from sidestep.routing.samplers import Sampler
 from sidestep.types import Decisions, RoutedOutput
 
 
@@ -32,45 +32,34 @@ class HaltingNetwork(RoutedNetwork):
         output of a stage = sum_l p_l x_l
 
     The first unit of a stage always runs, and stages know nothing of each other. A position that has halted
-    keeps its x_l while its neighbours go on, which see it. Nothing is drawn, in training neither.
+    keeps its x_l while its neighbours go on, which see it. Nothing is drawn, in training neither, so that
+    samplers have no say. Where a router is given to a forward pass, it decides instead of the halting units,
+    and stages end with their last unit's output, as in any `RoutedNetwork` (training with everything
+    executed).
 
     In the decisions, executing unit l weighs the share of the unit's MACs that was needed: 1 or 0 for ACT,
     for SACT the share at the positions that ran, where the first of two 3x3 convolutions is counted one pixel
     around them as well (`Unit.share_of_macs`). So the cost book, which is linear in the weights, counts
     positions exactly. `asked` says the same of the halting units.
+
+    Masked execution computes every unit for every image, and what runs on after the end has weight 0; any
+    other one leaves an image that has halted everywhere out of the rest of its stage. Positions save no time.
+
+    Args:
+        backbone: the static network.
+        router: its halting units.
     """
 
-    def forward(
-        self,
-        images: Tensor,
-        *,
-        sampler: Sampler = argmax,
-        router: Router | None = None,
-        execute: Execute = masked,
-    ) -> RoutedOutput:
-        """Return the class scores of (B, 3, H, W) images, what was executed, and the ponder cost of stages.
+    def __init__(self, backbone: Backbone, router: HaltingRouter) -> None:
+        super().__init__(backbone, router)
 
-        Args:
-            images: normalised pixels.
-            sampler: has no say where stages halt.
-            router: decides instead of the halting units, and stages end with their last unit's output, as in
-                any `RoutedNetwork` (training with everything executed).
-            execute: how units are run. `masked` computes every unit for every image, and what runs on after
-                the end has weight 0; with any other, an image that has halted everywhere is left out of the
-                rest of its stage. Positions save no time.
-        """
-        if router is not None or not isinstance(self.router, HaltingRouter):
-            return super().forward(images, sampler=sampler, router=router, execute=execute)
-        stages = _run_stages(self.backbone, self.router, images, execute)
-        executed = torch.cat([stage.executed for stage in stages], dim=1)
-        return RoutedOutput(
-            logits=self.backbone.head(stages[-1].mean),
-            decisions=Decisions(
-                weights=torch.stack([1 - executed, executed], dim=2),
-                asked=torch.cat([stage.asked for stage in stages], dim=1),
-            ),
-            ponder=torch.stack([stage.ponder.mean(dim=(1, 2, 3)) for stage in stages], dim=1),
-        )
+    def visitor(
+        self, router: Router | None, sampler: Sampler, execution: Execution, rule: ExitRule | None
+    ) -> ForwardPass:
+        """Return the visitor of a forward pass, in which stages halt unless another router is given."""
+        if router is not self.router:
+            return super().visitor(router, sampler, execution, rule)
+        return self._halting(execution)
 
     def ponder_map(self, images: Tensor) -> Tensor:
         """Return the (B, H, W) sum over stages of the ponder cost N + R under every pixel of the images.
@@ -79,17 +68,14 @@ class HaltingNetwork(RoutedNetwork):
 
         Args:
             images: (B, 3, H, W) normalised pixels.
-
-        Raises:
-            ExecutionError: for a network without halting units.
         """
-        if not isinstance(self.router, HaltingRouter):
-            raise ExecutionError(
-                "a ponder map needs halting units, got none; build the network as act or sact"
-            )
-        stages = _run_stages(self.backbone, self.router, images, masked)
-        size = images.shape[2:]
-        return torch.stack([F.interpolate(stage.ponder, size)[:, 0] for stage in stages]).sum(dim=0)
+        forward, size = self._halting(masked), images.shape[2:]
+        walk(self, images, forward)
+        return torch.stack([F.interpolate(stage.ponder, size)[:, 0] for stage in forward.ended]).sum(dim=0)
+
+    def _halting(self, execution: Execution) -> _HaltingForward:
+        halting: Any = self.router
+        return _HaltingForward(halting, self.units, execution)
 
 
 class _Ended(NamedTuple):
@@ -156,67 +142,96 @@ class _Stage:
         )
 
 
-def _run_stages(backbone: Backbone, halting: HaltingRouter, images: Tensor, execute: Execute) -> list[_Ended]:
-    """Return what comes out of every stage, each of which takes the mean of the one before it."""
-    x, stages = backbone.stem(images), []
-    for _, units in groupby(enumerate(backbone.units), key=lambda item: item[1].stage):
-        stages.append(_run_stage(list(units), x, halting, execute))
-        x = stages[-1].mean
-    return stages
+class _HaltingForward(ForwardPass):
+    """A forward pass whose stages halt; every stage takes the mean of the one before it.
 
+    Args:
+        halting: scores units.
+        units: of the network.
+        execution: how routers are asked and units are run.
 
-def _run_stage(
-    units: Sequence[tuple[int, Unit]], x: Tensor, halting: HaltingRouter, execute: Execute
-) -> _Ended:
-    """Return what comes out of a stage of units with their indices in the network."""
-    stage, ended = _Stage.begin(x), []
-    for place, (index, unit) in enumerate(units):
-        if place and execute is not masked:
-            running = stage.halting.running.flatten(1).any(dim=1)
-            over, alive = (~running).nonzero().squeeze(1), running.nonzero().squeeze(1)
-            if not len(alive):
-                break
-            if len(over):
-                ended.append(stage.take(over).end(len(units)))
-                stage = stage.take(alive)
-        last = place == len(units) - 1
-        stage = _advance(stage, unit, halting, execute, asked=None if last else index + 1)
-    ended.append(stage.end(len(units)))
-    return _joined(ended)
+    Attributes:
+        ended: what came out of every stage so far.
+    """
 
+    def __init__(self, halting: HaltingRouter, units: Sequence[Unit], execution: Execution) -> None:
+        super().__init__(halting)
+        self.halting = halting
+        self.execution = execution
+        self.stages = [unit.stage for unit in units]
+        self.ended: list[_Ended] = []
+        self.logits: Tensor | None = None
 
-def _advance(
-    stage: _Stage, unit: Unit, halting: HaltingRouter, execute: Execute, *, asked: int | None
-) -> _Stage:
-    """Return the stage behind one more unit, whose output is scored in front of unit `asked`."""
-    running = stage.halting.running
-    x = _computed(unit, stage.x, execute)
-    if halting.spatial and stage.executed.shape[1]:
-        x = torch.where(running, x, stage.x)
-    shares = stage.asked
-    score = x.new_ones((), dtype=torch.float32)
-    if asked is not None:
-        logits, _ = halting(asked, x, None)
-        score = torch.sigmoid(logits.float())
-        shares = torch.cat([shares, halting.share_of_macs(asked, running).unsqueeze(1)], dim=1)
-    weight, behind = stage.halting.step(score, halting.eps)
-    return replace(
-        stage,
-        x=x,
-        mean=torch.addcmul(stage.mean, weight.to(x.dtype), x),
-        halting=behind,
-        executed=torch.cat([stage.executed, unit.share_of_macs(running).unsqueeze(1)], dim=1),
-        asked=shares,
-    )
+    def at_unit(self, index: int, unit: Unit) -> None:
+        stages = self.stages
+        if index == 0 or stages[index - 1] != unit.stage:
+            self.stage, self.halted, self.parts = _Stage.begin(self.x), False, list[_Ended]()
+        elif not self.execution.computes_all:
+            self._leave_out_halted(unit)
+        last = index + 1 == len(stages) or stages[index + 1] != unit.stage
+        if not self.halted:
+            self._advance(index, unit, last=last)
+        if last:
+            self.parts.append(self.stage.end(stages.count(unit.stage)))
+            self.ended.append(_joined(self.parts))
+            self.x = self.ended[-1].mean
 
+    def at_exit(self, index: int, classify: Callable[[Any], Any]) -> bool:
+        self.logits = classify(self.x)
+        return False
 
-def _computed(unit: Unit, x: Tensor, execute: Execute) -> Tensor:
-    """Return the unit's output for images that all run it; there is nothing to blend."""
-    if execute is masked:
-        return unit.execute(x)
-    weights = x.new_zeros(x.shape[0], 2)
-    weights[:, 1] = 1
-    return execute(unit, x, weights)
+    def output(self) -> RoutedOutput:
+        """Return the class scores, what was executed, and the ponder cost of stages."""
+        assert self.logits is not None  # the head is the last stop of every walk
+        executed = torch.cat([stage.executed for stage in self.ended], dim=1)
+        return RoutedOutput(
+            logits=self.logits,
+            decisions=Decisions(
+                weights=torch.stack([1 - executed, executed], dim=2),
+                asked=torch.cat([stage.asked for stage in self.ended], dim=1),
+            ),
+            ponder=torch.stack([stage.ponder.mean(dim=(1, 2, 3)) for stage in self.ended], dim=1),
+        )
+
+    def _leave_out_halted(self, unit: Unit) -> None:
+        """Take images that have halted everywhere out of the rest of the stage."""
+        running = self.stage.halting.running.flatten(1).any(dim=1)
+        over, alive = (~running).nonzero().squeeze(1), running.nonzero().squeeze(1)
+        self.halted = not len(alive)
+        if len(over) and len(alive):
+            self.parts.append(self.stage.take(over).end(self.stages.count(unit.stage)))
+            self.stage = self.stage.take(alive)
+
+    def _advance(self, index: int, unit: Unit, *, last: bool) -> None:
+        """Go behind one more unit, whose output is scored in front of the next one of its stage."""
+        stage, running = self.stage, self.stage.halting.running
+        x = self._computed(unit, stage.x)
+        if self.halting.spatial and stage.executed.shape[1]:
+            x = torch.where(running, x, stage.x)
+        shares = stage.asked
+        score = x.new_ones((), dtype=torch.float32)
+        if not last:
+            logits, _ = self.execution.ask(self.halting, index + 1, x, None)
+            score = torch.sigmoid(logits.float())
+            share = self.halting.share_of_macs(index + 1, running)
+            shares = torch.cat([shares, share.unsqueeze(1)], dim=1)
+        weight, behind = stage.halting.step(score, self.halting.eps)
+        self.stage = replace(
+            stage,
+            x=x,
+            mean=torch.addcmul(stage.mean, weight.to(x.dtype), x),
+            halting=behind,
+            executed=torch.cat([stage.executed, unit.share_of_macs(running).unsqueeze(1)], dim=1),
+            asked=shares,
+        )
+
+    def _computed(self, unit: Unit, x: Tensor) -> Tensor:
+        """Return the unit's output for images that all run it; there is nothing to blend."""
+        if self.execution.computes_all:
+            return unit.execute(x)
+        weights = x.new_zeros(x.shape[0], 2)
+        weights[:, 1] = 1
+        return self.execution.run(unit, x, weights)
 
 
 def _joined(parts: Sequence[_Ended]) -> _Ended:

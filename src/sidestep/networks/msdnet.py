@@ -123,9 +123,8 @@ class MsdNet(ExitNetwork):
     """
 
     def __init__(self, config: MsdNetConfig) -> None:
-        super().__init__()
+        super().__init__(num_exits=config.blocks)
         self.config = config
-        self.num_exits = config.blocks
         self._exit_layers, self._last_layers = config.exit_layers, config.last_layers
         widths = [config.channels * factor for factor in config.gr_factor]
         self.first = FirstLayers(config.stem, widths, [2] * (config.num_scales - 1))

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 from torch import Tensor, nn
 
-from sidestep.errors import RecipeError
-from sidestep.layers.unit import Execute, Unit
+from sidestep.errors import ExecutionError, RecipeError
+from sidestep.execution.execution import Execution, masked
+from sidestep.layers.unit import Unit
+from sidestep.networks.forward import Forward, LeavingForward
+from sidestep.networks.walk import ForwardPass, Stop, Straight, walk
+from sidestep.routing.exit_rule import ExitRule
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import Sampler, argmax
 from sidestep.types import RoutedOutput
 
 
-def masked(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
-    """Return the unit's output, computed in full and blended: the reference, and the way of training."""
-    out: Tensor = unit(x, weights)
-    return out
-
-
 class DynamicNetwork(nn.Module):
-    """A network that is trained, evaluated and run by the same code as all others.
+    """A network that is trained, priced, evaluated, exported and run by the same code as all others.
+
+    Subclasses define `stem` and `stops`, the way through the network (`networks.walk`), and what else
+    differs.
 
     Attributes:
         router: who decides about its units, or None.
@@ -27,14 +31,52 @@ class DynamicNetwork(nn.Module):
     # Without a value: one on the class would hide the module of an instance.
     router: Router | None
 
+    def stem(self, images: Tensor) -> Any:
+        """Return the features in front of the first stop, given (B, 3, H, W) images."""
+        raise NotImplementedError
+
+    def stops(self) -> Iterator[Stop]:
+        """Yield units, segments and exits in order; the last stop is an exit."""
+        raise NotImplementedError
+
     def parts(self) -> dict[str, nn.Module]:
         """Return the parts that phases train or freeze, by name: "blocks", "routers", "exits"."""
         raise NotImplementedError
 
     @property
+    def units(self) -> Sequence[Unit]:
+        """Return the L places of choice; none in a network of exits alone."""
+        return ()
+
+    @property
+    def num_options(self) -> int:
+        """Return the number K of options of every unit."""
+        return 2
+
+    @property
+    def units_before(self) -> Sequence[int]:
+        """Return the number of units in front of every exit, the head included."""
+        raise NotImplementedError
+
+    @property
+    def num_exits(self) -> int:
+        """Return the number E of exits, the head included: 1 without early exits."""
+        return len(self.units_before)
+
+    @property
+    def has_early_exits(self) -> bool:
+        """Return whether images can leave before the head."""
+        return self.num_exits > 1
+
+    @property
+    def tokens(self) -> bool:
+        """Return whether features are (B, N, C) tokens instead of (B, C, H, W) maps."""
+        return False
+
+    @property
     def static(self) -> nn.Module:
         """Return its static rival: (B, 3, H, W) images to (B, C) logits with nothing left out."""
-        raise NotImplementedError
+        return _Static(self)
 
     @property
     def shape_of_choices(self) -> tuple[int, int]:
@@ -43,7 +85,9 @@ class DynamicNetwork(nn.Module):
         Raises:
             RecipeError: for a network without units.
         """
-        raise RecipeError("paths other than routed need a network with units, got one of exits alone")
+        if not self.units:
+            raise RecipeError("paths other than routed need a network with units, got one of exits alone")
+        return len(self.units), self.num_options
 
     def forward(
         self,
@@ -51,7 +95,8 @@ class DynamicNetwork(nn.Module):
         *,
         sampler: Sampler = argmax,
         router: Router | None = None,
-        execute: Execute = masked,
+        execution: Execution = masked,
+        rule: ExitRule | None = None,
     ) -> RoutedOutput:
         """Return the class scores of (B, 3, H, W) images and what was executed to get them.
 
@@ -59,6 +104,49 @@ class DynamicNetwork(nn.Module):
             images: normalised pixels.
             sampler: how logits become weights; hard and without noise by default.
             router: asked instead of the network's own router (uniform sampling, fixed paths).
-            execute: how units are run.
+            execution: how the network is run.
+            rule: where images leave at early exits; without one all leave at the last exit.
+
+        Raises:
+            ExecutionError: for a rule for other exits, or for a cascade in training mode, without early
+                exits or without a rule.
         """
-        raise NotImplementedError
+        if rule is not None and rule.num_exits != self.num_exits:
+            raise ExecutionError(
+                f"an exit rule must have {self.num_exits - 1} thresholds for {self.num_exits} exits, got "
+                f"{rule.num_exits - 1}"
+            )
+        forward = self.visitor(router if router is not None else self.router, sampler, execution, rule)
+        walk(self, images, forward)
+        return forward.output()
+
+    def visitor(
+        self, router: Router | None, sampler: Sampler, execution: Execution, rule: ExitRule | None
+    ) -> ForwardPass:
+        """Return the visitor of a forward pass; arguments as those of `forward`, with the router to ask."""
+        if not execution.leaves_early:
+            return Forward(self, router, sampler, execution, rule)
+        if not self.has_early_exits:
+            raise ExecutionError(
+                f"{execution.name} execution needs early exits, got a network without; use gathered"
+            )
+        if self.training or rule is None:
+            raise ExecutionError(
+                f"{execution.name} execution needs evaluation mode and an exit rule, got "
+                f"{'training mode' if self.training else 'no rule'}; "
+                "call network.eval() and calibrate the run, or run masked"
+            )
+        return LeavingForward(self, router, sampler, execution, rule)
+
+
+class _Static(nn.Module):
+    """The way to the last exit, where no router and no other exit is asked."""
+
+    def __init__(self, network: DynamicNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        straight = Straight(self.network.num_exits - 1)
+        walk(self.network, images, straight)
+        return straight.logits

@@ -132,8 +132,10 @@ class RaNet(ExitNetwork):
     """
 
     def __init__(self, config: RaNetConfig) -> None:
-        super().__init__()
+        plan = _plan(config)
+        super().__init__(num_exits=len(plan))
         self.config = config
+        self._plan = plan
         self.first = _make_first_layers(config)
         self.networks = nn.ModuleList()
         exits: list[int] = []
@@ -143,8 +145,6 @@ class RaNet(ExitNetwork):
             self.networks.append(nn.ModuleList(blocks))
             exits.extend(width.output for width in widths[fused:])
         self.heads = make_heads(config.stem, exits, config.num_classes)
-        self._plan = _plan(config)
-        self.num_exits = len(self._plan)
         # The first layer keeps PyTorch's defaults, as in the released code.
         initialise(self.networks, self.heads)
 

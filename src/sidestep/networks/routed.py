@@ -1,16 +1,16 @@
-"""A backbone with a router: the dynamic network."""
+"""A backbone with a router, and perhaps early exits: the network that skips units."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterator, Sequence
+
 from torch import Tensor, nn
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.layers.unit import Execute
-from sidestep.networks.network import DynamicNetwork, masked
+from sidestep.layers.unit import Unit
+from sidestep.networks.network import DynamicNetwork
+from sidestep.networks.walk import ExitStop, Stop, UnitStop
 from sidestep.routing.router import Router
-from sidestep.routing.samplers import Sampler, argmax
-from sidestep.types import Decisions, RoutedOutput
 
 
 class RoutedNetwork(DynamicNetwork):
@@ -19,54 +19,57 @@ class RoutedNetwork(DynamicNetwork):
     Args:
         backbone: the static network.
         router: who decides; None executes every unit and makes the network static.
+        exits: early exits, each maps features to (B, C); the backbone's head is one more, the last one.
+        units_before: number of units in front of every early exit, rising.
     """
 
-    def __init__(self, backbone: Backbone, router: Router | None = None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        router: Router | None = None,
+        *,
+        exits: Sequence[nn.Module] = (),
+        units_before: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.router = router
+        self.exits = nn.ModuleList(exits)
+        self._units_before = (*units_before, len(backbone.units))
+
+    def stem(self, images: Tensor) -> Tensor:
+        return self.backbone.stem(images)
+
+    def stops(self) -> Iterator[Stop]:
+        exits = dict(zip(self._units_before, (*self.exits, self.backbone.head), strict=True))
+        numbers = {place: number for number, place in enumerate(exits)}
+        for index, unit in enumerate(self.backbone.units):
+            if index in exits:
+                yield ExitStop(numbers[index], exits[index])
+            yield UnitStop(index, unit)
+        yield ExitStop(len(numbers) - 1, self.backbone.head)
 
     @property
-    def shape_of_choices(self) -> tuple[int, int]:
-        return len(self.backbone.units), self.backbone.num_options
+    def units(self) -> Sequence[Unit]:
+        return self.backbone.units
+
+    @property
+    def num_options(self) -> int:
+        return self.backbone.num_options
+
+    @property
+    def units_before(self) -> Sequence[int]:
+        return self._units_before
+
+    @property
+    def tokens(self) -> bool:
+        return self.backbone.tokens
 
     @property
     def static(self) -> nn.Module:
         return self.backbone
 
     def parts(self) -> dict[str, nn.Module]:
-        return {"blocks": self.backbone} | ({} if self.router is None else {"routers": self.router})
-
-    def forward(
-        self,
-        images: Tensor,
-        *,
-        sampler: Sampler = argmax,
-        router: Router | None = None,
-        execute: Execute = masked,
-    ) -> RoutedOutput:
-        router = router if router is not None else self.router
-        if router is None:
-            return RoutedOutput(logits=self.backbone(images), decisions=self._all_executed(images))
-        x = self.backbone.stem(images)
-        state = router.begin(images)
-        logits, weights, relaxed = [], [], []
-        for index, unit in enumerate(self.backbone.units):
-            scores, state = router(index, x, state)
-            sample = sampler(scores)
-            x = execute(unit, x, sample.weights)
-            logits.append(scores)
-            weights.append(sample.weights)
-            relaxed.append(sample.relaxed)
-        decisions = Decisions(
-            weights=torch.stack(weights, dim=1),
-            logits=torch.stack(logits, dim=1),
-            relaxed=torch.stack(relaxed, dim=1),
-        )
-        return RoutedOutput(logits=self.backbone.head(x), decisions=decisions)
-
-    def _all_executed(self, images: Tensor) -> Decisions:
-        backbone = self.backbone
-        one_path = torch.zeros(len(backbone.units), backbone.num_options, device=images.device)
-        one_path[:, -1] = 1
-        return Decisions(weights=one_path.expand(images.shape[0], -1, -1))
+        routers = {} if self.router is None else {"routers": self.router}
+        exits = {"exits": self.exits} if len(self.exits) else {}
+        return {"blocks": self.backbone, **routers, **exits}

@@ -4,35 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from sidestep.backbones.backbone import Backbone
 from sidestep.errors import ExportError
 from sidestep.execution.prepare import prepare
 from sidestep.layers.unit import Unit
-from sidestep.networks.attached_exits import AttachedExits
-from sidestep.networks.exit_network import ExitNetwork
 from sidestep.networks.network import DynamicNetwork
-from sidestep.networks.routed import RoutedNetwork
+from sidestep.networks.walk import Visitor, exit_place, walk
 from sidestep.plan.format import VERSION, Plan, Step, lists_of_ops, weights_of
 from sidestep.plan.simplify import simplify
 from sidestep.plan.tracing import Held, call, held_image, traced_of
 from sidestep.plan.writer import Writer
-from sidestep.routing.chance import ChanceRouter
 from sidestep.routing.exit_rule import ExitRule
-from sidestep.routing.halting_units import HaltingRouter
 from sidestep.types import CostModel
-
-_REFUSED = {
-    HaltingRouter: "act and sact weigh the outputs of several units, and plans run one option of each; "
-    "evaluate them gathered",
-    ChanceRouter: "random_drop decides by a hash of the pixels in float64, and plans have none; export "
-    "fixed_path, which costs the same",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,18 +77,12 @@ def export_plan(network: DynamicNetwork, card: PlanCard, rule: ExitRule | None =
     Raises:
         ExportError: for a network that no plan can express, with the place, the reason and a way out.
     """
-    if not isinstance(network, RoutedNetwork | ExitNetwork):
-        raise ExportError(
-            f"plans are made of networks with units or exits, got {type(network).__name__}; wrap its parts"
-        )
     _check(network, rule)
     prepared = prepare(copy.deepcopy(network).float().cpu(), torch.zeros(2, 3, *card.input_size))
-    writer, logits = Writer(prepared), -1
-    for index, found in enumerate(_logits_of_exits(writer, prepared, held_image(card.input_size))):
-        logits = writer.dense(traced_of(found))
-        if rule is not None and index < len(rule.thresholds):
-            writer.leave(_exit(rule, index, len(card.class_names), logits))
-    steps, output = simplify(writer.steps, logits)
+    writer = Writer(prepared)
+    export = _Export(writer, prepared, rule, num_classes=len(card.class_names))
+    walk(prepared, held_image(card.input_size), export)
+    steps, output = simplify(writer.steps, export.logits)
     used = {name for ops in lists_of_ops(steps) for op in ops for name in weights_of(op)}
     return Plan(
         document={"version": VERSION, **card.as_dict(), "steps": steps, "output": output},
@@ -108,67 +90,62 @@ def export_plan(network: DynamicNetwork, card: PlanCard, rule: ExitRule | None =
     )
 
 
-def _check(network: RoutedNetwork | ExitNetwork, rule: ExitRule | None) -> None:
-    for kind, reason in _REFUSED.items():
-        if isinstance(network.router, kind):
-            raise ExportError(reason)
-    if isinstance(network, RoutedNetwork | AttachedExits) and network.backbone.tokens:
+def _check(network: DynamicNetwork, rule: ExitRule | None) -> None:
+    obstacle = None if network.router is None else network.router.plan_obstacle
+    if obstacle is not None:
+        raise ExportError(obstacle)
+    if network.tokens:
         raise ExportError("plans compute with maps, and this network with tokens; export a ResNet")
-    num_exits = network.num_exits if isinstance(network, ExitNetwork) else 1
-    if rule is not None and rule.num_exits != num_exits:
-        raise ExportError(f"an exit rule must have the network's {num_exits} exits, got {rule.num_exits}")
+    if rule is not None and rule.num_exits != network.num_exits:
+        raise ExportError(
+            f"an exit rule must have the network's {network.num_exits} exits, got {rule.num_exits}"
+        )
     if rule is not None and rule.criterion == "patience":
         raise ExportError("plans know no patience at exits; calibrate with confidence, margin or entropy")
 
 
-def _logits_of_exits(
-    writer: Writer, network: RoutedNetwork | ExitNetwork, image: Held
-) -> Iterator[Held | torch.Tensor]:
-    """Yield the logits of every exit, the head last, once the steps that lead there are written."""
-    if isinstance(network, RoutedNetwork):
-        yield from _through_units(
-            writer, network, {len(network.backbone.units): network.backbone.head}, image
-        )
-    elif isinstance(network, AttachedExits):
-        heads = (*network.exits, network.backbone.head)
-        yield from _through_units(writer, network, dict(zip(network.units_before, heads, strict=True)), image)
-    else:
-        state = call(writer, "the start", network.begin, image)
-        for index in range(network.num_exits):
-            state = call(writer, f"the way to exit {index}", network.advance, index, state)
-            yield call(writer, f"exit {index}", network.classify, index, state)
+class _Export(Visitor):
+    """Writes what every piece of a network computes; features and states hold traced tensors.
 
+    Args:
+        writer: of the plan.
+        network: prepared.
+        rule: where images leave.
+        num_classes: classes of the logits.
 
-def _through_units(
-    writer: Writer, network: RoutedNetwork | AttachedExits, heads: dict[int, Any], image: Held
-) -> Iterator[Held | torch.Tensor]:
-    """Yield logits where there are heads, by the number of units in front of them."""
-    backbone: Backbone = network.backbone
-    router, state = network.router, None
-    x = call(writer, "the stem", backbone.stem, image)
-    if router is not None:
-        state = call(writer, "the router's beginning", router.begin, image)
-    for index, unit in enumerate(backbone.units):
-        if index in heads:
-            yield call(writer, f"the exit before unit {index}", heads[index], x)
-        if router is None:
-            x = call(writer, f"unit {index}", unit.execute, x)
-            continue
-        logits, state = call(writer, f"the router of unit {index}", router, index, x, state)
-        step = writer.choose(traced_of(logits))
-        x = _write_options(writer, step, unit, f"unit {index}", x)
-    yield call(writer, "the head", heads[len(backbone.units)], x)
+    Attributes:
+        logits: value of the plan that holds the logits of the last exit so far.
+    """
 
+    def __init__(
+        self, writer: Writer, network: DynamicNetwork, rule: ExitRule | None, *, num_classes: int
+    ) -> None:
+        super().__init__(network.router)
+        self.writer = writer
+        self.rule = rule
+        self.num_classes = num_classes
+        self.logits = -1
 
-def _write_options(writer: Writer, step: Step, unit: Unit, place: str, x: Held) -> Held:
-    """Write the options of a unit, and return its output."""
-    out = x
-    for option in range(unit.num_options):
-        with writer.option(step) as results:
-            if option or not unit.keeps_input:
-                out = call(writer, f"{place}, option {option}", unit.run, option, x)
-            results.append(writer.plain(traced_of(out)))
-    return Held(writer.define(step), out.example)
+    def call(self, place: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        return call(self.writer, place, function, *arguments)
+
+    def at_unit(self, index: int, unit: Unit) -> None:
+        if self.router is None:
+            self.x = self.call(f"unit {index}", unit.execute, self.x)
+            return
+        step, out = self.writer.choose(traced_of(self.ask(index))), self.x
+        for option in range(unit.num_options):
+            with self.writer.option(step) as results:
+                if option or not unit.keeps_input:
+                    out = self.call(f"unit {index}, option {option}", unit.run, option, self.x)
+                results.append(self.writer.plain(traced_of(out)))
+        self.x = Held(self.writer.define(step), out.example)
+
+    def at_exit(self, index: int, classify: Callable[[Any], Any]) -> bool:
+        self.logits = self.writer.dense(traced_of(self.call(exit_place(index), classify, self.x)))
+        if self.rule is not None and index < len(self.rule.thresholds):
+            self.writer.leave(_exit(self.rule, index, self.num_classes, self.logits))
+        return True
 
 
 def _exit(rule: ExitRule, index: int, num_classes: int, logits: int) -> Step:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves, tree_map
 
+from sidestep.internals import tree_leaves, tree_map
 from sidestep.plan.map_ops import MAP_OPS
 from sidestep.plan.vector_ops import VECTOR_OPS, shape_of
 from sidestep.plan.writer import Constant, Map, Traced, Vector, Writer

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from sidestep.internals import tree_flatten, tree_unflatten
 from sidestep.plan.lowering import lower
 from sidestep.plan.writer import Constant, Map, Traced, Writer
 

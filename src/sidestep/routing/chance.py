@@ -26,6 +26,11 @@ class ChanceRouter(Router):
         seed: of the hash.
     """
 
+    plan_obstacle = (
+        "random_drop decides by a hash of the pixels in float64, and plans have none; export fixed_path, "
+        "which costs the same"
+    )
+
     projection: Tensor
     thresholds: Tensor
 

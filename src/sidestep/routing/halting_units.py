@@ -158,6 +158,11 @@ class HaltingRouter(Router):
         style: of BatchNorm and activation in the halting units.
     """
 
+    plan_obstacle = (
+        "act and sact weigh the outputs of several units, and plans run one option of each; "
+        "evaluate them gathered instead"
+    )
+
     def __init__(
         self,
         channels: Sequence[int],

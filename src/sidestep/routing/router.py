@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,12 @@ class Router(nn.Module):
 
     `begin` returns the state at the start of a forward pass; calling the router with the unit's index, its
     input, (B, C, H, W) maps or (B, N, C) tokens, and the state returns (B, K) logits and the next state.
+
+    Attributes:
+        plan_obstacle: why no plan can say what this router decides, with a way out, or None.
     """
+
+    plan_obstacle: ClassVar[str | None] = None
 
     def begin(self, images: Tensor) -> Any:
         """Return the state before the first unit, given the (B, 3, H, W) images."""

@@ -15,7 +15,6 @@ from sidestep.data import Data, Shard, load_data
 from sidestep.data.image_set import train_rows
 from sidestep.errors import RecipeError
 from sidestep.networks.attached_exits import attach_exits
-from sidestep.networks.exit_network import ExitNetwork
 from sidestep.networks.models import EXIT_NETWORKS, build_backbone, build_exit_network
 from sidestep.networks.network import DynamicNetwork
 from sidestep.runs.recipe import Recipe, method_of
@@ -77,7 +76,7 @@ def job_of(recipe: Recipe, fabric: Fabric) -> Job:
 
 def _check_exits(network: DynamicNetwork, recipe: Recipe) -> None:
     """Refuse settings of exits for a network without, and a static teacher for a network of exits alone."""
-    if not isinstance(network, ExitNetwork) and recipe.training.exits != ExitLossConfig():
+    if not network.has_early_exits and recipe.training.exits != ExitLossConfig():
         raise RecipeError(
             "training.exits has no effect on a network without early exits, got settings of its own; drop "
             "it, or set model.exits"

@@ -16,7 +16,6 @@ from sidestep.evaluation.exit_curve import calibrate as solve_exits
 from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.evaluation.sampled import Sampled
 from sidestep.execution.execution import execution_of
-from sidestep.networks.exit_network import ExitNetwork
 from sidestep.results.kept_curve import save_exit_curve
 from sidestep.routing.exit_rule import Criterion
 from sidestep.routing.samplers import Noise, is_noisy
@@ -189,7 +188,7 @@ def _batches(opened: OpenedRun, split: Role, source: str | None) -> Iterable[Bat
 
 
 def _survey(opened: OpenedRun, split: Role, source: str | None) -> ExitSurvey:
-    if not isinstance(opened.network, ExitNetwork):
+    if not opened.network.has_early_exits:
         raise ExecutionError(
             "a budget of exits needs a network with early exits, got one without; train ranet or msdnet, or "
             "set model.exits"

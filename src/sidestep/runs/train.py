@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from sidestep.evaluation.report import evaluate_network
-from sidestep.execution.compiled import training_execution
+from sidestep.fused.compiled import training_execution
 from sidestep.results.figures import save_keep_rates
 from sidestep.runs.assemble import job_of
 from sidestep.runs.recipe import Recipe, load_recipe
@@ -53,13 +53,13 @@ def train(
     with devices.launched(recipe.training.precision) as fabric, named_errors(fabric), ExitStack() as stack:
         with _one_at_a_time:
             job = all_succeed(fabric, lambda: job_of(recipe, fabric))
-            execute = stack.enter_context(
+            execution = stack.enter_context(
                 training_execution(job.network, devices.compile, macs=job.forward_macs, fabric=fabric)
             )
         if fabric.is_global_zero:
             start_run_folder(folder, recipe)
         fabric.barrier()
-        fit(job, folder, fabric, resume=checkpoint, graph=devices.graph, execute=execute)
+        fit(job, folder, fabric, resume=checkpoint, graph=devices.graph, execution=execution)
         if fabric.is_global_zero:
             with _one_at_a_time:
                 _report(folder, job, fabric)

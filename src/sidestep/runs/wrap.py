@@ -23,7 +23,7 @@ def wrap(
     >>> import sidestep, timm, torch
     >>> model = timm.create_model("convnext_atto", num_classes=5)  # pretrained=True for trained weights
     >>> network = sidestep.wrap(model, method="rdi_net", target=0.6, router={"dim": 32}).eval()
-    >>> output = network(torch.zeros(2, 3, 64, 64), execute=sidestep.gathered)
+    >>> output = network(torch.zeros(2, 3, 64, 64), execution=sidestep.gathered)
     >>> output.logits.shape, output.decisions.paths().shape
     (torch.Size([2, 5]), torch.Size([2, 12]))
 
@@ -46,5 +46,5 @@ def wrap(
         router.to(device=weight.device, dtype=weight.dtype).train(model.training)
     network = RoutedNetwork(backbone, router)
     # train() would reach parts of the model that were set apart, such as a BatchNorm that is frozen.
-    network.training = model.training
+    network.training = network.exits.training = model.training
     return network

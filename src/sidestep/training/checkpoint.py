@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sidestep.backbones.backbone import Backbone
 from sidestep.errors import CheckpointError
+from sidestep.layers.static_names import StaticNames
 
 _KEY = "sidestep"
 VERSION = 1
@@ -123,7 +123,7 @@ def load_static_weights(backbone: nn.Module, path: Path) -> None:
         tensors = _read_torch(path)
     renamed = {_static_name(key): tensor for key, tensor in tensors.items()}
     module, fresh = backbone, set[str]()
-    if isinstance(backbone, Backbone):
+    if isinstance(backbone, StaticNames):
         module, fresh = backbone.origin, backbone.skip_names
         renamed = {backbone.static_name(key): tensor for key, tensor in renamed.items()}
     for name, tensor in module.state_dict().items():

@@ -15,9 +15,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from sidestep.errors import LoneProcessError, LostProcessError, RecipeError, SidestepError, TrainingError
+from sidestep.internals import BatchNorm
 from sidestep.layers.processes import num_processes, sum_over_processes
 from sidestep.training.meter import Sums
 
@@ -129,7 +129,7 @@ def synchronize_batch_norm(network: nn.Module) -> None:
         RecipeError: for a BatchNorm that computes something of its own.
     """
     for name, module in network.named_modules():
-        if not isinstance(module, _BatchNorm):
+        if not isinstance(module, BatchNorm):
             continue
         if type(module) not in _SYNCHRONIZED:
             raise RecipeError(

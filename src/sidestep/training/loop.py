@@ -17,9 +17,9 @@ from sidestep.backbones.backbone import Backbone
 from sidestep.data import Data, Shard
 from sidestep.errors import InterruptedRunError, TrainingError
 from sidestep.evaluation.report import Report, evaluate_network
-from sidestep.layers.unit import Execute
+from sidestep.execution.execution import Execution, masked
 from sidestep.methods.method import Method
-from sidestep.networks.network import DynamicNetwork, masked
+from sidestep.networks.network import DynamicNetwork
 from sidestep.routing.samplers import Noise
 from sidestep.training.checkpoint import Checkpoint, save_checkpoint
 from sidestep.training.distributed import Agreement, mean_sums
@@ -87,7 +87,7 @@ def fit(
     *,
     resume: Checkpoint | None = None,
     graph: bool = True,
-    execute: Execute = masked,
+    execution: Execution = masked,
 ) -> None:
     """Train through all phases, and leave last and best checkpoint and the metrics in `folder`.
 
@@ -97,7 +97,7 @@ def fit(
         fabric: launched; says devices, processes and precision.
         resume: the last checkpoint of an interrupted run.
         graph: whether a GPU replays its steps as CUDA graphs, where these can be recorded.
-        execute: how units are run in training: `masked`, or the same compiled.
+        execution: how units are run in training: `masked`, or the same compiled.
 
     Raises:
         TrainingError: when the loss is not finite; the last good checkpoint stays.
@@ -105,7 +105,7 @@ def fit(
     """
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    trainer = _Trainer(job, folder, fabric, graph=graph, execute=execute)
+    trainer = _Trainer(job, folder, fabric, graph=graph, execution=execution)
     if resume is not None:
         trainer.state.restore(resume)
     position = trainer.state.position
@@ -115,7 +115,7 @@ def fit(
         own_stream(fabric.device),
         settled_objects(),
     ):
-        if execute is not masked:
+        if execution is not masked:
             log.say(
                 "the first steps take a minute longer, since units are compiled; --compile false avoids it"
             )
@@ -131,7 +131,7 @@ def fit(
 class _Trainer:
     """The running parts of one `fit`."""
 
-    def __init__(self, job: Job, folder: Path, fabric: Fabric, *, graph: bool, execute: Execute) -> None:
+    def __init__(self, job: Job, folder: Path, fabric: Fabric, *, graph: bool, execution: Execution) -> None:
         if job.data.train is None:
             raise TrainingError(
                 "training needs the training split, got none; load it with splits=('train', ...)"
@@ -145,7 +145,7 @@ class _Trainer:
         self.saved_at = self.clock = time.monotonic()
         self.on_gpu = fabric.device.type == "cuda"
         self.graph = graph and self.on_gpu
-        self.execute = execute
+        self.execution = execution
         self.optimizer: torch.optim.Optimizer | None = None
 
     def keep_start(self) -> None:
@@ -193,7 +193,7 @@ class _Trainer:
             cost=job.cost,
             config=job.config,
             teacher=job.teacher,
-            execute=self.execute,
+            execution=self.execution,
         )
         generator = torch.Generator(self.fabric.device)
         noise = Noise(generator, rank=self.shard.rank, world_size=self.shard.world_size)

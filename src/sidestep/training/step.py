@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.layers.unit import Execute
+from sidestep.execution.execution import Execution, masked
 from sidestep.losses.distillation import distillation_loss
 from sidestep.losses.exit_loss import exit_loss, exit_weights, self_distillation_loss
 from sidestep.losses.paths import rank_correlation
 from sidestep.methods.method import Method
-from sidestep.networks.network import DynamicNetwork, masked
+from sidestep.networks.network import DynamicNetwork
 from sidestep.routing.router import ConstantRouter, Router
 from sidestep.routing.samplers import Categorical, Noise, Sampler, argmax
 from sidestep.training.training_config import Phase, TrainingConfig
@@ -36,7 +36,7 @@ class TrainingStep(nn.Module):
         cost: price list of the network.
         config: training settings.
         teacher: static origin for distillation, in evaluation mode, or None.
-        execute: how units are run; all of it computed, as losses need it.
+        execution: how units are run; all of it computed, as losses need it.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class TrainingStep(nn.Module):
         cost: CostModel,
         config: TrainingConfig,
         teacher: Backbone | None = None,
-        execute: Execute = masked,
+        execution: Execution = masked,
     ) -> None:
         super().__init__()
         self.network = network
@@ -56,7 +56,7 @@ class TrainingStep(nn.Module):
         self.settings = settings
         self.cost = cost
         self.config = config
-        self.execute = execute
+        self.execution = execution
         # In a tuple the teacher is no submodule: it is neither trained, nor saved, nor synchronised.
         self._teacher = (teacher,)
 
@@ -89,7 +89,7 @@ class TrainingStep(nn.Module):
             statistics: (B, S) image statistics or None.
         """
         sampler, router = self._decider(images.device)
-        output: RoutedOutput = self.network(images, sampler=sampler, router=router, execute=self.execute)
+        output: RoutedOutput = self.network(images, sampler=sampler, router=router, execution=self.execution)
         batch = Batch(
             images=images,
             labels=labels,

@@ -10,10 +10,11 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from sidestep.errors import RecipeError
+from sidestep.execution.execution import Execution, RunUnit, blend, masked
 from sidestep.layers.programs import fused_passes
-from sidestep.layers.unit import Execute, Unit
+from sidestep.layers.unit import Unit
 from sidestep.networks.halting_network import HaltingNetwork
-from sidestep.networks.network import DynamicNetwork, masked
+from sidestep.networks.network import DynamicNetwork
 
 _SHAPES = 64
 # MACs of all forward passes of a training from which compiled units pay on a CPU: some ten minutes on two
@@ -24,7 +25,7 @@ _PAYS_FROM = 2e13
 @contextmanager
 def training_execution(
     network: DynamicNetwork, wanted: bool | None, *, macs: float, fabric: Fabric
-) -> Iterator[Execute]:
+) -> Iterator[Execution]:
     """Yield how the units of a network are run in training: `masked`, or the same compiled.
 
     While it is open its routers are compiled too, those that can be.
@@ -48,8 +49,8 @@ def training_execution(
             "compile needs a C++ compiler and Python's headers, got none that torch can use; install g++ and "
             "python3-dev, or set it to false"
         )
-    with compiled_units(network) if wanted else nullcontext(masked) as execute:
-        yield execute
+    with compiled_units(network) if wanted else nullcontext(masked) as execution:
+        yield execution
 
 
 def _runs_units(network: DynamicNetwork) -> bool:
@@ -76,7 +77,7 @@ def _probe(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def compiled_units(network: DynamicNetwork) -> Iterator[Execute]:
+def compiled_units(network: DynamicNetwork) -> Iterator[Execution]:
     """Yield the masked execution with torch.compile behind it, for training: a program for every shape.
 
     A whole ResNet-110 takes minutes to compile and its units, of which few differ in shape, seconds. On a CPU
@@ -96,10 +97,10 @@ def compiled_units(network: DynamicNetwork) -> Iterator[Execute]:
         )
     # By default torch gives up at the ninth shape, and an ImageNet network has more.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
-    compiled: Execute = torch.compile(masked, dynamic=False)
+    compiled: RunUnit = torch.compile(blend, dynamic=False)
 
-    def execute(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
-        return masked(unit, x, weights) if x.is_cpu and unit.fuses else compiled(unit, x, weights)
+    def run(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
+        return blend(unit, x, weights) if x.is_cpu and unit.fuses else compiled(unit, x, weights)
 
     with fused_passes():
-        yield execute
+        yield Execution(name="compiled", run=run, computes_all=True)

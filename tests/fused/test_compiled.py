@@ -11,13 +11,14 @@ from lightning_fabric import Fabric
 from torch._inductor import config as inductor
 
 from sidestep.errors import RecipeError
-from sidestep.execution import compiled
-from sidestep.execution.compiled import compiled_units, training_execution
+from sidestep.execution.execution import blend, masked
+from sidestep.fused import compiled
+from sidestep.fused.compiled import compiled_units, training_execution
 from sidestep.layers import fused
 from sidestep.layers.preact import PreactBlock
 from sidestep.layers.residual import BasicBlock
 from sidestep.layers.unit import Unit
-from sidestep.networks.network import DynamicNetwork, masked
+from sidestep.networks.network import DynamicNetwork
 from sidestep.routing import fused_relation
 from sidestep.runs.assemble import untrained
 from sidestep.runs.recipe import from_dict
@@ -44,7 +45,7 @@ def test_compiled_units_train_as_masked_ones_do() -> None:
     for way in (nullcontext(masked), compiled_units(network)):
         network.zero_grad()
         with way as execute:
-            out = network.train()(images, execute=execute)
+            out = network.train()(images, execution=execute)
         out.logits.square().sum().backward()
         results.append(
             [out.logits.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
@@ -76,14 +77,14 @@ def test_on_a_cpu_residual_blocks_and_routers_fuse_and_other_units_are_compiled(
     x, weights = torch.randn(4, 16, 8, 8), torch.rand(4, 2)
     units: dict[Unit, list[str]] = {
         BasicBlock(16, 16, stride=1, stage=0): ["norm_relu_forward", "_norm_blend_forward"],
-        PreactBlock(16, 16, stride=1, stage=0): ["masked"],
+        PreactBlock(16, 16, stride=1, stage=0): ["blend"],
     }
     with compiled_units(network) as execute:
         for unit, expected in units.items():
             ran: list[str] = []
-            out = execute(unit.train(), x, weights)
+            out = execute.run(unit.train(), x, weights)
             assert ran == expected
-            torch.testing.assert_close(out, masked(unit, x, weights), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(out, blend(unit, x, weights), rtol=1e-5, atol=1e-5)
         ran = []
         assert network.router is not None
         network.router(0, x, network.router.begin(x))
@@ -140,5 +141,5 @@ def test_a_compiler_that_does_not_work_is_noticed() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_a_residual_block_can_be_compiled_as_a_whole() -> None:
     unit, x, weights = BasicBlock(4, 4, stride=1, stage=0), torch.randn(2, 4, 6, 6), torch.rand(2, 2)
-    whole = torch.compile(masked, backend="eager", fullgraph=True)
+    whole = torch.compile(blend, backend="eager", fullgraph=True)
     torch.testing.assert_close(whole(unit, x, weights), unit(x, weights))

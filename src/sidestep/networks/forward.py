@@ -1,0 +1,213 @@
+"""The forward pass as a visitor: ask, sample, run the unit; classify at exits, perhaps let images leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sidestep.execution.execution import Execution
+from sidestep.layers.rows import take_rows
+from sidestep.layers.unit import Unit
+from sidestep.networks.walk import ForwardPass
+from sidestep.routing.exit_rule import Certainty, ExitRule
+from sidestep.routing.router import Router
+from sidestep.routing.samplers import Sampler
+from sidestep.types import Decisions, RoutedOutput
+
+
+class Routed(Protocol):
+    """What a forward pass has to know of a network beside its way."""
+
+    @property
+    def num_options(self) -> int: ...
+
+    @property
+    def units_before(self) -> Sequence[int]: ...
+
+    @property
+    def num_exits(self) -> int: ...
+
+    @property
+    def has_early_exits(self) -> bool: ...
+
+
+class Forward(ForwardPass):
+    """A forward pass in which everything up to the last exit is computed.
+
+    Args:
+        network: that is walked through.
+        router: who is asked; None executes every unit.
+        sampler: how logits become weights.
+        execution: how routers are asked and units are run.
+        rule: at which exit an image's answer is taken; None takes the last one's.
+
+    Attributes:
+        choices: logits, weights and relaxed weights at every unit so far, (B, K) each; none without a router.
+        num_units: units so far.
+        exit_logits: (B, C) of every exit so far.
+    """
+
+    def __init__(
+        self,
+        network: Routed,
+        router: Router | None,
+        sampler: Sampler,
+        execution: Execution,
+        rule: ExitRule | None,
+    ) -> None:
+        super().__init__(router)
+        self.network = network
+        self.sampler = sampler
+        self.execution = execution
+        self.rule = rule
+        self.choices: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.num_units = 0
+        self.exit_logits: list[Tensor] = []
+
+    def at_unit(self, index: int, unit: Unit) -> None:
+        self.num_units += 1
+        if self.router is None:
+            self.x = unit.execute(self.x)
+            return
+        logits, self.state = self.execution.ask(self.router, index, self.x, self.state)
+        sample = self.sampler(logits)
+        self.x = self.execution.run(unit, self.x, sample.weights)
+        self.choices.append((logits, sample.weights, sample.relaxed))
+
+    def at_exit(self, index: int, classify: Callable[[Any], Any]) -> bool:
+        self.exit_logits.append(classify(self.x))
+        return True
+
+    def decisions(self, choices: Sequence[tuple[Tensor, Tensor, Tensor]], like: Tensor) -> Decisions:
+        """Return what was decided about the units so far.
+
+        Args:
+            choices: at every unit, as the attribute.
+            like: its first dimension is the batch.
+        """
+        if choices:
+            logits, weights, relaxed = (torch.stack(parts, dim=1) for parts in zip(*choices, strict=True))
+            return Decisions(weights=weights, logits=logits, relaxed=relaxed)
+        executed = torch.zeros(self.num_units, self.network.num_options, device=like.device)
+        executed[:, -1] = 1
+        return Decisions(weights=executed.expand(like.shape[0], -1, -1))
+
+    def output(self) -> RoutedOutput:
+        """Return the output of the network."""
+        decided = self.decisions(self.choices, self.exit_logits[-1])
+        if not self.network.has_early_exits:
+            return RoutedOutput(logits=self.exit_logits[-1], decisions=decided)
+        exit_logits = torch.stack(self.exit_logits)
+        exits = self._leaving(exit_logits)
+        if self.rule is not None:
+            before = torch.tensor(self.network.units_before, device=exits.device)[exits]
+            place = torch.arange(decided.weights.shape[1], device=exits.device)
+            decided = _reached(decided, (place < before.unsqueeze(1)).float())
+        rows = torch.arange(len(exits), device=exits.device)
+        return RoutedOutput(
+            logits=exit_logits[exits, rows],
+            decisions=replace(decided, exits=F.one_hot(exits, self.network.num_exits).float()),
+            exit_logits=exit_logits,
+        )
+
+    def _leaving(self, exit_logits: Tensor) -> Tensor:
+        """Return the (B,) exits at which images leave."""
+        last = self.network.num_exits - 1
+        exits = torch.full((exit_logits.shape[1],), last, device=exit_logits.device)
+        if self.rule is None:
+            return exits
+        seen: Certainty | None = None
+        for index, logits in enumerate(exit_logits.detach()[:-1]):
+            seen = self.rule.certainty(index, logits, seen)
+            exits = torch.where((exits == last) & self.rule.leaves(index, seen), index, exits)
+        return exits
+
+
+class LeavingForward(Forward):
+    """A forward pass in which nothing more is computed for images that have left at an exit.
+
+    Args:
+        network: with early exits.
+        router: who is asked; None executes every unit.
+        sampler: how logits become weights.
+        execution: how routers are asked and units are run.
+        rule: where images leave.
+    """
+
+    rule: ExitRule
+
+    def __init__(
+        self, network: Routed, router: Router | None, sampler: Sampler, execution: Execution, rule: ExitRule
+    ) -> None:
+        super().__init__(network, router, sampler, execution, rule)
+        self.left: list[_Left] = []
+        self.seen: Certainty | None = None
+
+    def begin(self, stem: Callable[[Any], Any], images: Any) -> None:
+        super().begin(stem, images)
+        self.rows = torch.arange(images.shape[0], device=images.device)
+
+    def at_exit(self, index: int, classify: Callable[[Any], Any]) -> bool:
+        logits = classify(self.x)
+        self.seen = self.rule.certainty(index, logits, self.seen)
+        leaves = self.rule.leaves(index, self.seen)
+        over, alive = leaves.nonzero().squeeze(1), (~leaves).nonzero().squeeze(1)
+        if not len(alive):
+            self._leave(index, self.rows, logits, self.choices)
+            return False
+        if len(over):
+            self._leave(index, self.rows[over], logits[over], take_rows(self.choices, over))
+            self._keep(alive)
+        return True
+
+    def _leave(self, index: int, rows: Tensor, logits: Tensor, choices: list[Any]) -> None:
+        decided = self.decisions(choices, logits)
+        self.left.append(_Left(rows=rows, logits=logits, exit=index, decided=decided))
+
+    def _keep(self, alive: Tensor) -> None:
+        """Go on with some of the images, by index."""
+        assert self.seen is not None  # set by the exit that asks for it
+        self.rows, self.seen = self.rows[alive], self.seen.take(alive)
+        self.x, self.choices = take_rows(self.x, alive), take_rows(self.choices, alive)
+        if self.router is not None:
+            self.state = self.router.take(self.state, alive)
+
+    def output(self) -> RoutedOutput:
+        """Return all images in the order of the batch."""
+        order = torch.cat([part.rows for part in self.left]).argsort()
+        exits = torch.cat([torch.full_like(part.rows, part.exit) for part in self.left])[order]
+        decided = [_padded(part.decided, self.network.units_before[-1]) for part in self.left]
+        weights = torch.cat([decisions.weights for decisions in decided])[order]
+        asked = torch.cat([d.asked for d in decided if d.asked is not None])[order]
+        exits = F.one_hot(exits, self.network.num_exits).float()
+        return RoutedOutput(
+            logits=torch.cat([part.logits for part in self.left])[order],
+            decisions=Decisions(weights=weights, asked=asked, exits=exits),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Left:
+    """Images that leave at an exit: their places in the batch, their logits, what was decided for them."""
+
+    rows: Tensor
+    logits: Tensor
+    exit: int
+    decided: Decisions
+
+
+def _reached(decided: Decisions, reached: Tensor) -> Decisions:
+    """Return decisions of which only units that were reached count, by (B, L) zeros and ones."""
+    return replace(decided, weights=decided.weights * reached.unsqueeze(2), asked=reached)
+
+
+def _padded(decided: Decisions, num_units: int) -> Decisions:
+    """Return decisions about all units of a network, of which the later ones were not reached."""
+    missing = num_units - decided.weights.shape[1]
+    reached = torch.ones(decided.weights.shape[:2], device=decided.weights.device)
+    return Decisions(weights=F.pad(decided.weights, (0, 0, 0, missing)), asked=F.pad(reached, (0, missing)))
