@@ -147,7 +147,11 @@ def options(
     parser = argparse.ArgumentParser(description=description)
     if more is not None:
         more(parser)
-    parser.add_argument("--out", type=Path, help="file for the report; printed in any case")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="file for the page, benchmarks/results/<topic>/<date>.md; printed in any case",
+    )
     parser.add_argument(
         "--seconds",
         type=float,
@@ -184,4 +188,5 @@ def publish(title: str, parts: Sequence[str], chosen: argparse.Namespace) -> Non
     text = "\n\n".join([f"# {title}", "\n".join(circumstances), *parts])
     print(text)
     if chosen.out is not None:
+        chosen.out.parent.mkdir(parents=True, exist_ok=True)
         chosen.out.write_text(text + "\n")

@@ -4,30 +4,20 @@ import copy
 import json
 import time
 from collections.abc import Iterator
-from functools import cache
 
 import pytest
 import torch
 
-from sidestep.backbones.backbone import Backbone
 from sidestep.errors import ExecutionError
 from sidestep.evaluation import bench as bench_module
 from sidestep.evaluation import rivals
-from sidestep.evaluation.bench import BenchResult, bench_network, hardware, interleave, versions
-from sidestep.evaluation.rivals import export_onnx, openvino_part, openvino_precisions, static_runners
-from sidestep.execution.prepare import prepare
+from sidestep.evaluation.bench import BenchResult, bench_network, interleave
+from sidestep.evaluation.rivals import openvino_precisions
 from sidestep.networks.routed import RoutedNetwork
 from tests import strategies
 from tests.doubles import lively_backbone, lively_network
 
 ROW_KEYS = ["runtime", "precision", "batch_size", "median_ms", "ms_per_image", "ratio_to_best_static"]
-
-
-@cache
-def exported() -> tuple[Backbone, bytes | None]:
-    torch.manual_seed(0)
-    backbone = prepare(RoutedNetwork(lively_backbone(8, "B")), strategies.images(2, 0)).backbone
-    return backbone, export_onnx(backbone, (8, 8))
 
 
 @pytest.fixture(autouse=True)
@@ -120,43 +110,6 @@ def test_small_batches_alternate_between_images_and_large_ones_repeat_them(
     assert torch.cat(batches).flatten().tolist() == [i % 30 for i in range(count * batch_size)]
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
-@pytest.mark.parametrize("runtime", ["pytorch", "onnxruntime", "openvino"])
-def test_static_runtimes_compute_the_logits_of_the_backbone(runtime: str, batch_size: int) -> None:
-    if runtime != "pytorch":
-        for package in ("onnx", "onnxscript", runtime):
-            pytest.importorskip(package)
-    (backbone, onnx), images = exported(), strategies.images(batch_size, 1)
-    runner = static_runners(backbone, onnx, "float32", batch_size)[f"static {runtime}"]
-    with torch.inference_mode():
-        actual = torch.as_tensor(runner.run(runner.convert(images)))
-        expected = backbone(images)
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_openvino_in_bfloat16_stays_near_the_backbone(threads: int) -> None:
-    for package in ("onnx", "onnxscript", "openvino"):
-        pytest.importorskip(package)
-    if "bfloat16" not in openvino_precisions():
-        pytest.skip("this CPU has no bfloat16")
-    torch.set_num_threads(threads)
-    (backbone, onnx), images = exported(), strategies.images(4, 1)
-    runner = static_runners(backbone, onnx, "bfloat16", 4)["static openvino"]
-    with torch.inference_mode():
-        actual = torch.as_tensor(runner.run(runner.convert(images)))
-        expected = backbone(images)
-    torch.testing.assert_close(actual, expected, rtol=0.1, atol=0.1)
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "threads", "part"),
-    [(1, 1, 1), (1, 2, 1), (2, 2, 1), (32, 2, 16), (256, 2, 32), (33, 2, 33), (256, 16, 16), (100, 2, 25)],
-)
-def test_every_thread_gets_equal_parts_of_a_batch(batch_size: int, threads: int, part: int) -> None:
-    assert openvino_part(batch_size, threads) == part
-
-
 def test_calls_take_turns_and_their_order_is_reversed() -> None:
     order: list[str] = []
 
@@ -184,10 +137,3 @@ def test_the_first_call_of_a_turn_is_not_timed_unless_it_fills_the_turn(
     assert bench_module.turn(call) == pytest.approx([0.0001, 0.0002, 0.0003])
     steps = iter([0.5])
     assert bench_module.turn(call) == pytest.approx([0.5])
-
-
-def test_hardware_and_versions_are_named() -> None:
-    values = hardware()
-    assert values["cpu"]
-    assert values["cores"] >= values["threads"] == 1
-    assert versions()["torch"] == torch.__version__

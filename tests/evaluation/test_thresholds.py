@@ -40,6 +40,35 @@ def test_the_solver_is_the_literal_loop(seed: int, q: float, levels: int | None)
     assert solve_thresholds(scores, shares).tolist() == literal_thresholds(scores, shares)
 
 
+def test_thresholds_of_shares_by_hand() -> None:
+    scores = torch.tensor([[0.9, 0.8, 0.7, 0.6], [0.1, 0.2, 0.3, 0.4], [0.0, 0.0, 0.0, 0.0]])
+    # Two of four leave at the first exit, then one of the two that are left.
+    found = solve_thresholds(scores, torch.tensor([0.5, 0.25, 0.25]))
+    assert found.tolist() == pytest.approx([0.8, 0.4])
+    assert first_exits(scores, found).tolist() == [0, 0, 2, 1]
+    # Nobody is to leave at the first exit; three want to at the second, all of equal score leave together.
+    scores[1] = torch.tensor([0.5, 0.5, 0.5, 0.5])
+    found = solve_thresholds(scores, torch.tensor([0.0, 0.75, 0.25]))
+    assert found.tolist() == [math.inf, 0.5]
+    assert first_exits(scores, found).tolist() == [1, 1, 1, 1]
+
+
+def test_accuracy_and_cost_of_given_exits_by_hand() -> None:
+    correct = torch.tensor([[True, False, False], [True, True, False]])
+    macs = torch.tensor([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]], dtype=torch.float64)
+    found = ExitTable(scores=torch.zeros(2, 3), correct=correct, macs=macs).at(torch.tensor([0, 1, 0]))
+    assert found.accuracy == pytest.approx(2 / 3)
+    assert found.macs == pytest.approx((1 + 20 + 3) / 3)
+    assert found.exit_rates == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_between_two_rows_of_a_family_thresholds_are_on_the_line() -> None:
+    family = Family(thresholds=torch.tensor([[0.0, 0.2], [0.4, 0.6], [0.8, 0.6]]))
+    assert family.at(0.5).tolist() == pytest.approx([0.2, 0.4])
+    assert family.at(1.25).tolist() == pytest.approx([0.5, 0.6])
+    assert family.at(2.0).tolist() == pytest.approx([0.8, 0.6])
+
+
 def test_shares_are_geometric() -> None:
     shares = geometric_shares(4, 0.5)
     torch.testing.assert_close(shares, torch.tensor([8, 4, 2, 1], dtype=torch.float64) / 15)

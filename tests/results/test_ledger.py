@@ -1,16 +1,16 @@
 """The ledger: which runs stand beside which published numbers."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from sidestep.cli.main import main
 from sidestep.results.ledger import dataset_of, ledger, ledger_page
+from sidestep.results.page import save_results
 from sidestep.results.published import PublishedPoint, published_points
 from sidestep.results.run_result import read_result
+from tests.finished_runs import write_run
 
 POINT = PublishedPoint(
     system="vanilla gates",
@@ -26,26 +26,16 @@ POINT = PublishedPoint(
 
 
 def write(folder: Path, *, gflops: float = 0.3, **changes: Any) -> Path:
-    """Write what a results page reads of a finished run of `POINT`, with other settings by key."""
-    recipe: dict[str, Any] = {
+    """Write a finished run of `POINT`, with other settings by key."""
+    settings = {
         "name": "vanilla",
-        "method": {"name": "rdi_net", "router": {"gamma": 0.0}, "srm": {"alpha": 0.0}},
-        "model": {"name": "cifar_resnet110", "se_ratio": None},
-        "data": {"source": "hfds/uoft-cs/cifar10"},
-        "training": {"seed": 0, "phases": [{"paths": "uniform", "epochs": 0}]},
+        "model.name": "cifar_resnet110",
+        "method.router.gamma": 0.0,
+        "training.seed": 0,
+        "training.phases": [{"name": "joint", "paths": "uniform", "epochs": 0}],
     }
-    for key, value in changes.items():
-        *path, last = key.split("__")
-        place = recipe
-        for part in path:
-            place = place[part]
-        place[last] = value
-    folder.mkdir()
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    (folder / "environment.json").write_text(json.dumps({"commit": "abc"}))
-    (folder / "report.json").write_text(json.dumps({"best": {"accuracy": 0.93, "gflops": gflops}}))
-    (folder / "metrics.jsonl").write_text("")
-    return folder
+    others = {key.replace("__", "."): value for key, value in changes.items()}
+    return write_run(folder, settings | others, best={"accuracy": 0.93, "gflops": gflops})
 
 
 def test_runs_of_the_same_settings_at_the_same_cost_stand_beside_a_number(tmp_path: Path) -> None:
@@ -76,6 +66,19 @@ def test_runs_of_the_same_settings_at_the_same_cost_stand_beside_a_number(tmp_pa
 def test_other_runs_do_not(changes: dict[str, Any], tmp_path: Path) -> None:
     (row,) = ledger([POINT], [write(tmp_path / "a", **changes)])
     assert row.runs == () and row.nearest is None and row.percent is None
+
+
+def test_a_page_file_stands_for_its_runs(tmp_path: Path) -> None:
+    runs = [write(tmp_path / "a"), write(tmp_path / "b", gflops=0.32, training__seed=1)]
+    save_results(tmp_path / "page.md", runs)
+    assert ledger([POINT], [tmp_path / "page.json"]) == ledger([POINT], runs)
+    assert ledger([POINT], [tmp_path / "page.json", *runs]) == ledger([POINT], runs)
+
+
+@pytest.mark.parametrize(("gflops", "beside"), [(0.271, True), (0.329, True), (0.269, False), (0.331, False)])
+def test_a_tenth_of_the_cost_decides(gflops: float, beside: bool, tmp_path: Path) -> None:
+    (row,) = ledger([POINT], [write(tmp_path / "a", gflops=gflops)])
+    assert (len(row.runs) == 1) is beside and (row.nearest is None) is beside
 
 
 def test_without_a_run_at_that_cost_the_nearest_one_is_named(tmp_path: Path) -> None:

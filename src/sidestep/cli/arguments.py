@@ -165,11 +165,17 @@ def _methods() -> ArgumentParser:
 
 
 def _results() -> ArgumentParser:
-    parser = ArgumentParser(description="Write a results page from finished run folders.")
-    parser.add_argument("runs", nargs="+", type=str, help="run folders, one per row")
-    parser.add_argument("--title", type=str, default="Results", help="heading of the page")
-    parser.add_argument("--out", type=str | None, help="markdown file (default: standard output)")
-    parser.add_argument("--figure", type=str | None, help="picture of accuracy over cost")
+    parser = ArgumentParser(description="Write a results page from finished runs.")
+    parser.add_argument(
+        "runs", nargs="+", type=str, help="run folders, one per row, and files (.json) that --out has written"
+    )
+    parser.add_argument("--title", type=str | None, help="heading of the page (default: the first file's)")
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        help="markdown file; figure (.png) and data to make it again (.json) go beside it "
+        "(default: the page on standard output)",
+    )
     parser.add_argument(
         "--published", type=str | None, help="draw the papers' points too: cifar10, cifar100 or imagenet"
     )
@@ -178,7 +184,7 @@ def _results() -> ArgumentParser:
 
 def _ledger() -> ArgumentParser:
     parser = ArgumentParser(description="Compare finished runs with what was published.")
-    parser.add_argument("runs", nargs="+", type=str, help="run folders")
+    parser.add_argument("runs", nargs="+", type=str, help="run folders, and files (.json) of results pages")
     parser.add_argument("--dataset", type=str | None, help="cifar10, cifar100 or imagenet (default: all)")
     parser.add_argument("--out", type=str | None, help="markdown file (default: standard output)")
     return parser

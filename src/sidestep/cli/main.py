@@ -263,21 +263,19 @@ def _methods(settings: Any) -> int:
 
 def _results(settings: Any) -> int:
     from sidestep.errors import RecipeError
-    from sidestep.results.page import accuracy_cost, exit_curves, results_page
+    from sidestep.results.page import results_page, save_results
 
-    folders = [Path(run) for run in settings.runs]
-    if settings.published is not None and settings.figure is None:
+    sources = [Path(run) for run in settings.runs]
+    if settings.out is not None:
+        save_results(Path(settings.out), sources, title=settings.title, published=settings.published)
+        return 0
+    if settings.published is not None:
         raise RecipeError(
-            f"published has no effect without figure, got {settings.published!r}; say where with --figure"
+            f"published has no effect without out, got {settings.published!r}; say with --out where page and "
+            "figure go"
         )
-    page = results_page(settings.title, folders)
-    if settings.figure is not None:
-        from sidestep.results.figures import save_accuracy_cost
-        from sidestep.results.published import published_points
-
-        published = [] if settings.published is None else published_points(settings.published)
-        save_accuracy_cost(Path(settings.figure), accuracy_cost(folders), published, exit_curves(folders))
-    return _write(page, settings.out)
+    print(results_page(settings.title, sources), end="")
+    return 0
 
 
 def _ledger(settings: Any) -> int:

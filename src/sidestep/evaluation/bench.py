@@ -20,6 +20,9 @@ from sidestep.execution.prepare import Precision, cast, prepare
 from sidestep.networks.network import DynamicNetwork
 from sidestep.routing.exit_rule import ExitRule
 
+# The runtime of rows of the native engine, which whoever has it hands to `bench_network`.
+ENGINE = "engine"
+
 # ONNX Runtime's idle threads spin for 50 ms, and whoever comes next would share the cores with them.
 _PAUSE_SECONDS = 0.1
 # A turn's first call wakes caches and threads; it is timed only if it alone fills the turn.

@@ -8,6 +8,7 @@ from math import floor
 
 from sidestep.evaluation.exit_curve import CurvePoint
 from sidestep.results.kept_curve import KeptCurve
+from sidestep.results.markdown import table
 from sidestep.results.run_result import RunResult
 
 # Below the best accuracy of a page, in points.
@@ -105,74 +106,71 @@ def _summary(kept: KeptCurve | None) -> str:
 
 
 def _anytime(results: Sequence[RunResult]) -> list[str]:
-    lines = _head(
+    names = [
         "run", "exit", "accuracy %", "MACs, M", "GFLOPs", "of full", "temperature", "calibration error %",
         "without temperature %",
-    )  # fmt: skip
+    ]  # fmt: skip
+    rows = []
     for result in results:
         if result.exits is None:
             continue
         curve = result.exits.curve
         for exit, row in enumerate(result.exits.points("anytime")):
             errors = (curve.calibration_errors[exit], curve.raw_calibration_errors[exit])
-            lines.append(
-                _row(
+            rows.append(
+                [
                     result.folder,
                     str(exit + 1),
                     f"{100 * row.point.accuracy:.2f}",
                     *_cost(row.point.macs, curve.full_macs),
                     f"{curve.temperatures[exit]:.3f}",
                     *(f"{100 * error:.2f}" for error in errors),
-                )
+                ]
             )
     for result in results:
         if result.exits is None:
-            lines.append(_row(result.folder, "-", f"{result.percent:.2f}", *_whole_cost(result), *"---"))
-    return lines
+            rows.append([result.folder, "-", f"{result.percent:.2f}", *_whole_cost(result), *"---"])
+    return table(names, rows)
 
 
 def _budgeted(results: Sequence[RunResult]) -> list[str]:
-    lines = _head(
+    names = [
         "run", "budget, of full", "MACs, M", "GFLOPs", "of full", "off the budget by", "accuracy %",
         "anytime by lot %",
-    )  # fmt: skip
+    ]  # fmt: skip
+    rows = []
     for result in results:
         if result.exits is None:
             continue
         full_macs, anytime = result.exits.curve.full_macs, result.exits.accuracy_cost("anytime")
         for row in result.exits.points("budgeted"):
-            lines.append(
-                _row(
+            rows.append(
+                [
                     result.folder,
                     _percent((row.budget_macs or 0.0) / full_macs),
                     *_cost(row.point.macs, full_macs),
                     f"{100 * _deviation(row):+.2f} %",
                     f"{100 * row.point.accuracy:.2f}",
                     f"{by_lot(anytime, 2e-9 * row.point.macs):.2f}",
-                )
+                ]
             )
     for result in results:
         if result.exits is None:
-            lines.append(_row(result.folder, "-", *_whole_cost(result), "-", f"{result.percent:.2f}", "-"))
-    return lines
+            rows.append([result.folder, "-", *_whole_cost(result), "-", f"{result.percent:.2f}", "-"])
+    return table(names, rows)
 
 
 def _equal_accuracy(results: Sequence[RunResult]) -> list[str]:
     curves = {result.folder: _curves(result) for result in results}
     best = max(accuracy for points in curves.values() for curve in points for _, accuracy in curve)
     levels = [floor(2 * best) / 2 - step for step in _STEPS_DOWN]
-    lines = _head("run", "saves by", *(f"{level:.1f} %" for level in levels))
+    rows = []
     for result in results:
         costs = [cost_of_accuracy(curves[result.folder], level) for level in levels]
         full = _full_gflops(result)
-        lines.append(
-            _row(
-                result.folder,
-                result.savings,
-                *("-" if cost is None else f"{cost:.4f} ({_percent(cost / full)})" for cost in costs),
-            )
-        )
-    return lines
+        cells = ("-" if cost is None else f"{cost:.4f} ({_percent(cost / full)})" for cost in costs)
+        rows.append([result.folder, result.savings, *cells])
+    return table(["run", "saves by", *(f"{level:.1f} %" for level in levels)], rows)
 
 
 def _curves(result: RunResult) -> list[Points]:
@@ -203,11 +201,3 @@ def _whole_cost(result: RunResult) -> list[str]:
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
-
-
-def _head(*names: str) -> list[str]:
-    return [_row(*names), _row(*["---"] * len(names))]
-
-
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from sidestep.results.published import PublishedPoint
 
 Points = Sequence[tuple[float, float]]
 
+_DPI = 120
+_MOST_NAMED = 20
 _OURS, _THEIRS, _UNCHECKED = "o", "s", "x"
 _STAIRS: dict[str, Any] = {"marker": "^", "linestyle": "--", "linewidth": 1, "drawstyle": "steps-post"}
 _CURVE: dict[str, Any] = {"marker": ".", "linestyle": "-"}
@@ -28,15 +29,14 @@ def save_keep_rates(path: Path, report: dict[str, Any], class_names: list[str]) 
         report: a `Report` as plain values.
         class_names: one per class; with more than 20 classes the rows stay unnamed.
     """
+    keep_rates_figure(report, class_names).savefig(path, dpi=_DPI)
+
+
+def keep_rates_figure(report: dict[str, Any], class_names: list[str]) -> Figure:
+    """Return the figure that `save_keep_rates` writes: bars over all images, a map of classes below."""
     rates = report["keep_rates"]
-    figure, (top, bottom) = plt.subplots(
-        2,
-        1,
-        figsize=(max(6, 0.22 * len(rates) + 3), 6),
-        height_ratios=[1, 2],
-        sharex=True,
-        layout="constrained",
-    )
+    figure = Figure(figsize=(max(6, 0.22 * len(rates) + 3), 6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, height_ratios=[1, 2], sharex=True)
     top.bar(range(1, len(rates) + 1), rates, color="#3b6ea5")
     top.set(ylim=(0, 1.05), ylabel="keep rate")
     top.set_title(
@@ -51,12 +51,11 @@ def save_keep_rates(path: Path, report: dict[str, Any], class_names: list[str]) 
         cmap="viridis",
         extent=(0.5, len(rates) + 0.5, len(class_names) - 0.5, -0.5),
     )
-    if len(class_names) <= 20:
+    if len(class_names) <= _MOST_NAMED:
         bottom.set_yticks(range(len(class_names)), class_names)
     bottom.set(xlabel="block", ylabel="class")
     figure.colorbar(image, ax=bottom, label="keep rate")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    return figure
 
 
 def save_accuracy_cost(
@@ -75,32 +74,49 @@ def save_accuracy_cost(
         exits: GFLOPs and accuracy in percent of runs with early exits by name and kind of curve; anytime ones
             are stairs, since an exit's answer stands until the next one has its own.
     """
-    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
-    colors = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
+    accuracy_cost_figure(series, published, exits or {}).savefig(path, dpi=_DPI)
+
+
+def accuracy_cost_figure(
+    series: Mapping[str, Points],
+    published: Sequence[PublishedPoint],
+    exits: Mapping[str, Mapping[str, Points]],
+) -> Figure:
+    """Return the figure that `save_accuracy_cost` writes."""
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.subplots()
     for index, (name, points) in enumerate(series.items()):
         costs, accuracies = zip(*sorted(points), strict=True)
-        axes.plot(costs, accuracies, color=colors[index % 20], marker=_OURS, label=name)
-    for index, (name, curves) in enumerate((exits or {}).items(), start=len(series)):
+        axes.plot(costs, accuracies, color=_color(index), marker=_OURS, label=name)
+    for index, (name, curves) in enumerate(exits.items(), start=len(series)):
         for kind, points in curves.items():
             costs, accuracies = zip(*points, strict=True)
             style = _STAIRS if kind == "anytime" else _CURVE
-            axes.plot(costs, accuracies, color=colors[index % 20], label=f"{name}, {kind}", **style)
-    published = [point for point in published if point.place is None]
-    theirs = dict.fromkeys(point.system for point in published)
-    for index, system in enumerate(theirs):
-        for point in (point for point in published if point.system == system):
-            unchecked = point.read == "memory"
-            axes.scatter(
-                point.gflops,
-                point.accuracy,
-                marker=_UNCHECKED if unchecked else _THEIRS,
-                edgecolors=None if unchecked else colors[-1 - index % 20],
-                facecolors=colors[-1 - index % 20] if unchecked else "none",
-                label=f"{system}, published{' (not checked)' if unchecked else ''}",
-            )
+            axes.plot(costs, accuracies, color=_color(index), label=f"{name}, {kind}", **style)
+    _draw_published(axes, [point for point in published if point.place is None])
     axes.set(xlabel="GFLOPs per image (2 x MACs, routers in)", ylabel="top-1 accuracy, %")
     axes.grid(alpha=0.3)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     axes.legend(handles.values(), handles.keys(), fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    return figure
+
+
+def _draw_published(axes: Axes, points: Sequence[PublishedPoint]) -> None:
+    colors = {
+        system: _color(-1 - index) for index, system in enumerate(dict.fromkeys(p.system for p in points))
+    }
+    for point in points:
+        unchecked, color = point.read == "memory", colors[point.system]
+        axes.scatter(
+            point.gflops,
+            point.accuracy,
+            marker=_UNCHECKED if unchecked else _THEIRS,
+            edgecolors=None if unchecked else color,
+            facecolors=color if unchecked else "none",
+            label=f"{point.system}, published{' (not checked)' if unchecked else ''}",
+        )
+
+
+def _color(index: int) -> Any:
+    """Return a colour of the palette, from its end for negative numbers."""
+    return colormaps["tab20"](index % 20)

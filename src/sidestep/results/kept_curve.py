@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from sidestep.evaluation.exit_curve import CurvePoint, ExitCurve
 from sidestep.evaluation.thresholds import ExitPoint
@@ -39,6 +38,17 @@ class KeptCurve:
         """Return GFLOPs and accuracy in percent of the points of a kind."""
         return [(2e-9 * row.point.macs, 100 * row.point.accuracy) for row in self.points(kind)]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the curve as plain values, ready for JSON."""
+        return {"checkpoint": self.checkpoint} | self.curve.as_dict()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> KeptCurve:
+        """Return the curve that `as_dict` was given."""
+        points = [CurvePoint(**row | {"point": ExitPoint(**row["point"])}) for row in values["points"]]
+        rest = {key: value for key, value in values.items() if key not in ("checkpoint", "points")}
+        return cls(checkpoint=values["checkpoint"], curve=ExitCurve(**rest, points=points))
+
 
 def save_exit_curve(folder: Path, curve: ExitCurve, checkpoint: str) -> None:
     """Write a curve to `exits.json`, its points to `exits.csv`, and draw them in `exits.png`.
@@ -48,20 +58,36 @@ def save_exit_curve(folder: Path, curve: ExitCurve, checkpoint: str) -> None:
         curve: anytime and budgeted points.
         checkpoint: whose they are.
     """
-    record = {"checkpoint": checkpoint} | curve.as_dict()
+    record = KeptCurve(checkpoint=checkpoint, curve=curve).as_dict()
     (folder / EXITS).write_text(json.dumps(record, indent=1) + "\n")
     _save_table(folder / "exits.csv", curve)
-    _save_picture(folder / "exits.png", curve)
+    exit_figure(curve).savefig(folder / "exits.png", dpi=120)
 
 
 def read_exit_curve(folder: Path) -> KeptCurve | None:
     """Return the curve that `save_exit_curve` has left in a folder, or None."""
-    if not (folder / EXITS).is_file():
-        return None
-    values = json.loads((folder / EXITS).read_text())
-    checkpoint = values.pop("checkpoint")
-    points = [CurvePoint(**row | {"point": ExitPoint(**row["point"])}) for row in values.pop("points")]
-    return KeptCurve(checkpoint=checkpoint, curve=ExitCurve(**values, points=points))
+    path = folder / EXITS
+    return KeptCurve.from_dict(json.loads(path.read_text())) if path.is_file() else None
+
+
+def exit_figure(curve: ExitCurve) -> Figure:
+    """Return a figure of accuracy over cost: anytime exits as stairs, budgets as a line."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    for kind, marker in (("anytime", "s"), ("budgeted", "o")):
+        chosen = [row.point for row in curve.points if row.kind == kind]
+        costs, accuracies = [2e-9 * p.macs for p in chosen], [100 * p.accuracy for p in chosen]
+        axes.plot(
+            costs,
+            accuracies,
+            marker=marker,
+            label=kind,
+            drawstyle="steps-post" if marker == "s" else "default",
+        )
+    axes.set(xlabel="GFLOPs per image (2 x MACs)", ylabel="top-1 accuracy, %")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
 
 
 def _save_table(path: Path, curve: ExitCurve) -> None:
@@ -79,22 +105,3 @@ def _save_table(path: Path, curve: ExitCurve) -> None:
 def _units(macs: float, curve: ExitCurve) -> list[float]:
     """Return a cost in GFLOPs, and as a fraction of the full network's."""
     return [2e-9 * macs, macs / curve.full_macs]
-
-
-def _save_picture(path: Path, curve: ExitCurve) -> None:
-    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
-    for kind, marker in (("anytime", "s"), ("budgeted", "o")):
-        chosen = [row.point for row in curve.points if row.kind == kind]
-        costs, accuracies = [2e-9 * p.macs for p in chosen], [100 * p.accuracy for p in chosen]
-        axes.plot(
-            costs,
-            accuracies,
-            marker=marker,
-            label=kind,
-            drawstyle="steps-post" if marker == "s" else "default",
-        )
-    axes.set(xlabel="GFLOPs per image (2 x MACs)", ylabel="top-1 accuracy, %")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)

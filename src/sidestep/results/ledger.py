@@ -8,8 +8,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from sidestep.results.markdown import table
+from sidestep.results.page_data import read_results
 from sidestep.results.published import PublishedPoint
-from sidestep.results.run_result import RunResult, read_result
+from sidestep.results.run_result import RunResult
 
 # A run stands beside a published network when its cost differs by at most this share.
 COST_TOLERANCE = 0.1
@@ -56,9 +58,9 @@ def ledger(points: Sequence[PublishedPoint], folders: Sequence[Path]) -> list[Le
 
     Args:
         points: what was published.
-        folders: finished run folders.
+        folders: finished run folders, and compact files of results pages.
     """
-    results = [read_result(folder) for folder in folders]
+    results = read_results(folders)
     rows = []
     for point in points:
         same = [result for result in results if is_run_of(result, point)]
@@ -78,21 +80,16 @@ def ledger_page(rows: Sequence[LedgerRow]) -> str:
         f"{COST_TOLERANCE:.0%}. Best epoch by the validation split,",
         "test accuracy, routers included, GFLOPs are 2 x MACs; means over seeds.",
         "",
-        _cells([*_COLUMNS, "ours %", "GFLOPs", "seeds", "recipes", "commits"]),
-        _cells(["---"] * (len(_COLUMNS) + 5)),
-        *(_cells([*_published(row.point), *_ours(row)]) for row in run),
+        *table(
+            [*_COLUMNS, "ours %", "GFLOPs", "seeds", "recipes", "commits"],
+            ([*_published(row.point), *_ours(row)] for row in run),
+        ),
         "",
         "## Without a run",
         "",
-        _cells([*_COLUMNS, "nearest run"]),
-        _cells(["---"] * (len(_COLUMNS) + 1)),
-        *(_cells([*_published(row.point), _nearest(row)]) for row in missing),
+        *table([*_COLUMNS, "nearest run"], ([*_published(row.point), _nearest(row)] for row in missing)),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _cells(values: Sequence[str]) -> str:
-    return f"| {' | '.join(values)} |"
 
 
 def _published(point: PublishedPoint) -> list[str]:

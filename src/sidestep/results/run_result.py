@@ -1,8 +1,9 @@
-"""What a finished run folder says about itself, without its weights."""
+"""What a finished run says about itself, without its weights."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,41 @@ from sidestep.results.kept_curve import KeptCurve, read_exit_curve
 
 BENCH = "bench.json"
 
+# Long, and on no page.
+_LEFT_OUT = "keep_rates_per_class"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """What `sidestep bench` found of one way of running the network.
+
+    Attributes:
+        runtime: as `BenchRow` has it.
+        precision: of weights and features.
+        batch_size: images per call.
+        ms_per_image: median milliseconds of a call over the batch size.
+    """
+
+    runtime: str
+    precision: str
+    batch_size: int
+    ms_per_image: float
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """What a finished run folder says about itself.
+    """What a finished run says about itself.
 
     Attributes:
-        folder: its name.
-        recipe: resolved recipe as plain values.
+        folder: name of its folder.
+        recipe: resolved recipe as plain values, with local files by name alone: pages say what was run, not
+            on whose disk.
         environment: hardware, versions and commit it was trained with.
-        reports: best and last checkpoint on the test split.
-        epochs: rows of metrics.jsonl.
-        bench: what `sidestep bench` last measured, or None.
+        reports: best and last checkpoint on the test split, without keep rates per class.
+        minutes: wall time of all epochs, validation included.
+        validation: accuracy in [0, 1] and fraction of the full network's MACs after every epoch that was
+            validated.
+        timings: what `sidestep bench` last measured; empty if it never did.
         exits: what `sidestep curve` last found, or None.
     """
 
@@ -33,8 +57,9 @@ class RunResult:
     recipe: dict[str, Any]
     environment: dict[str, Any]
     reports: dict[str, dict[str, Any]]
-    epochs: list[dict[str, Any]]
-    bench: dict[str, Any] | None = None
+    minutes: float
+    validation: list[tuple[float, float]]
+    timings: list[Timing]
     exits: KeptCurve | None = None
 
     @property
@@ -74,20 +99,14 @@ class RunResult:
         words = ["skipping"] * skips + ["exits"] * self.has_exits
         return " and ".join(words) or "nothing"
 
-    @property
-    def minutes(self) -> float:
-        """Return the wall time of all epochs, validation included."""
-        return sum(float(row["seconds"]) for row in self.epochs) / 60
-
     def milliseconds(self, runtime: str) -> float | None:
         """Return the float32 milliseconds per image of a runtime at the largest batch measured, or None.
 
         Args:
             runtime: as `BenchRow` has it.
         """
-        rows = [] if self.bench is None else self.bench["rows"]
-        found = [row for row in rows if row["runtime"] == runtime and row["precision"] == "float32"]
-        return max(found, key=lambda row: int(row["batch_size"]))["ms_per_image"] if found else None
+        found = [row for row in self.timings if row.runtime == runtime and row.precision == "float32"]
+        return max(found, key=lambda row: row.batch_size).ms_per_image if found else None
 
 
 def read_result(folder: Path) -> RunResult:
@@ -97,13 +116,18 @@ def read_result(folder: Path) -> RunResult:
         CheckpointError: when the run has not been trained to its end.
     """
     try:
+        epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         return RunResult(
             folder=folder.name,
-            recipe=yaml.safe_load((folder / "recipe.yaml").read_text()),
+            recipe=without_folders(yaml.safe_load((folder / "recipe.yaml").read_text())),
             environment=json.loads((folder / "environment.json").read_text()),
-            reports=json.loads((folder / "report.json").read_text()),
-            epochs=[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()],
-            bench=json.loads((folder / BENCH).read_text()) if (folder / BENCH).is_file() else None,
+            reports={
+                checkpoint: {key: value for key, value in report.items() if key != _LEFT_OUT}
+                for checkpoint, report in json.loads((folder / "report.json").read_text()).items()
+            },
+            minutes=sum(float(row["seconds"]) for row in epochs) / 60,
+            validation=[_validation(row["val"]) for row in epochs if row.get("val")],
+            timings=_timings(folder / BENCH),
             exits=read_exit_curve(folder),
         )
     except FileNotFoundError as error:
@@ -111,3 +135,30 @@ def read_result(folder: Path) -> RunResult:
             f"run {folder} must be trained to its end, but {Path(error.filename).name} is missing; "
             "finish it with --resume"
         ) from error
+
+
+def without_folders(values: Any) -> Any:
+    """Return plain values with local files by their names alone.
+
+    >>> without_folders({"init": "/home/me/weights.safetensors", "source": "hfds/uoft-cs/cifar10"})
+    {'init': 'weights.safetensors', 'source': 'hfds/uoft-cs/cifar10'}
+    """
+    if isinstance(values, dict):
+        return {key: without_folders(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [without_folders(value) for value in values]
+    if isinstance(values, str) and ("//" in values or values.startswith(("/", "~", "."))):
+        return Path(values).name
+    return values
+
+
+def _validation(report: Mapping[str, Any]) -> tuple[float, float]:
+    return float(report["accuracy"]), float(report["fraction_of_full"])
+
+
+def _timings(path: Path) -> list[Timing]:
+    if not path.is_file():
+        return []
+    names = Timing.__dataclass_fields__
+    rows = json.loads(path.read_text())["rows"]
+    return [Timing(**{name: row[name] for name in names}) for row in rows]

@@ -11,6 +11,7 @@ import torch
 
 from sidestep.data.sources import Role
 from sidestep.errors import ExecutionError, RecipeError
+from sidestep.evaluation.bench import ENGINE
 from sidestep.evaluation.exit_curve import ExitCalibration, ExitCurve, ExitSurvey, exit_curve, survey_exits
 from sidestep.evaluation.exit_curve import calibrate as solve_exits
 from sidestep.evaluation.report import Report, evaluate_network
@@ -22,7 +23,7 @@ from sidestep.routing.samplers import Noise, is_noisy
 from sidestep.runs.export import engine_of_run
 from sidestep.runs.recipe import Recipe, method_of
 from sidestep.runs.run_folder import EXITS, OpenedRun, data_of, open_run
-from sidestep.targets.native_engine import ENGINE, EnginePrecision, evaluate_engine
+from sidestep.targets.native_engine import EnginePrecision, evaluate_engine
 from sidestep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sidestep.training.step import settings_at
 from sidestep.types import Batch

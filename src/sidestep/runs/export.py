@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sidestep.errors import ExecutionError, ExportError
+from sidestep.evaluation.bench import ENGINE
 from sidestep.evaluation.rivals import Runner
 from sidestep.execution.prepare import Precision
 from sidestep.plan.format import Plan, save_plan
@@ -15,7 +16,7 @@ from sidestep.plan.from_network import PlanCard, export_plan
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.recipe import method_of
 from sidestep.runs.run_folder import OpenedRun, open_run
-from sidestep.targets.native_engine import ENGINE, EnginePrecision, engine_installed, engine_of, engine_runner
+from sidestep.targets.native_engine import EnginePrecision, engine_installed, engine_of, engine_runner
 
 FORMATS = ("plan",)
 

@@ -10,11 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from sidestep.errors import ExecutionError
+from sidestep.evaluation.bench import ENGINE
 from sidestep.evaluation.report import Report, Seen, report_of
 from sidestep.evaluation.rivals import Runner
 from sidestep.types import Batch, CostModel, Decisions, RoutedOutput
 
-ENGINE = "engine"
 MISSING = "sidestep-engine is not installed; `pip install ./engine` builds it, with GCC or Clang"
 
 EnginePrecision = Literal["auto", "float32", "bfloat16"]
