@@ -27,6 +27,10 @@ class ExportError(SidestepError):
     """A network that cannot be written as a plan, or a plan that cannot be written to a file."""
 
 
+class OutputError(SidestepError):
+    """A file that cannot be written."""
+
+
 class TrainingError(SidestepError):
     """Training that cannot go on, such as a loss that is not finite."""
 

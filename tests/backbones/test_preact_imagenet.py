@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sidestep.backbones.preact_resnet import PreactResNet, PreactResNetConfig
+from sidestep.backbones.static_weights import load_static_weights
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import CheckpointError, RecipeError
 from sidestep.execution.execution import gathered
@@ -21,7 +22,6 @@ from sidestep.methods.act import ACT, SACT, HaltingConfig
 from sidestep.networks.halting_network import HaltingNetwork
 from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.networks.routed import RoutedNetwork
-from sidestep.training.checkpoint import load_static_weights
 from tests import strategies
 from tests.doubles import HALTING_SIZE, branch_rows, enliven, halting_network, shared_halting_network
 from tests.reference import halting as reference

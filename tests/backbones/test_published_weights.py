@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from sidestep.backbones.static_weights import load_static_weights
 from sidestep.cost.macs import measure_cost
 from sidestep.data import DataConfig, load_data
 from sidestep.evaluation.report import evaluate_network
 from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.networks.routed import RoutedNetwork
-from sidestep.training.checkpoint import load_static_weights
 from tests.paths import SHARED
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import sidestep
 from sidestep.backbones.backbone import Backbone
+from sidestep.backbones.static_weights import load_static_weights
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import CheckpointError, RecipeError
 from sidestep.execution.execution import gathered
@@ -27,7 +28,6 @@ from sidestep.routing.samplers import GumbelSoftmax
 from sidestep.runs.assemble import untrained
 from sidestep.runs.recipe import from_dict, load_recipe
 from sidestep.runs.train import train
-from sidestep.training.checkpoint import load_static_weights
 from tests import strategies
 from tests.doubles import TableRouter, branch_rows, enliven, lively_backbone, lively_network, noise
 from tests.doubles import shared_network as shared

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 import sidestep
+from sidestep.backbones.static_weights import load_weights
 from sidestep.errors import RecipeError
 from sidestep.routing.relational import RelationalRouter
 from sidestep.routing.router import ConstantRouter
-from sidestep.training.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
+from sidestep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests import strategies
 from tests.doubles import TableRouter
 

@@ -11,15 +11,10 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
+from sidestep.backbones.static_weights import load_static_weights, load_weights
 from sidestep.errors import CheckpointError
 from sidestep.networks.models import ModelConfig, build_backbone
-from sidestep.training.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    load_static_weights,
-    load_weights,
-    save_checkpoint,
-)
+from sidestep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.paths import SHARED
 
 WEIGHTS = SHARED / "weights"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sidestep.errors import ExportError
+from sidestep.files import write_file
 
 KEY = "sidestep_plan"
 VERSION = 1
@@ -82,17 +82,6 @@ def save_plan(path: Path, plan: Plan) -> int:
         ExportError: when it cannot be written, a full disk for example; the old file is untouched.
     """
     content = plan.as_bytes()
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ExportError(
-            f"plan {path} could not be written ({error.strerror or error}); choose another file with --out, "
-            "or free some space"
-        ) from error
+    way_out = "choose another file with --out, or free some space"
+    write_file(path, content, what="plan", way_out=way_out, error=ExportError)
     return len(content)

@@ -10,6 +10,7 @@ import torch
 from lightning_fabric import Fabric
 
 from sidestep.backbones.backbone import Backbone
+from sidestep.backbones.static_weights import load_static_weights
 from sidestep.cost.macs import measure_cost
 from sidestep.data import Data, Shard, load_data
 from sidestep.data.image_set import train_rows
@@ -18,7 +19,6 @@ from sidestep.networks.attached_exits import attach_exits
 from sidestep.networks.models import EXIT_NETWORKS, build_backbone, build_exit_network
 from sidestep.networks.network import DynamicNetwork
 from sidestep.runs.recipe import Recipe, method_of
-from sidestep.training.checkpoint import load_static_weights
 from sidestep.training.distributed import synchronize_batch_norm
 from sidestep.training.loop import Job
 from sidestep.training.training_config import ExitLossConfig

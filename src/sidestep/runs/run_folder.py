@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from sidestep.backbones.static_weights import load_weights
 from sidestep.cost.macs import measure_cost
 from sidestep.data import Data, load_data
 from sidestep.data.sources import Role
@@ -25,7 +26,7 @@ from sidestep.networks.network import DynamicNetwork
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.assemble import untrained
 from sidestep.runs.recipe import Recipe, from_dict
-from sidestep.training.checkpoint import Checkpoint, load_checkpoint, load_weights
+from sidestep.training.checkpoint import Checkpoint, load_checkpoint
 from sidestep.training.loop import BEST, LAST
 from sidestep.types import CostModel
 

@@ -9,8 +9,9 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
+from sidestep.backbones.static_weights import load_weights
 from sidestep.networks.network import DynamicNetwork
-from sidestep.training.checkpoint import Checkpoint, load_weights
+from sidestep.training.checkpoint import Checkpoint
 
 
 @dataclass(slots=True, kw_only=True)
