@@ -24,6 +24,7 @@ from sidestep.methods.method import Method
 from sidestep.methods.rdi_net import RDI_NET, RdiNetConfig, SrmConfig
 from sidestep.methods.skipnet import SKIPNET, SkipNetConfig
 from sidestep.methods.static import STATIC, StaticConfig
+from sidestep.networks.families import CifarResNetSettings
 from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.routing.relational import RelationalConfig
 from sidestep.routing.samplers import Noise
@@ -75,7 +76,9 @@ def training_step(case: Case, batch: Batch) -> Callable[[], None]:
     """Return a call that trains a fresh ResNet-110 on the batch once more."""
     torch.manual_seed(0)
     method, settings = case.method, case.settings
-    backbone = build_backbone(ModelConfig(name="cifar_resnet110", mix=case.mix), num_classes=10)
+    backbone = build_backbone(
+        ModelConfig(name="cifar_resnet110", settings=CifarResNetSettings(mix=case.mix)), num_classes=10
+    )
     network = method.network(backbone, method.router(backbone, settings))
     network = network.to(memory_format=torch.channels_last)
     phase = Phase(name="measured", epochs=1, lr=0.01)

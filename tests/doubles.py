@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import fields
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from sidestep.layers.shortcut import Shortcut
 from sidestep.methods.act import ACT, SACT, HaltingConfig
 from sidestep.networks.exit_network import ExitNetwork
 from sidestep.networks.halting_network import HaltingNetwork
-from sidestep.networks.models import ModelConfig, build_backbone
+from sidestep.networks.models import MODELS, ModelConfig, build_backbone
 from sidestep.networks.msdnet import MsdNet, MsdNetConfig
 from sidestep.networks.ranet import RaNet, RaNetConfig
 from sidestep.networks.routed import RoutedNetwork
@@ -40,6 +41,14 @@ class TableRouter(Router):
 
     def forward(self, unit: int, features: Tensor, state: None) -> tuple[Tensor, None]:
         return nn.functional.one_hot(self.table[:, unit].long(), self.num_options).float(), state
+
+
+def model_config(name: str, **values: Any) -> ModelConfig:
+    """Return what a recipe's `model:` section with these keys says."""
+    settings = MODELS[name].settings
+    own = {field.name for field in fields(settings)} & values.keys()
+    common = {key: value for key, value in values.items() if key not in own}
+    return ModelConfig(name=name, settings=settings(**{key: values[key] for key in own}), **common)
 
 
 def noise(seed: int = 0, *, rank: int = 0, world_size: int = 1) -> Noise:
@@ -135,8 +144,9 @@ def halting_network(
     images: Images = "cifar",
 ) -> HaltingNetwork:
     """Return a network in evaluation mode that halts after one unit here and after the last one there."""
-    name = f"cifar_resnet{depth}" if images == "cifar" else f"resnet{depth}"
-    backbone = build_backbone(ModelConfig(name=name, preact=preact), 10)
+    family = "preact_resnet" if preact else "resnet"
+    name = f"cifar_{family}{depth}" if images == "cifar" else f"{family}{depth}"
+    backbone = build_backbone(ModelConfig(name=name), 10)
     router = (SACT if spatial else ACT).router(backbone, HaltingConfig(eps=eps))
     network = HaltingNetwork(backbone, router)
     enliven(network)

@@ -101,7 +101,7 @@ def test_units_lie_in_the_stages_of_the_table_and_halve_in_the_first_of_each() -
 def test_with_the_weights_of_timm_the_output_is_timms(tmp_path: Path) -> None:
     path = tmp_path / "resnetv2_50.safetensors"
     save_file(timms().state_dict(), path)
-    mine = build_backbone(ModelConfig(name="resnet50", preact=True), 10).eval()
+    mine = build_backbone(ModelConfig(name="preact_resnet50"), 10).eval()
     load_static_weights(mine, path)
     photographs = strategies.images(2, 0, size=72)  # 3x3 features in front of the head
     with torch.no_grad():
@@ -118,7 +118,7 @@ def test_every_tensor_of_timms_networks_has_its_place_here(depth: int) -> None:
 
 
 def test_own_names_stay_and_weights_of_post_activation_blocks_are_refused(tmp_path: Path) -> None:
-    backbone = build_backbone(ModelConfig(name="resnet50", preact=True), 10)
+    backbone = build_backbone(ModelConfig(name="preact_resnet50"), 10)
     assert all(backbone.static_name(name) == name for name in backbone.state_dict())
     post = build_backbone(ModelConfig(name="resnet50"), 10)
     save_file(post.state_dict(), tmp_path / "post.safetensors")
@@ -145,21 +145,16 @@ def test_static_networks_route_gather_and_prepare() -> None:
 
 def test_halting_units_of_photographs_have_no_activation_and_those_of_cifar_a_leaky_one() -> None:
     styles = {}
-    for name, preact in (
-        ("cifar_resnet14", True),
-        ("cifar_resnet14", False),
-        ("resnet50", True),
-        ("resnet18", False),
-    ):
+    for name in ("cifar_preact_resnet14", "cifar_resnet14", "preact_resnet50", "resnet18"):
         with torch.device("meta"):
-            backbone = build_backbone(ModelConfig(name=name, preact=preact), 10)
+            backbone = build_backbone(ModelConfig(name=name), 10)
             act, sact = (method.router(backbone, HaltingConfig()) for method in (ACT, SACT))
         units = [*act.halting.values(), *sact.halting.values()]
-        (styles[name, preact],) = {(unit.style.leak, unit.style.eps) for unit in units}
+        (styles[name],) = {(unit.style.leak, unit.style.eps) for unit in units}
         norms = [
             m for unit in units for m in unit.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)
         ]
-        assert {norm.eps for norm in norms} == {styles[name, preact][1]}
+        assert {norm.eps for norm in norms} == {styles[name][1]}
     cifar, photographs = (0.1, 1e-3), (1.0, 1e-5)
     assert list(styles.values()) == [cifar, cifar, photographs, photographs]
 
@@ -281,22 +276,10 @@ def test_a_training_step_reaches_every_parameter(spatial: bool) -> None:
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in halting.parameters())
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (
-            {"name": "resnet18"},
-            "preact must be false for resnet18, .* got true; drop it, or choose one of resnet50",
-        ),
-        ({"name": "resnet34"}, "preact must be false for resnet34"),
-        ({"name": "resnet50", "shortcut": "B"}, "shortcut has no effect on a network with preact, got 'B'"),
-        ({"name": "resnet50", "mix": "branch"}, "mix has no effect on a network with preact"),
-        ({"name": "resnet101", "se_ratio": 16}, "se_ratio has no effect on a network with preact"),
-    ],
-)
-def test_settings_that_make_no_network_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        ModelConfig(preact=True, **settings)
+@pytest.mark.parametrize("name", ["preact_resnet18", "preact_resnet34"])
+def test_depths_without_bottlenecks_are_refused(name: str) -> None:
+    with pytest.raises(RecipeError, match=f"name must be one of .*, preact_resnet50, .* got '{name}'"):
+        ModelConfig(name=name)
 
 
 def test_depths_and_images_that_are_not_known_are_refused() -> None:

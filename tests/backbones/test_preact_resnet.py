@@ -42,18 +42,12 @@ def test_macs_are_those_of_the_released_code_digit_for_digit(depth: int, macs: i
     assert not cost.option_macs[:, 0].any()
 
 
-def test_the_name_of_a_resnet_with_preact_becomes_this_one() -> None:
-    backbone = build_backbone(ModelConfig(name="cifar_resnet14", preact=True), num_classes=7)
+def test_a_name_becomes_this_network() -> None:
+    backbone = build_backbone(ModelConfig(name="cifar_preact_resnet14"), num_classes=7)
     assert isinstance(backbone, PreactResNet)
     assert (backbone.config.depth, backbone.fc.out_features) == (14, 7)
     assert [unit.stage for unit in backbone.units] == [0, 0, 1, 1, 2, 2]
     assert [unit.keeps_input for unit in backbone.units] == [False, True] * 3
-
-
-@pytest.mark.parametrize("setting", [{"shortcut": "B"}, {"mix": "branch"}, {"options": 3}])
-def test_settings_of_post_activation_blocks_are_refused(setting: dict[str, object]) -> None:
-    with pytest.raises(RecipeError, match="has no effect on a network with preact"):
-        ModelConfig(preact=True, **setting)  # type: ignore[arg-type]  # a test parameter
 
 
 def test_an_impossible_depth_is_refused() -> None:

@@ -103,7 +103,7 @@ LONG, SHORT = 1e14, 1e12
     [
         ("rdi_net", {}, LONG, fabric_of(), True),
         ("rdi_net", {}, SHORT, fabric_of(), False),
-        ("rdi_net", {"name": "cifar_resnet32", "preact": True}, LONG, fabric_of(), False),
+        ("rdi_net", {"name": "cifar_preact_resnet32"}, LONG, fabric_of(), False),
         ("rdi_net", {}, LONG, fabric_of("cuda"), False),
         ("rdi_net", {}, LONG, fabric_of(world_size=2), False),
         ("static", {}, LONG, fabric_of(), False),

@@ -25,6 +25,7 @@ from sidestep.runs.recipe import Recipe, from_dict, load_recipe
 from sidestep.runs.train import train
 from sidestep.types import Batch
 from tests import strategies
+from tests.doubles import model_config
 from tests.paths import RECIPES
 from tests.reference.resnet import cifar_resnet
 
@@ -36,7 +37,7 @@ def tiny(name: str, model: dict[str, Any] | None = None, **training: Any) -> Rec
         {
             "name": "tiny",
             "method": {"name": name, "tau": 0.05},
-            "model": {"name": "cifar_resnet14", "preact": True} | (model or {}),
+            "model": {"name": "cifar_preact_resnet14"} | (model or {}),
             "data": {"source": "digits", "image_size": 8, "limit": 100, "crop_padding": 1},
             "training": {
                 "phases": [{"name": "joint", "epochs": 2, "lr": 0.05}],
@@ -66,7 +67,7 @@ def test_act_halts_images_and_sact_positions() -> None:
 
 
 def test_networks_with_more_than_two_options_are_refused() -> None:
-    backbone = build_backbone(ModelConfig(name="cifar_resnet8", options=3), 10)
+    backbone = build_backbone(model_config("cifar_resnet8", options=3), 10)
     with pytest.raises(RecipeError, match=r"model\.options must be 2, got 3"):
         ACT.router(backbone, HaltingConfig())
 
@@ -137,7 +138,7 @@ def test_a_run_trains_evaluates_and_loads_like_any_other(name: str, tmp_path: Pa
 def test_static_weights_with_post_activation_blocks_can_be_the_start(name: str, tmp_path: Path) -> None:
     static = build_backbone(ModelConfig(name="cifar_resnet14"), 10)
     save_file(static.state_dict(), tmp_path / "static.safetensors")
-    model = {"preact": False, "init": str(tmp_path / "static.safetensors")}
+    model = {"name": "cifar_resnet14", "init": str(tmp_path / "static.safetensors")}
     recipe = tiny(name, model, max_steps=1, distillation={"weight": 1.0})
     folder = train(recipe, tmp_path / "run")
     network, images = sidestep.load(folder), strategies.images(2, 0)

@@ -29,7 +29,7 @@ from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.policy import PolicyRouter
 from sidestep.routing.samplers import GumbelSoftmax, argmax
 from sidestep.types import Batch, Decisions, RoutedOutput
-from tests.doubles import noise
+from tests.doubles import model_config, noise
 
 BACKBONE = build_backbone(ModelConfig(name="cifar_resnet8"), 10)
 
@@ -284,7 +284,7 @@ def test_wrong_settings_get_a_sentence(build: Callable[[], object], message: str
     ids=lambda part: getattr(part, "name", ""),
 )
 def test_methods_of_two_options_refuse_units_with_more(method: Method[Any], settings: Any) -> None:
-    backbone = build_backbone(ModelConfig(name="cifar_resnet8", options=3), 10)
+    backbone = build_backbone(model_config("cifar_resnet8", options=3), 10)
     with pytest.raises(
         RecipeError, match=rf"method {method.name} .* model\.options must be 2, got 3; drop it"
     ):
@@ -292,7 +292,7 @@ def test_methods_of_two_options_refuse_units_with_more(method: Method[Any], sett
 
 
 def test_stochastic_depth_drops_in_training_and_evaluates_the_whole_network() -> None:
-    backbone = build_backbone(ModelConfig(name="cifar_resnet8", mix="branch"), 10).eval()
+    backbone = build_backbone(model_config("cifar_resnet8", mix="branch"), 10).eval()
     settings = RandomDropConfig(keep_rate=0.6, decay="linear", evaluate="all")
     network, images = RoutedNetwork(backbone, RANDOM_DROP.router(backbone, settings)), torch.randn(4, 3, 8, 8)
     output = network(images)
@@ -312,7 +312,7 @@ def test_stochastic_depth_drops_in_training_and_evaluates_the_whole_network() ->
 
 
 def test_in_training_a_surviving_branch_weighs_one_over_its_rate() -> None:
-    backbone = build_backbone(ModelConfig(name="cifar_resnet8", mix="branch"), 10).eval()
+    backbone = build_backbone(model_config("cifar_resnet8", mix="branch"), 10).eval()
     unit, x = backbone.units[0], torch.rand(16, 16, 4, 4)
     sample = Survival(noise=noise())(torch.tensor([[0.25, 0.75]]).log().expand(16, 2))
     kept = sample.weights[:, 1] > 0

@@ -30,6 +30,7 @@ def rdi_net(**router: Any) -> dict[str, Any]:
 
 RDI_NET = rdi_net(dim=16)
 SMALL: dict[str, Any] = {"name": "cifar_resnet14"}
+PREACT: dict[str, Any] = {"name": "cifar_preact_resnet14"}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "rdi_net": (RDI_NET, SMALL),
     "normalised": (rdi_net(gamma=0.9, normalize_adj=True), SMALL),
@@ -38,7 +39,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "vanilla": (rdi_net(gamma=0.0), SMALL | {"shortcut": "B"}),
     "three_options": (RDI_NET, SMALL | {"options": 3}),
     "squeeze_excite": (RDI_NET, SMALL | {"se_ratio": 4}),
-    "preact": (RDI_NET, SMALL | {"preact": True}),
+    "preact": (RDI_NET, PREACT),
     "convnet_aig": ({"name": "convnet_aig", "schedule": [1.0, *[0.6] * 5]}, SMALL | {"mix": "branch"}),
     "skipnet": ({"name": "skipnet"}, SMALL | {"shortcut": "B", "skip": "linear"}),
     "skipnet_ff1": ({"name": "skipnet", "gate": "feedforward1"}, SMALL),
@@ -48,12 +49,12 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "codinet": ({"name": "codinet", "num_units": 3}, SMALL | {"shortcut": "B", "skip": "own"}),
     "fixed_path": ({"name": "fixed_path", "path": "1 0 1 0 1 1"}, SMALL),
     "static": ({"name": "static"}, SMALL),
-    "static_preact": ({"name": "static"}, SMALL | {"preact": True}),
+    "static_preact": ({"name": "static"}, PREACT),
 }
 PHOTOGRAPHS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "resnet18": (RDI_NET, {"name": "resnet18"}),
     "resnet50": (RDI_NET, {"name": "resnet50", "skip": "linear", "se_ratio": 16}),
-    "preact": (RDI_NET, {"name": "resnet50", "preact": True}),
+    "preact": (RDI_NET, {"name": "preact_resnet50"}),
 }
 ONE_PATH = {"fixed_path", "static", "static_preact"}
 
@@ -231,7 +232,7 @@ def test_routers_that_no_plan_can_express_are_refused(what: str, message: str) -
     ],
 )
 def test_methods_that_are_no_choice_of_options_are_refused_by_name(method: str, message: str) -> None:
-    model = SMALL if method == "random_drop" else SMALL | {"preact": True}
+    model = SMALL if method == "random_drop" else PREACT
     with pytest.raises(ExportError, match=message):
         plan_of(network_of({"name": method}, model))
 

@@ -26,7 +26,7 @@ RANET = {
     "bn_factor": [2, 1, 1],
 }
 RECIPES: dict[str, dict[str, Any]] = {
-    "ranet": {"method": {"name": "ranet"}, "model": {"name": "ranet", "ranet": RANET}},
+    "ranet": {"method": {"name": "ranet"}, "model": {"name": "ranet", **RANET}},
     "attached": {
         "method": {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "hard"},
         "model": {"name": "cifar_resnet8", "exits": {"at": ["layer1", "layer2"], "width": 8}},
@@ -162,12 +162,12 @@ def test_wrong_budgets_are_one_sentence_and_leave_everything_as_it_was(
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("ranet", ["--model.msdnet.blocks=3"], "msdnet has no effect on 'ranet'"),
-        ("attached", ["--model.name=ranet", "--model.exits={}"], "name must be ranet for model ranet"),
+        ("ranet", ["--model.prune=min"], "model.prune is no setting of model ranet; "),
+        ("attached", ["--model={name: ranet}"], "name must be ranet for model ranet"),
         ("attached", ["--method={name: ranet}"], "name must be ranet for method ranet"),
-        ("ranet", ["--model.shortcut=B"], "shortcut has no effect on 'ranet'"),
-        ("ranet", ["--model.ranet.num_classes=7"], "num_classes has no effect"),
-        ("ranet", ["--model.ranet.step=1"], "step must be at least 2, got 1"),
+        ("ranet", ["--model.init=x"], "model.init is no setting of model ranet; "),
+        ("ranet", ["--model.num_classes=7"], "model.num_classes is no setting of model ranet; "),
+        ("ranet", ["--model.step=1"], "step must be at least 2, got 1"),
         (
             "ranet",
             [f"--training.phases.0.{key}" for key in ("paths=uniform", "train=blocks")],

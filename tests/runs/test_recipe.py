@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -88,7 +89,7 @@ def test_all_errors_come_at_once_with_the_nearest_names() -> None:
     with pytest.raises(RecipeError) as caught:
         from_dict(values)
     text = str(caught.value)
-    assert "method.tagret is no setting of method; did you mean target?" in text
+    assert "method.tagret is no setting of method rdi_net; did you mean target?" in text
     assert "method.gate_mode must be a value out of soft, hard, got 'harrd'; did you mean hard?" in text
     assert "method.router.gamma must be in [0, 1] or 'auto', got 2" in text
     assert "modle is no setting of a recipe; did you mean model?" in text
@@ -106,11 +107,9 @@ def test_all_errors_come_at_once_with_the_nearest_names() -> None:
             {"se_ratio": 20},
             "model.se_ratio must be from 1 to 16, the channels of the narrowest block",
         ),
-        (
-            {"name": "resnet50", "shortcut": "A"},
-            "model.shortcut must be B for resnet50, got 'A'",
-        ),
-        ({"name": "resnet51"}, "model.name must be cifar_resnet<6n+2>, one of resnet18, resnet34, "),
+        ({"name": "resnet51"}, "model.name must be one of cifar_resnet<6n+2>, cifar_preact_resnet<6n+2>, "),
+        ({"name": "resnet51"}, "got 'resnet51'; did you mean resnet50?"),
+        ({"name": 32}, "model.name must be one of cifar_resnet<6n+2>, "),
     ],
 )
 def test_a_network_that_cannot_be_built_is_one_error(model: dict[str, object], message: str) -> None:
@@ -118,10 +117,48 @@ def test_a_network_that_cannot_be_built_is_one_error(model: dict[str, object], m
         from_dict({**MINIMAL, "model": model})
 
 
-def test_the_settings_of_backbones_survive_a_dump() -> None:
-    for model in ({"shortcut": "pool_both", "se_ratio": 16}, {"name": "resnet50", "shortcut": None}):
-        recipe = from_dict({**MINIMAL, "model": model})
-        assert from_dict(yaml.safe_load(yaml.safe_dump(recipe.as_dict()))) == recipe
+@pytest.mark.parametrize(
+    ("name", "key", "value", "hint"),
+    [
+        ("resnet50", "shortcut", "A", "; known: "),
+        ("resnet50", "options", 3, "; known: "),
+        ("resnet50", "skp", "own", "; did you mean skip?"),
+        ("cifar_resnet20", "units", "sublayers", ""),
+        ("cifar_preact_resnet20", "mix", "branch", "; known: exits, init, name"),
+        ("preact_resnet50", "se_ratio", 16, "; known: exits, init, name"),
+        ("timm/test_vit", "shortcut", "B", "; known: exits, init, name, pretrained, units"),
+        ("resnet18", "pretrained", True, "; known: "),
+        ("ranet", "exits", {"at": ["layer1"]}, "; known: "),
+        ("msdnet", "init", "weights.safetensors", "; known: "),
+    ],
+)
+def test_a_model_has_keys_of_its_own(name: str, key: str, value: object, hint: str) -> None:
+    message = f"(?s)has one error.*{re.escape(f'model.{key} is no setting of model {name}{hint}')}"
+    with pytest.raises(RecipeError, match=message):
+        from_dict({"version": 2, **MINIMAL, "model": {"name": name, key: value}})
+
+
+@pytest.mark.parametrize(
+    ("method", "model"),
+    [
+        ("rdi_net", {"shortcut": "pool_both", "se_ratio": 16}),
+        ("rdi_net", {"name": "resnet50", "mix": "branch"}),
+        ("act", {"name": "cifar_preact_resnet8", "init": "weights.safetensors"}),
+        ("rdi_net", {"name": "timm/test_vit", "units": "sublayers"}),
+        ("ranet", {"name": "ranet", "scale_list": [1, 2], "gr_factor": [2, 1], "bn_factor": [2, 1]}),
+        ("msdnet", {"name": "msdnet", "bn_factor": None}),
+    ],
+)
+def test_the_settings_of_models_survive_a_dump(method: str, model: dict[str, Any]) -> None:
+    recipe = from_dict({**MINIMAL, "method": {"name": method}, "model": model})
+    dump = yaml.safe_load(yaml.safe_dump(recipe.as_dict()))
+    assert from_dict(dump) == recipe
+    assert model.items() <= dump["model"].items()
+
+
+def test_a_recipe_of_a_later_release_is_refused() -> None:
+    with pytest.raises(RecipeError, match="version must be 2, got 3; use the release that wrote it"):
+        from_dict({**MINIMAL, "version": 3})
 
 
 def test_an_unknown_method_names_those_that_exist() -> None:
@@ -182,7 +219,7 @@ def test_a_null_where_something_is_required_is_one_of_the_errors() -> None:
     values = {
         "name": None,
         "method": {"name": "rdi_net", "target": None, "router": None},
-        "model": {"mix": None, "exits": {"at": None}, "ranet": {"scale_list": None}},
+        "model": {"mix": None, "exits": {"at": None}},
         "data": {"mean": None, "source": None, "flip": None, "limit": None},
         "training": {
             "phases": [{"name": "x", "epochs": 1, "milestones": None, "settings": None, "ramps": {"y": None}}]
@@ -191,13 +228,12 @@ def test_a_null_where_something_is_required_is_one_of_the_errors() -> None:
     with pytest.raises(RecipeError) as caught:
         from_dict(values)
     assert str(caught.value).splitlines() == [
-        "recipe has 12 errors:",
+        "recipe has 11 errors:",
         "  - name must be a text, got None",
         "  - method.target must be a number, got None",
         "  - method.router must be a mapping, got None",
         "  - model.mix must be a value out of output, branch, got None",
         "  - model.exits.at must be a list of texts, got None",
-        "  - model.ranet.scale_list must be a list of whole numbers, got None",
         "  - data.mean must be a list of 3 numbers, got None",
         "  - data.source must be a text, got None",
         "  - data.flip must be a true or false, got None",
@@ -211,7 +247,7 @@ def test_a_null_where_something_is_required_is_one_of_the_errors() -> None:
 
 def test_a_null_is_taken_where_there_is_one(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, MINIMAL), ["--data.limit=null", "--model.se_ratio", "null"])
-    assert (recipe.data.limit, recipe.model.se_ratio) == (None, None)
+    assert (recipe.data.limit, recipe.model.settings.se_ratio) == (None, None)
 
 
 def test_a_text_that_yaml_reads_as_a_number_wants_quotes(tmp_path: Path) -> None:

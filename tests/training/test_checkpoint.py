@@ -15,6 +15,7 @@ from sidestep.backbones.static_weights import load_static_weights, load_weights
 from sidestep.errors import CheckpointError
 from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tests.doubles import model_config
 from tests.paths import SHARED
 
 WEIGHTS = SHARED / "weights"
@@ -128,7 +129,7 @@ def test_weights_of_timm_load_with_the_1x1_convolutions_of_its_squeeze_and_excit
 ) -> None:
     theirs = timm.create_model(name, num_classes=10, zero_init_last=False).eval()
     torch.save({"state_dict": theirs.state_dict()}, tmp_path / "w.pth")
-    mine = build_backbone(ModelConfig(name="resnet50", se_ratio=se_ratio), 10).eval()
+    mine = build_backbone(model_config("resnet50", se_ratio=se_ratio), 10).eval()
     load_static_weights(mine, tmp_path / "w.pth")
     images = torch.randn(2, 3, 40, 40)
     torch.testing.assert_close(mine(images), theirs(images), rtol=1e-5, atol=1e-5)

@@ -47,7 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
             JOINT | {"settings": {"penalty": -5, "policy_weight": 32, "entropy_weight": 0}},
         ],
     },
-    "act": {"method": {"name": "act"}, "model": {"preact": True}},
+    "act": {"method": {"name": "act"}, "model": {"name": "cifar_preact_resnet8"}},
     "sact": {"method": {"name": "sact"}},
     "random_drop": {"method": {"name": "random_drop", "decay": "linear"}},
     "stochastic depth": {
@@ -56,19 +56,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "ranet": {
         "method": {"name": "ranet"},
-        "model": {
-            "name": "ranet",
-            "ranet": {"scale_list": [1, 2], "step": 2, "channels": 4, "growth": 4}
-            | {"gr_factor": [2, 1], "bn_factor": [2, 1]},
-        },
+        "model": {"name": "ranet", "scale_list": [1, 2], "step": 2, "channels": 4, "growth": 4}
+        | {"gr_factor": [2, 1], "bn_factor": [2, 1]},
     },
     "msdnet": {
         "method": {"name": "msdnet"},
-        "model": {
-            "name": "msdnet",
-            "msdnet": {"num_scales": 2, "blocks": 2, "base": 2, "step": 1, "channels": 4, "growth": 4}
-            | {"gr_factor": [1, 2], "bn_factor": [1, 2]},
-        },
+        "model": {"name": "msdnet", "num_scales": 2, "blocks": 2, "base": 2, "step": 1, "channels": 4}
+        | {"growth": 4, "gr_factor": [1, 2], "bn_factor": [1, 2]},
     },
     "rdi_net with exits": {
         "method": {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "hard"},

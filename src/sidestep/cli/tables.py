@@ -10,6 +10,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from sidestep.evaluation.exit_curve import ExitCalibration, ExitCurve
     from sidestep.methods import Method
+    from sidestep.registry import Registry
     from sidestep.runs.sweep import SweepRow
     from sidestep.targets.run_plan import Prediction
 
@@ -108,7 +109,7 @@ def bench_table(result: Mapping[str, Any], title: str) -> Table:
     return table
 
 
-def methods_table(methods: Mapping[str, Method[Any]]) -> Table:
+def methods_table(methods: Registry[Method[Any]]) -> Table:
     """Return methods by name, one a row."""
     table = Table("method", "what it is")
     for name, method in methods.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sidestep.errors import RecipeError
 from sidestep.methods.act import ACT, SACT
 from sidestep.methods.blockdrop import BLOCKDROP
 from sidestep.methods.codinet import CODINET
@@ -16,6 +15,7 @@ from sidestep.methods.random_drop import RANDOM_DROP
 from sidestep.methods.rdi_net import RDI_NET
 from sidestep.methods.skipnet import SKIPNET
 from sidestep.methods.static import STATIC
+from sidestep.registry import Registry
 
 _ALL = (
     RDI_NET,
@@ -32,18 +32,16 @@ _ALL = (
     STATIC,
 )
 
-METHODS: dict[str, Method[Any]] = {method.name: method for method in _ALL}
+METHODS: Registry[Method[Any]] = Registry("method", _ALL)
 
 
-def register(method: Method[Any]) -> None:
+def register_method(method: Method[Any]) -> None:
     """Let recipes name a method of your own; see docs/extending.md.
 
     Raises:
         RecipeError: when the name is taken.
     """
-    if method.name in METHODS:
-        raise RecipeError(f"method {method.name} is there already; choose another name")
-    METHODS[method.name] = method
+    METHODS.add(method)
 
 
-__all__ = ["METHODS", "Method", "register"]
+__all__ = ["METHODS", "Method", "register_method"]

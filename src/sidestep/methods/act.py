@@ -18,7 +18,7 @@ from sidestep.backbones.preact_resnet import PreactResNet
 from sidestep.errors import RecipeError
 from sidestep.layers.norm import CIFAR, IMAGENET, NormStyle
 from sidestep.losses.ponder import ponder_loss
-from sidestep.methods.method import Method, check_two_options
+from sidestep.methods.method import OPENERS_RUN, Method, check_two_options
 from sidestep.networks.halting_network import HaltingNetwork
 from sidestep.routing.halting_units import HaltingRouter
 from sidestep.types import Batch, CostModel, RoutedOutput
@@ -81,7 +81,7 @@ ACT = Method(
     router=partial(_router, spatial=False),
     losses=_losses,
     network=HaltingNetwork,
-    skips_openers=False,
+    no_effect=OPENERS_RUN,
 )
 
 SACT = replace(

@@ -2,16 +2,18 @@
 
 Nothing is discrete in training: the loss is the sum of the cross-entropies of all exits (`training.exits`
 weighs them otherwise, and lets the last exit teach the others). What a method is here is its network:
-`model.msdnet` keeps several scales at once, `model.ranet` sends an image through sub-networks of rising
+the model `msdnet` keeps several scales at once, `ranet` sends an image through sub-networks of rising
 resolution. Where images leave is solved afterwards, on the validation split, by `sidestep calibrate`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from sidestep.backbones.backbone import Backbone
 from sidestep.methods.method import Method
+from sidestep.networks.network import DynamicNetwork
+from sidestep.routing.router import Router
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +21,14 @@ class EarlyExitConfig:
     """RANet and MSDNet have no settings besides those of model and training."""
 
 
-def _router(backbone: Backbone, settings: EarlyExitConfig) -> None:
+def _router(network: Any, settings: EarlyExitConfig) -> None:
+    """Return None: no units are chosen about."""
     return
+
+
+def _network(network: DynamicNetwork, router: Router | None) -> DynamicNetwork:
+    """Return the model as it was built: it has its exits already."""
+    return network
 
 
 MSDNET = Method(
@@ -28,6 +36,7 @@ MSDNET = Method(
     summary="MSDNet (ICLR 2018): a dense network of several scales with exits",
     settings=EarlyExitConfig,
     router=_router,
+    network=_network,
     model="msdnet",
 )
 
@@ -36,5 +45,6 @@ RANET = Method(
     summary="RANet (CVPR 2020): sub-networks of rising resolution with exits",
     settings=EarlyExitConfig,
     router=_router,
+    network=_network,
     model="ranet",
 )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
 from sidestep.backbones.backbone import Backbone
 from sidestep.errors import RecipeError
+from sidestep.networks.network import DynamicNetwork
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import Noise, Sampler, argmax
@@ -36,6 +37,10 @@ def no_statistics(settings: Any) -> None:
 def no_budget(settings: Any) -> None:
     """Return None: no single setting says how much is executed."""
     return
+
+
+# Of methods that leave such blocks alone, for `Method.no_effect`.
+OPENERS_RUN = {"skip": "which executes every block that changes the shape"}
 
 
 def check_two_options(backbone: Backbone, method: str) -> None:
@@ -67,10 +72,11 @@ class Method(Generic[Settings]):
         curriculum: (router, settings) -> who decides in training instead of the network's router, or None.
         wants_greedy: whether the losses compare with the most probable decisions (`Batch.greedy`).
         network: (backbone, router) -> the dynamic network.
-        model: name of the model that the method is, for networks of exits alone; None takes any other.
+        model: name of the model that the method is, for models that decide by themselves; `router` and
+            `network` are given its network in place of a backbone. None takes any other.
         statistics: settings -> mapping of (B, 3, H, W) uint8 images to (B, S), or None.
         budget: settings -> name of the setting that says which share of the network is executed, or None.
-        skips_openers: whether units that change the shape can be skipped, so that `model.skip` matters.
+        no_effect: keys of a recipe's `model:` that have no effect under the method, each with the reason.
     """
 
     name: str
@@ -82,9 +88,9 @@ class Method(Generic[Settings]):
     losses: Callable[[RoutedOutput, Batch, CostModel, Settings], dict[str, Tensor]] = no_losses
     curriculum: Callable[[Router, Settings], Router] | None = None
     wants_greedy: bool = False
-    # Of routers a network takes those that its method makes.
-    network: Callable[[Backbone, Any], RoutedNetwork] = RoutedNetwork
+    # Of networks and routers a method takes those that itself and its model make.
+    network: Callable[[Any, Any], DynamicNetwork] = RoutedNetwork
     model: str | None = None
     statistics: Callable[[Settings], Callable[[Tensor], Tensor] | None] = no_statistics
     budget: Callable[[Settings], str | None] = no_budget
-    skips_openers: bool = True
+    no_effect: Mapping[str, str] = field(default_factory=dict)

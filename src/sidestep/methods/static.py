@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.methods.method import Method
+from sidestep.methods.method import OPENERS_RUN, Method
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,5 +22,5 @@ STATIC = Method(
     summary="the backbone itself, every block executed",
     settings=StaticConfig,
     router=_router,
-    skips_openers=False,
+    no_effect=OPENERS_RUN,
 )

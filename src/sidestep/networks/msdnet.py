@@ -28,7 +28,7 @@ Prune = Literal["max", "min"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MsdNetConfig:
+class MsdNetSettings:
     """Settings of an MSDNet. Factors are given for the finest scale first.
 
     Args:
@@ -46,7 +46,6 @@ class MsdNetConfig:
             convolutions without bottlenecks.
         reduction: share of the channels that transitions keep.
         stem: "cifar" for small images, "imagenet" for photographs; see `FirstLayers` and `make_heads`.
-        num_classes: classes of every exit.
 
     Raises:
         RecipeError: naming the first setting that is wrong.
@@ -64,11 +63,10 @@ class MsdNetConfig:
     bn_factor: tuple[int, ...] | None = (1, 2, 4)
     reduction: float = 0.5
     stem: Stem = "cifar"
-    num_classes: int = 10
 
     def __post_init__(self) -> None:
         check_counts(num_scales=self.num_scales, blocks=self.blocks, base=self.base, step=self.step)
-        check_counts(channels=self.channels, growth=self.growth, num_classes=self.num_classes)
+        check_counts(channels=self.channels, growth=self.growth)
         check_choice("stepmode", self.stepmode, MsdNetStepMode)
         check_choice("prune", self.prune, Prune)
         check_choice("stem", self.stem, Stem)
@@ -108,6 +106,22 @@ class MsdNetConfig:
             return frozenset({layers // 3, 2 * layers // 3})
         interval = ceil(layers / self.num_scales)
         return frozenset(interval * scale + 1 for scale in range(1, self.num_scales))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MsdNetConfig(MsdNetSettings):
+    """Settings of an MSDNet for a number of classes.
+
+    Args:
+        num_classes: classes of every exit.
+    """
+
+    num_classes: int = 10
+
+    def __post_init__(self) -> None:
+        # Not by super(), which does not find a class that slots have made anew.
+        MsdNetSettings.__post_init__(self)
+        check_counts(num_classes=self.num_classes)
 
 
 class MsdNet(ExitNetwork):

@@ -27,7 +27,7 @@ RaNetStepMode = Literal["even", "lg"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RaNetConfig:
+class RaNetSettings:
     """Settings of a RANet. Lists are given for the sub-network of the lowest resolution first.
 
     Args:
@@ -45,7 +45,6 @@ class RaNetConfig:
         compress: share of a fusion layer's growth that comes from the sub-network before, and of its channels
             that a fusion block's end adds from there.
         stem: "cifar" for small images, "imagenet" for photographs; see `FirstLayers` and `make_heads`.
-        num_classes: classes of every exit.
 
     Raises:
         RecipeError: naming the first setting that is wrong.
@@ -63,7 +62,6 @@ class RaNetConfig:
     reduction: float = 0.5
     compress: float = 0.25
     stem: Stem = "cifar"
-    num_classes: int = 10
 
     def __post_init__(self) -> None:
         scales = self.scale_list
@@ -73,7 +71,7 @@ class RaNetConfig:
                 f"got {list(scales)}; try 1, 2, 3"
             )
         check_counts(blocks=self.blocks, block_step=self.block_step, channels=self.channels)
-        check_counts(growth=self.growth, num_classes=self.num_classes)
+        check_counts(growth=self.growth)
         if self.step < 2:
             raise RecipeError(f"step must be at least 2, got {self.step}; the paper uses 2, 4 and 8")
         check_choice("stepmode", self.stepmode, RaNetStepMode)
@@ -106,6 +104,22 @@ class RaNetConfig:
     def num_layers(self, block: int) -> int:
         """Return the number of layers of a block, counted from 1."""
         return self.step if self.stepmode == "even" else self.step * block
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaNetConfig(RaNetSettings):
+    """Settings of a RANet for a number of classes.
+
+    Args:
+        num_classes: classes of every exit.
+    """
+
+    num_classes: int = 10
+
+    def __post_init__(self) -> None:
+        # Not by super(), which does not find a class that slots have made anew.
+        RaNetSettings.__post_init__(self)
+        check_counts(num_classes=self.num_classes)
 
 
 class RaNetState(NamedTuple):

@@ -122,7 +122,7 @@ def _nearest(row: LedgerRow) -> str:
 
 def is_run_of(result: RunResult, point: PublishedPoint) -> bool:
     """Return whether a run has the method, network, data set and settings of a published point."""
-    same_network = result.network.removeprefix("cifar_") == point.backbone
+    same_network = result.network.removeprefix("cifar_").removeprefix("preact_") == point.backbone
     return (
         same_network
         and result.method == _method(point.system)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,40 @@ from sidestep.data import Data, Shard, load_data
 from sidestep.data.image_set import train_rows
 from sidestep.errors import RecipeError
 from sidestep.networks.attached_exits import attach_exits
-from sidestep.networks.models import EXIT_NETWORKS, build_backbone, build_exit_network
+from sidestep.networks.models import build_backbone, build_model
 from sidestep.networks.network import DynamicNetwork
-from sidestep.runs.recipe import Recipe, method_of
+from sidestep.runs.recipe import Recipe, method_of, model_of
 from sidestep.training.distributed import synchronize_batch_norm
 from sidestep.training.loop import Job
 from sidestep.training.training_config import ExitLossConfig
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let what is drawn inside follow from a seed, and leave torch's generator as it was.
+
+    Weights are drawn on the CPU, whichever device they go to.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def untrained(
     recipe: Recipe, *, num_classes: int, input_size: tuple[int, int] | None = None
 ) -> DynamicNetwork:
     """Return the network of a recipe with its initial weights, with nothing read or downloaded."""
-    torch.manual_seed(recipe.training.seed)
-    model, method = replace(recipe.model, pretrained=False), method_of(recipe)
-    if model.name in EXIT_NETWORKS:
-        return build_exit_network(model, num_classes)
-    backbone = build_backbone(model, num_classes, input_size)
-    network = method.network(backbone, method.router(backbone, recipe.settings))
-    if not model.exits.at:
+    with seeded(recipe.training.seed):
+        return _untrained(recipe, num_classes, input_size)
+
+
+def _untrained(recipe: Recipe, num_classes: int, input_size: tuple[int, int] | None) -> DynamicNetwork:
+    method, exits = method_of(recipe), recipe.model.exits
+    built: Any = build_model(recipe.model, num_classes, input_size)
+    network = method.network(built, method.router(built, recipe.settings))
+    if not exits.at:
         return network
-    return attach_exits(network, model.exits.at, num_classes=num_classes, width=model.exits.width)
+    return attach_exits(network, exits.at, num_classes=num_classes, width=exits.width)
 
 
 def job_of(recipe: Recipe, fabric: Fabric) -> Job:
@@ -52,9 +66,10 @@ def job_of(recipe: Recipe, fabric: Fabric) -> Job:
         shard = Shard(fabric.global_rank, fabric.world_size)
         # Refuses batches that are too large, or that the processes cannot share.
         train_rows(len(data.train), recipe.training.batch_size, 0, shard, recipe.data.views)
-    network = untrained(recipe, num_classes=data.num_classes, input_size=data.input_size)
-    _check_exits(network, recipe)
-    teacher = _start_from_static(network, recipe, data)
+    with seeded(recipe.training.seed):
+        network = _untrained(recipe, data.num_classes, data.input_size)
+        _check_exits(network, recipe)
+        teacher = _start_from_static(network, recipe, data)
     cost = measure_cost(network, data.input_size)
     if fabric.world_size > 1:
         synchronize_batch_norm(network)
@@ -81,7 +96,7 @@ def _check_exits(network: DynamicNetwork, recipe: Recipe) -> None:
             "training.exits has no effect on a network without early exits, got settings of its own; drop "
             "it, or set model.exits"
         )
-    if recipe.model.name in EXIT_NETWORKS and recipe.training.distillation.weight > 0:
+    if model_of(recipe).dynamic and recipe.training.distillation.weight > 0:
         raise RecipeError(
             f"training.distillation needs a static origin, which {recipe.model.name} has none, got weight "
             f"{recipe.training.distillation.weight}; training.exits.distillation learns from the last exit"

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
-import types
-import typing
-from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 
 from sidestep.data import DataConfig
 from sidestep.errors import RecipeError
 from sidestep.methods import METHODS, Method
-from sidestep.networks.models import EXIT_NETWORKS, ModelConfig
+from sidestep.networks.models import MODELS, Model, ModelConfig
+from sidestep.runs import schema
+from sidestep.runs.schema import Section
+from sidestep.runs.upgrade import VERSION, upgrade_recipe
 from sidestep.training.training_config import Phase, TrainingConfig
 
-SECTIONS: dict[str, type] = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig}
+METHOD = Section(registry=METHODS)
+MODEL = Section(registry=MODELS, config=ModelConfig, common=lambda model: model.common)
+SECTIONS = ("method", "model", "data", "training")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +45,13 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values from which `from_dict` makes the same recipe."""
-        sections = {name: _plain(asdict(getattr(self, name))) for name in SECTIONS}
         return {
+            "version": VERSION,
             "name": self.name,
-            "method": {"name": self.method} | _plain(asdict(self.settings)),
-            **sections,
+            "method": {"name": self.method} | schema.as_plain(self.settings),
+            "model": MODEL.plain(self.model),
+            "data": schema.as_plain(self.data),
+            "training": schema.as_plain(self.training),
         }
 
 
@@ -74,6 +77,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"recipe {path} must be YAML, but it does not parse: {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"recipe {path} must be a mapping of name, method, model, data and training")
+    values = upgrade_recipe(values)
     values.setdefault("name", path.stem)
     errors: list[str] = []
     for key, value in _pairs(overrides, errors):
@@ -82,17 +86,22 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def from_dict(values: dict[str, Any], source: str = "recipe") -> Recipe:
-    """Return the recipe that plain values describe.
+    """Return the recipe that plain values describe, those of older checkpoints too.
 
     Raises:
         RecipeError: naming all errors at once.
     """
-    return _finish(values, [], source)
+    return _finish(upgrade_recipe(values), [], source)
 
 
 def method_of(recipe: Recipe) -> Method[Any]:
     """Return the method that a recipe names."""
     return METHODS[recipe.method]
+
+
+def model_of(recipe: Recipe) -> Model[Any, Any]:
+    """Return the model that a recipe names."""
+    return MODELS[recipe.model.name]
 
 
 def method_settings(method: str, values: dict[str, Any], source: str) -> Any:
@@ -102,60 +111,52 @@ def method_settings(method: str, values: dict[str, Any], source: str) -> Any:
         RecipeError: naming all errors at once, as errors of `source`.
     """
     errors: list[str] = []
-    settings = _settings(method, values, errors)
+    settings = METHOD.build({**values, "name": method}, "method", errors)
     _raise_all(errors, source)
     return settings
 
 
-def settings_by_key(method: str) -> dict[str, str]:
-    """Return every key of a recipe of this method with what it takes and its default, for help texts."""
-    sections = {"method": METHODS[method].settings, **SECTIONS}
-    return {key: text for name, cls in sections.items() for key, text in _keys(cls, name)}
+def settings_by_key(method: str, model: str = "cifar_resnet32") -> dict[str, str]:
+    """Return every key of a recipe with what it takes and its default, for help texts.
 
-
-def _keys(cls: type, place: str) -> Iterator[tuple[str, str]]:
-    hints = get_type_hints(cls)
-    for field in fields(cls):
-        key, hint = f"{place}.{field.name}", hints[field.name]
-        item = get_args(hint)[0] if get_origin(hint) is list else None
-        if is_dataclass(hint) or is_dataclass(item):
-            yield from _keys(typing.cast(type, item or hint), f"{key}.0" if item else key)
-        elif field.default is MISSING:
-            yield key, _describe(hint)
-        else:
-            yield key, f"{_describe(hint)} (default: {field.default})"
+    Args:
+        method: whose settings.
+        model: likewise.
+    """
+    return {
+        **dict(METHOD.keys(method, "method")),
+        **dict(MODEL.keys(model, "model")),
+        **dict(schema.keys(DataConfig, "data")),
+        **dict(schema.keys(TrainingConfig, "training")),
+    }
 
 
 def _finish(values: dict[str, Any], errors: list[str], source: str) -> Recipe:
-    known = {"name", "method", *SECTIONS}
+    known = {"version", "name", *SECTIONS}
+    if values.get("version", VERSION) != VERSION:
+        errors.append(f"version must be {VERSION}, got {values['version']!r}; use the release that wrote it")
     if values.get("name", "") is None:
         errors.append("name must be a text, got None")
-    errors += [_unknown(key, "", known) for key in values if key not in known]
-    method_values = dict(values.get("method") or {}) if isinstance(values.get("method"), dict | None) else {}
-    method = method_values.pop("name", None)
-    settings = _settings(method, method_values, errors)
-    sections = {name: _build(cls, values.get(name) or {}, name, errors) for name, cls in SECTIONS.items()}
+    errors += [schema.unknown(key, "", "a recipe", known) for key in values if key not in known]
+    method, model, data, training = (values.get(section) or {} for section in SECTIONS)
+    settings = METHOD.build(method, "method", errors)
+    parts = {
+        "model": MODEL.build(model, "model", errors),
+        "data": schema.build(DataConfig, data, "data", errors),
+        "training": schema.build(TrainingConfig, training, "training", errors),
+    }
     if not errors:
-        errors += _skip_errors(str(method), sections["model"])
-        errors += _model_errors(str(method), sections["model"], sections["training"])
-        errors += _ramp_errors(sections["training"], settings)
+        name = METHOD.name_in(method)
+        errors += _no_effect_errors(METHODS[name], parts["model"])
+        errors += _model_errors(METHODS[name], parts["model"], parts["training"])
+        errors += _ramp_errors(parts["training"], settings)
         phases = [
-            _phase(phase, method_values, type(settings), f"training.phases.{index}.settings", errors)
-            for index, phase in enumerate(sections["training"].phases)
+            _phase(phase, method, type(settings), f"training.phases.{index}.settings", errors)
+            for index, phase in enumerate(parts["training"].phases)
         ]
-        sections["training"] = replace(sections["training"], phases=phases)
+        parts["training"] = replace(parts["training"], phases=phases)
     _raise_all(errors, source)
-    return Recipe(name=str(values.get("name", "run")), method=str(method), settings=settings, **sections)
-
-
-def _settings(method: Any, values: dict[str, Any], errors: list[str]) -> Any:
-    """Return the settings of a method, or None after adding to `errors`."""
-    if method in METHODS:
-        return _build(METHODS[method].settings, values, "method", errors)
-    errors.append(
-        f"method.name must be one of {', '.join(METHODS)}, got {method!r}{_nearest(method, METHODS)}"
-    )
-    return None
+    return Recipe(name=str(values.get("name", "run")), method=method["name"], settings=settings, **parts)
 
 
 def _raise_all(errors: list[str], source: str) -> None:
@@ -164,108 +165,7 @@ def _raise_all(errors: list[str], source: str) -> None:
         raise RecipeError(f"{source} has {count}:\n" + "\n".join(f"  - {error}" for error in errors))
 
 
-def _build(cls: type, values: Any, place: str, errors: list[str]) -> Any:
-    """Return an instance of a config dataclass, or None after adding to `errors`."""
-    if not isinstance(values, dict):
-        errors.append(f"{place} must be a mapping, got {values!r}")
-        return None
-    hints = get_type_hints(cls)
-    names = {field.name for field in fields(cls)}
-    before = len(errors)
-    errors += [_unknown(key, place, names) for key in values if key not in names]
-    built = {
-        name: _value(hints[name], value, f"{place}.{name}", errors)
-        for name, value in values.items()
-        if name in names
-    }
-    for field in fields(cls):
-        required = field.default is MISSING and field.default_factory is MISSING
-        if required and field.name not in values:
-            errors.append(
-                f"{place}.{field.name} is required, got nothing; set it to a {_describe(hints[field.name])}"
-            )
-    if len(errors) > before:
-        return None
-    try:
-        return cls(**built)
-    except RecipeError as error:
-        errors.append(f"{place}.{error}")
-        return None
-
-
-def _value(hint: Any, value: Any, place: str, errors: list[str]) -> Any:
-    if is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, place, errors)
-    if get_origin(hint) is list and is_dataclass(get_args(hint)[0]) and isinstance(value, list):
-        return [
-            _value(get_args(hint)[0], item, f"{place}.{index}", errors) for index, item in enumerate(value)
-        ]
-    if get_origin(hint) is dict and is_dataclass(get_args(hint)[1]) and isinstance(value, dict):
-        return {key: _value(get_args(hint)[1], item, f"{place}.{key}", errors) for key, item in value.items()}
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=hint)
-    try:
-        if value is None and not _takes_null(hint):
-            # The parser would take it for "not given", whatever the type.
-            raise ArgumentError(None, "null")
-        parsed = parser.parse_object({"value": value}).value
-    except ArgumentError:
-        way_out = _nearest(value, _choices(hint)) or _quoting(hint, value)
-        errors.append(f"{place} must be a {_describe(hint)}, got {value!r}{way_out}")
-        return None
-    return tuple(parsed) if get_origin(hint) is tuple else parsed
-
-
-def _takes_null(hint: Any) -> bool:
-    return hint is Any or type(None) in _alternatives(hint)
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    """Return the types that a type is made of, itself alone unless it is a union."""
-    return get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-
-
-def _quoting(hint: Any, value: Any) -> str:
-    """Return how to write a text that YAML has read as something else."""
-    if str not in _alternatives(hint) or not isinstance(value, int | float):
-        return ""
-    kind = "true or false" if isinstance(value, bool) else "a number"
-    return f"; YAML reads {kind} there: put it in quotes, on the command line in two kinds ('\"...\"')"
-
-
-def _describe(hint: Any) -> str:
-    if len(_alternatives(hint)) > 1:
-        return " or ".join(_describe(arg) for arg in _alternatives(hint))
-    if get_origin(hint) is Literal:
-        return "value out of " + ", ".join(map(str, _choices(hint)))
-    if get_origin(hint) in (list, tuple):
-        items = [item for item in get_args(hint) if item is not Ellipsis]
-        count = "" if get_origin(hint) is list or Ellipsis in get_args(hint) else f"{len(items)} "
-        return f"list of {count}{_describe(items[0])}s"
-    if get_origin(hint) is dict or is_dataclass(hint):
-        return "mapping"
-    names = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(hint, str(hint).replace("typing.", ""))
-
-
-def _choices(hint: Any) -> list[Any]:
-    if get_origin(hint) is Literal:
-        return list(get_args(hint))
-    return [choice for arg in get_args(hint) for choice in _choices(arg)]
-
-
-def _unknown(key: Any, place: str, known: Any) -> str:
-    name = f"{place}.{key}" if place else str(key)
-    hint = _nearest(key, known) or "; known: " + ", ".join(sorted(known))
-    return f"{name} is no setting of {place or 'a recipe'}{hint}"
-
-
-def _nearest(name: Any, known: Any) -> str:
-    matches = difflib.get_close_matches(str(name), [str(choice) for choice in known], n=1)
-    return f"; did you mean {matches[0]}?" if matches else ""
-
-
-def _phase(phase: Phase, values: dict[str, Any], cls: type, place: str, errors: list[str]) -> Phase:
+def _phase(phase: Phase, method: Mapping[str, Any], cls: type, place: str, errors: list[str]) -> Phase:
     """Return the phase with its method settings checked and converted."""
     parts = {field.name for field in fields(cls) if is_dataclass(get_type_hints(cls)[field.name])}
     errors += [
@@ -273,33 +173,36 @@ def _phase(phase: Phase, values: dict[str, Any], cls: type, place: str, errors: 
         for name, value in phase.settings.items()
         if name in parts
     ]
-    built = _build(cls, values | phase.settings, place, errors) if phase.settings else None
+    values = {key: value for key, value in method.items() if key != "name"} | phase.settings
+    built = schema.build(cls, values, place, errors) if phase.settings else None
     if built is None:
         return phase
     return replace(phase, settings={name: getattr(built, name) for name in phase.settings})
 
 
-def _skip_errors(method: str, model: ModelConfig) -> list[str]:
-    if METHODS[method].skips_openers or model.skip == "relu":
-        return []
+def _no_effect_errors(method: Method[Any], model: ModelConfig) -> list[str]:
+    """Return errors of settings of the model that the method has no use for."""
+    defaults = {item.name: item.default for item in fields(model.settings) if item.default is not MISSING}
+    given = {key: getattr(model.settings, key) for key in method.no_effect if key in defaults}
     return [
-        f"model.skip has no effect under {method}, which executes every block that changes the shape, got "
-        f"{model.skip!r}; drop it"
+        f"model.{key} has no effect under {method.name}, {method.no_effect[key]}, got {value!r}; drop it"
+        for key, value in given.items()
+        if value != defaults[key]
     ]
 
 
-def _model_errors(method: str, model: ModelConfig, training: TrainingConfig) -> list[str]:
-    """Return what is wrong between a network of exits alone and methods and phases for units."""
-    wanted = METHODS[method].model
+def _model_errors(method: Method[Any], model: ModelConfig, training: TrainingConfig) -> list[str]:
+    """Return what is wrong between a network that decides by itself and methods and phases for units."""
+    wanted, dynamic = method.model, MODELS[model.name].dynamic
     if wanted is not None and model.name != wanted:
-        return [f"model.name must be {wanted} for method {method}, got {model.name!r}"]
-    if wanted is None and model.name in EXIT_NETWORKS:
-        return [f"method.name must be {model.name} for model {model.name}, got {method!r}"]
+        return [f"model.name must be {wanted} for method {method.name}, got {model.name!r}"]
+    if wanted is None and dynamic:
+        return [f"method.name must be {model.name} for model {model.name}, got {method.name!r}"]
     return [
         f"training.phases.{index}.paths must be routed for {model.name}, which has no units to choose, got "
         f"{phase.paths!r}; drop it"
         for index, phase in enumerate(training.phases)
-        if wanted is not None and phase.paths != "routed"
+        if dynamic and phase.paths != "routed"
     ]
 
 
@@ -307,7 +210,7 @@ def _ramp_errors(training: TrainingConfig, settings: Any) -> list[str]:
     hints = get_type_hints(type(settings))
     numbers = {name for name, hint in hints.items() if hint is float or float in get_args(hint)}
     return [
-        _unknown(name, f"training.phases.{index}.ramps", numbers)
+        schema.unknown(name, f"training.phases.{index}.ramps", "numbers of the method", numbers)
         for index, phase in enumerate(training.phases)
         for name in phase.ramps
         if name not in numbers
@@ -340,10 +243,3 @@ def _override(values: dict[str, Any], key: str, value: Any, errors: list[str]) -
         errors.append(
             f"--{key} names no place in the recipe; lists are counted from 0 (--training.phases.0.epochs)"
         )
-
-
-def _plain(value: Any) -> Any:
-    """Return the value with tuples as lists, as YAML has no tuples."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

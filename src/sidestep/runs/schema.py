@@ -1,0 +1,224 @@
+"""Plain values -> settings: dataclasses built from a recipe's mappings, with every error at once."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from sidestep.errors import RecipeError
+from sidestep.registry import Named, Registry, did_you_mean
+
+
+class Configurable(Named, Protocol):
+    """An item of a registry with settings of its own."""
+
+    @property
+    def settings(self) -> type: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of a recipe that names an item of a registry, beside settings of that item.
+
+    Attributes:
+        registry: where the name is looked up.
+        config: dataclass that holds the name, the item's settings as `settings`, and what all items share;
+            None where nothing is shared, and the item's settings are all there is.
+        common: item -> keys of `config` that it knows.
+    """
+
+    registry: Registry[Any]
+    config: type | None = None
+    common: Callable[[Any], Collection[str]] = lambda item: ()
+
+    def name_in(self, values: dict[str, Any]) -> Any:
+        """Return the name in a mapping, or the default."""
+        key = self.registry.key
+        default = {item.name: item.default for item in fields(self.config)}[key] if self.config else None
+        return values.get(key, default)
+
+    def build(self, values: Any, place: str, errors: list[str]) -> Any:
+        """Return an instance of `config`, or else of the item's settings, or None after adding to `errors`.
+
+        Args:
+            values: what the recipe says.
+            place: where it says that, for errors.
+            errors: are added to.
+        """
+        if not isinstance(values, dict):
+            errors.append(f"{place} must be a mapping, got {values!r}")
+            return None
+        name, key, before = self.name_in(values), self.registry.key, len(errors)
+        try:
+            item = self.registry[name]
+        except RecipeError as error:
+            errors.append(f"{place}.{error}")
+            return None
+        own, common = [field.name for field in fields(item.settings)], self.common(item)
+        known = {key, *own, *common}
+        owner = f"{self.registry.kind} {name}"
+        errors += [unknown(each, place, owner, known) for each in values if each not in known]
+        settings = build(item.settings, _some(values, own), place, errors)
+        if self.config is None:
+            return settings
+        shared = convert(self.config, _some(values, common), place, errors)
+        if len(errors) > before:
+            return None
+        return construct(self.config, {key: name, "settings": settings, **shared}, place, errors)
+
+    def keys(self, name: str, place: str) -> Iterator[tuple[str, str]]:
+        """Yield every key below a place with what it takes and its default, where it names one item."""
+        item = self.registry[name]
+        if self.config is not None:
+            yield f"{place}.{self.registry.key}", f"text (default: {self.name_in({})})"
+            yield from keys(self.config, place, only=self.common(item))
+        yield from keys(item.settings, place)
+
+    def plain(self, config: Any) -> dict[str, Any]:
+        """Return the mapping that `build` makes an instance of `config` from."""
+        values = as_plain(config)
+        own, key = values.pop("settings"), self.registry.key
+        return {key: values[key], **_some(values, self.common(self.registry[values[key]])), **own}
+
+
+def build(cls: type, values: Any, place: str, errors: list[str]) -> Any:
+    """Return an instance of a dataclass made from a mapping, or None after adding to `errors`."""
+    if not isinstance(values, dict):
+        errors.append(f"{place} must be a mapping, got {values!r}")
+        return None
+    names = {field.name for field in fields(cls)}
+    before = len(errors)
+    errors += [unknown(key, place, place, names) for key in values if key not in names]
+    built = convert(cls, _some(values, names), place, errors)
+    hints = get_type_hints(cls)
+    for field in fields(cls):
+        required = field.default is MISSING and field.default_factory is MISSING
+        if required and field.name not in values:
+            errors.append(
+                f"{place}.{field.name} is required, got nothing; set it to a {_describe(hints[field.name])}"
+            )
+    return None if len(errors) > before else construct(cls, built, place, errors)
+
+
+def convert(cls: type, values: dict[str, Any], place: str, errors: list[str]) -> dict[str, Any]:
+    """Return values of fields of a dataclass in the types of these fields; errors are added."""
+    hints = get_type_hints(cls)
+    return {name: _value(hints[name], value, f"{place}.{name}", errors) for name, value in values.items()}
+
+
+def construct(cls: type, values: dict[str, Any], place: str, errors: list[str]) -> Any:
+    """Return an instance with these values, or None after adding what it refuses to `errors`."""
+    try:
+        return cls(**values)
+    except RecipeError as error:
+        errors.append(f"{place}.{error}")
+        return None
+
+
+def keys(cls: type, place: str, only: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
+    """Yield every key below a place with what it takes and its default, for help texts."""
+    hints = get_type_hints(cls)
+    for field in fields(cls):
+        if only is not None and field.name not in only:
+            continue
+        key, hint = f"{place}.{field.name}", hints[field.name]
+        item = get_args(hint)[0] if get_origin(hint) is list else None
+        if is_dataclass(hint) or is_dataclass(item):
+            yield from keys(typing.cast(type, item or hint), f"{key}.0" if item else key)
+        elif field.default is MISSING:
+            yield key, _describe(hint)
+        else:
+            yield key, f"{_describe(hint)} (default: {field.default})"
+
+
+def unknown(key: Any, place: str, owner: str, known: Collection[str]) -> str:
+    """Return the error of a key that no one knows.
+
+    Args:
+        key: as it was given.
+        place: where, or "" at the top.
+        owner: whose setting it is not.
+        known: keys that there are.
+    """
+    name = f"{place}.{key}" if place else str(key)
+    hint = did_you_mean(key, known) or "; known: " + ", ".join(sorted(known))
+    return f"{name} is no setting of {owner}{hint}"
+
+
+def as_plain(value: Any) -> Any:
+    """Return plain values: dataclasses as mappings and tuples as lists, as YAML has neither."""
+    if is_dataclass(value):
+        return {field.name: as_plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {key: as_plain(item) for key, item in value.items()}
+    return [as_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _some(values: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _value(hint: Any, value: Any, place: str, errors: list[str]) -> Any:
+    if is_dataclass(hint):
+        return build(typing.cast(type, hint), value, place, errors)
+    if get_origin(hint) is list and is_dataclass(get_args(hint)[0]) and isinstance(value, list):
+        return [
+            _value(get_args(hint)[0], item, f"{place}.{index}", errors) for index, item in enumerate(value)
+        ]
+    if get_origin(hint) is dict and is_dataclass(get_args(hint)[1]) and isinstance(value, dict):
+        return {key: _value(get_args(hint)[1], item, f"{place}.{key}", errors) for key, item in value.items()}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    try:
+        if value is None and not _takes_null(hint):
+            # The parser would take it for "not given", whatever the type.
+            raise ArgumentError(None, "null")
+        parsed = parser.parse_object({"value": value}).value
+    except ArgumentError:
+        way_out = did_you_mean(value, _choices(hint)) or _quoting(hint, value)
+        errors.append(f"{place} must be a {_describe(hint)}, got {value!r}{way_out}")
+        return None
+    return tuple(parsed) if get_origin(hint) is tuple else parsed
+
+
+def _takes_null(hint: Any) -> bool:
+    return hint is Any or type(None) in _alternatives(hint)
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """Return the types that a type is made of, itself alone unless it is a union."""
+    return get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _quoting(hint: Any, value: Any) -> str:
+    """Return how to write a text that YAML has read as something else."""
+    if str not in _alternatives(hint) or not isinstance(value, int | float):
+        return ""
+    kind = "true or false" if isinstance(value, bool) else "a number"
+    return f"; YAML reads {kind} there: put it in quotes, on the command line in two kinds ('\"...\"')"
+
+
+def _describe(hint: Any) -> str:
+    if len(_alternatives(hint)) > 1:
+        return " or ".join(_describe(arg) for arg in _alternatives(hint))
+    if get_origin(hint) is Literal:
+        return "value out of " + ", ".join(map(str, _choices(hint)))
+    if get_origin(hint) in (list, tuple):
+        items = [item for item in get_args(hint) if item is not Ellipsis]
+        count = "" if get_origin(hint) is list or Ellipsis in get_args(hint) else f"{len(items)} "
+        return f"list of {count}{_describe(items[0])}s"
+    if get_origin(hint) is dict or is_dataclass(hint):
+        return "mapping"
+    names = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(hint, str(hint).replace("typing.", ""))
+
+
+def _choices(hint: Any) -> list[Any]:
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    return [choice for arg in get_args(hint) for choice in _choices(arg)]
