@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
-from typing import Generic, Protocol, TypeVar
+from dataclasses import MISSING, fields
+from typing import Any, Generic, Protocol, TypeVar
 
 from sidestep.errors import RecipeError
 
@@ -19,6 +20,17 @@ class Named(Protocol):
 
     @property
     def name(self) -> str: ...
+
+
+class Configurable(Named, Protocol):
+    """An item with settings of its own.
+
+    Attributes:
+        settings: dataclass of them.
+    """
+
+    @property
+    def settings(self) -> type: ...
 
 
 Item = TypeVar("Item", bound=Named)
@@ -105,3 +117,19 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
     """Return the end of an error about an unknown name: the nearest known one, or nothing if none is near."""
     matches = difflib.get_close_matches(str(name), [str(choice) for choice in known], n=1)
     return f"; did you mean {matches[0]}?" if matches else ""
+
+
+def own_settings(item: Configurable, name: str, given: Any) -> Any:
+    """Return the settings of an item: those that were given, or the defaults in place of None.
+
+    Raises:
+        RecipeError: for settings of another item, or where there are no defaults.
+    """
+    if given is not None:
+        if isinstance(given, item.settings):
+            return given
+        raise RecipeError(f"settings of {name} must be {item.settings.__name__}, got {given!r}")
+    for field in fields(item.settings):
+        if field.default is MISSING and field.default_factory is MISSING:
+            raise RecipeError(f"{field.name} must be set for {name}, got nothing; it has no default")
+    return item.settings()

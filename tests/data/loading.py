@@ -10,13 +10,16 @@ from PIL import Image
 from torch import Tensor
 
 from sidestep.data import Data, DataConfig, ImageSet, load_data
+from sidestep.data.sources import SOURCES
 
 PLAIN: Any = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "workers": 0}
 
 
 def load(source: object, **changes: Any) -> Data:
     splits = changes.pop("splits", ("train", "val", "test"))
-    return load_data(DataConfig(source=str(source), **{**PLAIN, **changes}), splits=splits)
+    settings = SOURCES[str(source)].settings(root=changes.pop("root")) if "root" in changes else None
+    config = DataConfig(source=str(source), settings=settings, **{**PLAIN, **changes})
+    return load_data(config, splits=splits)
 
 
 def pixels(images: ImageSet | None) -> Tensor:

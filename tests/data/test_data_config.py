@@ -6,18 +6,25 @@ from typing import Any
 import pytest
 
 from sidestep.data import DataConfig
+from sidestep.data.downloads import TorchSettings
+from sidestep.data.folders import HubSettings
 from sidestep.errors import RecipeError
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"source": ""}, "source must be 'digits', 'hfds/<hub id or local folder>', .* got ''"),
-        ({"source": "hfds/"}, "source must be .* got 'hfds/'"),
-        ({"source": "torch/mnist", "root": "x"}, "source must be .* 'torch/cifar100' .* got 'torch/mnist'"),
-        ({"source": "torch/cifar10"}, "root must be set for source 'torch/cifar10': the folder"),
-        ({"source": "digits", "root": "x"}, "root has no effect on source 'digits', .* got 'x'; drop it"),
-        ({"source": "some/folder", "root": "x"}, "root has no effect on source 'some/folder'"),
+        ({"source": ""}, "source must be one of digits, torch/.*, hfds/.*, <image folder>, got ''"),
+        ({"source": "hfds/"}, "source must name a hub id or a local folder behind hfds/, got 'hfds/'"),
+        ({"source": "torch/cifar10"}, "root must be set for torch/cifar10, got nothing"),
+        (
+            {"source": "torch/mnist", "settings": TorchSettings(root="x")},
+            "source must be one of torch/cifar10, torch/cifar100 of torchvision's, got 'torch/mnist'",
+        ),
+        (
+            {"source": "some/folder", "settings": HubSettings()},
+            r"settings of some/folder must be FolderSettings, got HubSettings\(root=None\)",
+        ),
         ({"image_size": 0}, "image_size must be at least 1, got 0"),
         ({"val_fraction": 1.0}, r"val_fraction must be in \[0, 1\), got 1.0; 0 holds out nothing"),
         ({"val_fraction": -0.1}, r"val_fraction must be in \[0, 1\), got -0.1"),
@@ -70,3 +77,11 @@ def test_a_config_is_frozen_and_keyword_only() -> None:
 )
 def test_every_form_of_source_is_accepted(source: str) -> None:
     assert DataConfig(source=source).source == source
+
+
+def test_images_that_lie_elsewhere_keep_what_their_source_knows() -> None:
+    config = DataConfig(source="hfds/uoft-cs/cifar10", settings=HubSettings(root="cache"), image_size=32)
+    assert config.at("hfds//data/cifar10") == DataConfig(
+        source="hfds//data/cifar10", settings=HubSettings(root="cache"), image_size=32
+    )
+    assert config.at("photos") == DataConfig(source="photos", image_size=32)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ from sidestep.backbones.imagenet_resnet import ImageNetResNet
 from sidestep.errors import RecipeError
 from sidestep.layers.shortcut import PadShortcut, PoolShortcut, Shortcut
 from sidestep.networks.exit_network import ExitNetwork
-from sidestep.networks.families import CifarResNetSettings, build_ranet
-from sidestep.networks.models import AttachConfig, Model, ModelConfig, build_backbone, build_model
+from sidestep.networks.families import CifarResNetSettings
+from sidestep.networks.models import AttachConfig, ModelConfig, build_backbone, build_model
 from tests.doubles import model_config
 
 
@@ -116,15 +115,6 @@ def test_common_keys_that_a_model_does_not_know_are_refused(name: str, change: d
 def test_settings_of_another_model_are_refused() -> None:
     with pytest.raises(RecipeError, match="settings of resnet18 must be ImageNetResNetSettings, got Cifar"):
         ModelConfig(name="resnet18", settings=CifarResNetSettings())
-
-
-def test_a_model_cannot_take_a_key_that_all_models_have() -> None:
-    @dataclass(frozen=True, kw_only=True)
-    class Settings:
-        exits: int = 3
-
-    with pytest.raises(RecipeError, match="settings of model mine must leave exits to all models; rename it"):
-        Model(name="mine", summary="", settings=Settings, build=build_ranet)
 
 
 @pytest.mark.parametrize("name", ["ranet", "msdnet"])

@@ -1,6 +1,7 @@
 """Recipes: values, overrides, and every error at once."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import yaml
 
 from sidestep.errors import RecipeError
 from sidestep.methods import METHODS
+from sidestep.networks.families import build_ranet
+from sidestep.networks.models import MODELS, Model, register_model
 from sidestep.runs.recipe import from_dict, load_recipe
 from tests.paths import RECIPES
 
@@ -139,6 +142,47 @@ def test_a_model_has_keys_of_its_own(name: str, key: str, value: object, hint: s
 
 
 @pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"root": "x"}, "data.root is no setting of source digits; known: "),
+        ({"source": "photos", "root": "x"}, "data.root is no setting of source photos; known: "),
+        ({"source": "photos", "flop": True}, "data.flop is no setting of source photos; did you mean flip?"),
+        ({"source": "torch/cifar10"}, "data.root is required, got nothing; set it to a text"),
+        ({"source": "torch/mnist", "root": "x"}, "data.source must be one of torch/cifar10, torch/cifar100 "),
+        ({"source": "hfds/a/b", "root": 3}, "data.root must be a text or null, got 3; YAML reads a number"),
+        ({"source": None}, "data.source must be one of digits, torch/<cifar10 or cifar100>, hfds/<"),
+    ],
+)
+def test_a_source_has_keys_of_its_own(data: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=f"(?s)has one error.*{re.escape(message)}"):
+        from_dict({**MINIMAL, "data": data})
+
+
+@pytest.mark.parametrize("source", ["digits", "photos", "hfds/a/b", "torch/cifar100"])
+def test_the_settings_of_sources_survive_a_dump(source: str) -> None:
+    own = {} if source in ("digits", "photos") else {"root": "cache"}
+    recipe = from_dict({**MINIMAL, "data": {"source": source, "limit": 9, **own}})
+    dump = yaml.safe_load(yaml.safe_dump(recipe.as_dict()))
+    assert from_dict(dump) == recipe
+    assert {"source": source, "limit": 9, **own}.items() <= dump["data"].items()
+    assert ("root" in dump["data"]) == bool(own)
+
+
+def test_settings_cannot_be_called_like_those_that_all_share() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Settings:
+        exits: int = 3
+
+    model = Model(name="mine", summary="", settings=Settings, build=build_ranet)
+    register_model(model)
+    try:
+        with pytest.raises(RecipeError, match="settings of model mine must leave the key exits to all"):
+            from_dict({**MINIMAL, "model": {"name": "mine"}})
+    finally:
+        MODELS.remove("mine")
+
+
+@pytest.mark.parametrize(
     ("method", "model"),
     [
         ("rdi_net", {"shortcut": "pool_both", "se_ratio": 16}),
@@ -220,7 +264,7 @@ def test_a_null_where_something_is_required_is_one_of_the_errors() -> None:
         "name": None,
         "method": {"name": "rdi_net", "target": None, "router": None},
         "model": {"mix": None, "exits": {"at": None}},
-        "data": {"mean": None, "source": None, "flip": None, "limit": None},
+        "data": {"mean": None, "flip": None, "limit": None},
         "training": {
             "phases": [{"name": "x", "epochs": 1, "milestones": None, "settings": None, "ramps": {"y": None}}]
         },
@@ -228,14 +272,13 @@ def test_a_null_where_something_is_required_is_one_of_the_errors() -> None:
     with pytest.raises(RecipeError) as caught:
         from_dict(values)
     assert str(caught.value).splitlines() == [
-        "recipe has 11 errors:",
+        "recipe has 10 errors:",
         "  - name must be a text, got None",
         "  - method.target must be a number, got None",
         "  - method.router must be a mapping, got None",
         "  - model.mix must be a value out of output, branch, got None",
         "  - model.exits.at must be a list of texts, got None",
         "  - data.mean must be a list of 3 numbers, got None",
-        "  - data.source must be a text, got None",
         "  - data.flip must be a true or false, got None",
         "  - training.phases.0.milestones must be a list of whole numbers, got None",
         "  - training.phases.0.settings must be a mapping, got None",

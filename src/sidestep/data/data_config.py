@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
 
+from sidestep.data.sources import SOURCES
 from sidestep.errors import RecipeError
+from sidestep.registry import own_settings
 
 Storage = Literal["auto", "memory", "stream"]
 Triple = tuple[float, float, float]
 
-SOURCES = "'digits', 'hfds/<hub id or local folder>', 'torch/cifar10', 'torch/cifar100' or an image folder"
-TORCH_SOURCES = ("torch/cifar10", "torch/cifar100")
 DEFAULT_CROP_PADDING = 4
 DEFAULT_MEAN: Triple = (0.4914, 0.4822, 0.4465)
 DEFAULT_STD: Triple = (0.2023, 0.1994, 0.2010)
@@ -24,9 +24,9 @@ class DataConfig:
     Args:
         source: "digits" (scikit-learn's 8x8 digits: the first 1,500 for training, the last 297, by other
             writers, for testing); "hfds/<hub id or local folder>" in a layout that Hugging Face datasets
-            reads; "torch/cifar10" and "torch/cifar100"; or the path of a folder with train/<class>/ and
-            test/, validation/ or val/. Relative paths start at the working directory.
-        root: where downloads are kept; needed by "torch/", for "hfds/" the cache of Hugging Face if None.
+            reads; "torch/cifar10" and "torch/cifar100"; the path of a folder with train/<class>/ and test/,
+            validation/ or val/; or a registered source. Relative paths start at the working directory.
+        settings: of that source, an instance of its settings class; None is its defaults.
         image_size: height and width of what the network sees; None keeps the size of the set, which must
             then be the same for all images (digits: 32).
         val_fraction: share of the training split that is held out for validation, in [0, 1). 0 holds out
@@ -49,7 +49,7 @@ class DataConfig:
     """
 
     source: str = "digits"
-    root: str | None = None
+    settings: Any = None
     image_size: int | None = None
     val_fraction: float = 0.1
     split_seed: int = 0
@@ -64,7 +64,10 @@ class DataConfig:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        _check_source(self.source, self.root)
+        source = SOURCES[self.source]
+        object.__setattr__(self, "settings", own_settings(source, self.source, self.settings))
+        if source.check is not None:
+            source.check(self.settings, self.source)
         _check_pixels(self.mean, self.std)
         if self.per_image_standardization:
             _check_per_image(self.mean, self.std)
@@ -86,6 +89,11 @@ class DataConfig:
         if self.storage == "stream":
             check_stream(self)
 
+    def at(self, source: str) -> DataConfig:
+        """Return the same for images that lie elsewhere; settings of another kind of source start anew."""
+        same = SOURCES[source].settings is SOURCES[self.source].settings
+        return replace(self, source=source, settings=self.settings if same else None)
+
 
 def check_stream(config: DataConfig) -> None:
     """Return if the settings suit a streamed set.
@@ -97,19 +105,6 @@ def check_stream(config: DataConfig) -> None:
         raise RecipeError(
             f"crop_padding has no effect on a streamed set, which is cropped at random sizes, got "
             f"{config.crop_padding}; drop it, or set storage: memory"
-        )
-
-
-def _check_source(source: str, root: str | None) -> None:
-    if source in ("", "hfds/") or (source.startswith("torch/") and source not in TORCH_SOURCES):
-        raise RecipeError(f"source must be {SOURCES}, got {source!r}")
-    if source.startswith("torch/") and root is None:
-        raise RecipeError(
-            f"root must be set for source {source!r}: the folder that holds or gets the download"
-        )
-    if root is not None and not source.startswith(("torch/", "hfds/")):
-        raise RecipeError(
-            f"root has no effect on source {source!r}, which downloads nothing, got {root!r}; drop it"
         )
 
 
@@ -127,3 +122,7 @@ def _check_per_image(mean: Triple, std: Triple) -> None:
                 f"{name} has no effect beside per_image_standardization, which takes every image's own, got "
                 f"{value}; drop one of them"
             )
+
+
+# Keys of a recipe's `data:` that all sources share.
+SHARED_KEYS = tuple(field.name for field in fields(DataConfig) if field.name not in ("source", "settings"))

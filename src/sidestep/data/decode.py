@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from sidestep.data.data_config import DataConfig
 from sidestep.data.histogram import Statistics
 from sidestep.data.image_set import Indices
-from sidestep.data.sources import Split, reason, require
+from sidestep.data.sources import SOURCES
+from sidestep.data.split import Split, reason, require
 from sidestep.errors import DataError
 
 Size = tuple[int, int]
@@ -87,7 +88,7 @@ def choose_framing(split: Split, config: DataConfig) -> Framing:
     sizes = {index: _probe(split, index) for index in probes}
     native = sizes[0]
     other = next((index for index in probes if sizes[index] != native), None)
-    wanted = 32 if config.source == "digits" and config.image_size is None else config.image_size
+    wanted = config.image_size or SOURCES[config.source].image_size
     if wanted is not None:
         return Framing(size=(wanted, wanted), crop=1.0 if other is None else PHOTO_CROP, exact=False)
     if other is not None:

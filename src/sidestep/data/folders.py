@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sidestep.data.data_config import SOURCES
-from sidestep.data.sources import (
+from sidestep.data.split import (
     TEST_NAMES,
     Role,
     Split,
@@ -24,7 +23,7 @@ from sidestep.data.sources import (
     reason,
     require,
 )
-from sidestep.errors import DataError
+from sidestep.errors import DataError, RecipeError
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -72,7 +71,33 @@ class HubImages:
         return f"image {index} of {self.split}"
 
 
-def open_folder(source: str, role: Role) -> Split | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderSettings:
+    """A folder with train/<class>/ and test/, validation/ or val/ has no settings."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubSettings:
+    """Settings of "hfds/<hub id or local folder>", a layout that Hugging Face datasets reads.
+
+    Args:
+        root: where downloads are kept; the cache of Hugging Face if None.
+    """
+
+    root: str | None = None
+
+
+def check_hub(settings: HubSettings, source: str) -> None:
+    """Return if a set is named.
+
+    Raises:
+        RecipeError: when nothing follows "hfds/".
+    """
+    if source == "hfds/":
+        raise RecipeError("source must name a hub id or a local folder behind hfds/, got 'hfds/'")
+
+
+def open_folder(settings: FolderSettings, source: str, role: Role) -> Split | None:
     """Return a split of <source>/<split>/<class>/<image>; classes are numbered in natural order.
 
     The classes are those of train/, where there is one. Every file that Pillow can read counts as an image.
@@ -81,8 +106,6 @@ def open_folder(source: str, role: Role) -> Split | None:
         DataError: if folders are missing, or hold images that no class or no ending gives a place to.
     """
     root = Path(source).expanduser()
-    if not root.is_dir():
-        raise DataError(f"source must be {SOURCES}, got {source!r}, which is no folder; check the path")
     names = [name for name in ("train", *TEST_NAMES) if (root / name).is_dir()]
     name = choose_split(role, names, source)
     if name is None:
@@ -129,7 +152,7 @@ def _check_folders(folder: Path, found: set[str], class_names: Sequence[str]) ->
         )
 
 
-def open_hub(source: str, cache: str | None, role: Role) -> Split | None:
+def open_hub(settings: HubSettings, source: str, role: Role) -> Split | None:
     """Return a split of a set in a layout of Hugging Face datasets.
 
     A split "test" whose labels are all -1, as those of challenges are, does not count as one.
@@ -142,7 +165,7 @@ def open_hub(source: str, cache: str | None, role: Role) -> Split | None:
         name = str(Path(name).expanduser())
         if not Path(name).is_dir():
             raise DataError(f"source {source!r} must name a folder after 'hfds/', got none; check the path")
-    builder = _prepare(source, name, cache)
+    builder = _prepare(source, name, settings.root)
     features = builder.info.features
     image_key, label_key = (_column(source, features, names) for names in (IMAGE_COLUMNS, LABEL_COLUMNS))
     present = list(builder.info.splits)

@@ -11,11 +11,11 @@ import torch
 
 from sidestep.data.data_config import DataConfig
 from sidestep.data.decode import Decoder, Framing, Request, Size, choose_framing, decode_batches
-from sidestep.data.folders import open_folder, open_hub
 from sidestep.data.histogram import Statistics
 from sidestep.data.image_set import ImageSet, Indices
 from sidestep.data.memory_set import MemorySet
-from sidestep.data.sources import Role, Split, open_digits, open_torch
+from sidestep.data.sources import SOURCES
+from sidestep.data.split import Role, Split
 from sidestep.data.stream_set import StreamSet
 from sidestep.errors import DataError, RecipeError
 
@@ -98,13 +98,8 @@ def load_data(
 
 def open_split(config: DataConfig, role: Role) -> Split | None:
     """Return the split of the source that plays a role, or None where there is no validation split."""
-    if config.source == "digits":
-        return open_digits(config.source, role)
-    if config.source.startswith("torch/"):
-        return open_torch(config.source, str(config.root), role)
-    if config.source.startswith("hfds/"):
-        return open_hub(config.source, config.root, role)
-    return open_folder(config.source, role)
+    split: Split | None = SOURCES[config.source].open(config.settings, config.source, role)
+    return split
 
 
 def _open_parts(config: DataConfig, splits: Sequence[Role]) -> dict[Role, _Part]:

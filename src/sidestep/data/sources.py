@@ -1,177 +1,93 @@
-"""Where images come from: the splits of an image set, opened but not decoded."""
+"""Sources of data by name: where a recipe's images come from, each with settings of its own."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
-from typing import IO, Literal, Protocol
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
-
+from sidestep.data.downloads import DigitsSettings, TorchSettings, check_torch, open_digits, open_torch
+from sidestep.data.folders import FolderSettings, HubSettings, check_hub, open_folder, open_hub
+from sidestep.data.split import Role, Split
 from sidestep.errors import DataError
+from sidestep.registry import Registry, did_you_mean
 
-Role = Literal["train", "val", "test"]
-
-TEST_NAMES = ("test", "validation", "val")
-
-
-class Images(Protocol):
-    """The images of a split, by index."""
-
-    def __len__(self) -> int: ...
-
-    def open(self, index: int) -> AbstractContextManager[Image.Image]:
-        """Return an image whose pixels may not be decoded yet."""
-        ...
-
-    def name(self, index: int) -> str:
-        """Return what an error calls the image."""
-        ...
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """One split of an image set.
+class DataSource(Generic[Settings]):
+    """Where images come from.
 
     Attributes:
-        name: what an error calls the split.
-        images: N images.
-        labels: (N,) class indices.
-        class_names: name of each class.
+        name: as recipes say it; "torch/<name>" stands for all names that begin like it.
+        summary: one line for lists.
+        settings: frozen dataclass of its options, keys of a recipe's `data:` besides those of `DataConfig`.
+        open: (settings, name, role) -> the split that plays a role ("train", "val" or "test"), not decoded.
+            None instead of "val" where the set has no validation split of its own.
+        check: (settings, name) -> None; raises RecipeError for a name that cannot be opened.
+        image_size: height and width that images get where a recipe does not say; None keeps theirs.
     """
 
     name: str
-    images: Images
-    labels: Tensor
-    class_names: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if not len(self.images):
-            raise DataError(f"{self.name} must hold at least one image, got none; check the source")
-        outside = (self.labels < 0) | (self.labels >= len(self.class_names))
-        if outside.any():
-            index = int(outside.int().argmax())
-            raise DataError(
-                f"the label of {self.images.name(index)} must be a class index in 0 to "
-                f"{len(self.class_names) - 1}, got {int(self.labels[index])}; mend or remove it"
-            )
+    summary: str
+    settings: type[Settings]
+    open: Callable[[Settings, str, Role], Split | None]
+    check: Callable[[Settings, str], None] | None = None
+    image_size: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ArrayImages:
-    """Images from a (N, H, W) or (N, H, W, 3) uint8 array."""
-
-    pixels: npt.NDArray[np.uint8]
-    split: str
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    @contextmanager
-    def open(self, index: int) -> Iterator[Image.Image]:
-        yield Image.fromarray(self.pixels[index])
-
-    def name(self, index: int) -> str:
-        return f"image {index} of {self.split}"
-
-
-@contextmanager
-def open_encoded(file: IO[bytes]) -> Iterator[Image.Image]:
-    """Return an image file as an image, closed at the end."""
-    with file, _identify(file) as image:
-        yield image
-
-
-def _identify(file: IO[bytes]) -> Image.Image:
-    # Left to itself, Pillow tries seven formats before WebP: 40 % of the time that a 32x32 image takes.
-    try:
-        return Image.open(file, formats=("JPEG", "PNG", "WEBP"))
-    except UnidentifiedImageError:
-        return Image.open(file)
-
-
-def require(module: str, source: str) -> ModuleType:
-    """Return a module that not every installation has.
+def register_source(source: DataSource[Any]) -> None:
+    """Let recipes name a source of your own; see docs/extending.md.
 
     Raises:
-        DataError: if it is not installed.
+        RecipeError: when the name is taken.
     """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = {"sklearn": "scikit-learn"}.get(module.partition(".")[0], module.partition(".")[0])
+    SOURCES.add(source)
+
+
+def _check_folder(settings: FolderSettings, source: str) -> None:
+    if not source:
+        raise SOURCES.unknown(source)
+
+
+def _open_folder(settings: FolderSettings, source: str, role: Role) -> Split | None:
+    if not Path(source).expanduser().is_dir():
+        way_out = did_you_mean(source, SOURCES) or "; check the path"
         raise DataError(
-            f"source {source!r} needs the package {package}: {error}; pip install {package}"
-        ) from error
-
-
-def choose_split(role: Role, present: list[str], source: str) -> str | None:
-    """Return the name of the split that plays a role, or None where a set has no validation of its own.
-
-    "test" is played by the first of test, validation and val; "val" by validation or val if another split
-    is the test split.
-
-    Raises:
-        DataError: if there is none to train or to test on.
-    """
-    test = next((name for name in TEST_NAMES if name in present), None)
-    if role == "val":
-        return next((name for name in ("validation", "val") if name in present and name != test), None)
-    chosen = test if role == "test" else next((name for name in present if name == "train"), None)
-    if chosen is None:
-        wanted = "one of test, validation, val" if role == "test" else "train"
-        found = ", ".join(present) or "none"
-        raise DataError(
-            f"source {source!r} must have a split named {wanted}, got {found}; "
-            f"rename one, or do not ask for it"
+            f"source must be one of {', '.join(SOURCES)}, got {source!r}, which is no folder{way_out}"
         )
-    return chosen
+    return open_folder(settings, source, role)
 
 
-def open_digits(source: str, role: Role) -> Split | None:
-    """Return the first 1,500 or the last 297 of scikit-learn's digits, which come ordered by writer."""
-    if role == "val":
-        return None
-    digits = require("sklearn.datasets", source).load_digits()
-    part = slice(1500) if role == "train" else slice(1500, None)
-    name = f"split {role!r} of {source!r}"
-    pixels = np.round(digits.images[part] * (255 / 16)).astype(np.uint8)
-    labels = torch.from_numpy(digits.target[part])
-    class_names = tuple(str(digit) for digit in range(10))
-    return Split(name=name, images=ArrayImages(pixels, name), labels=labels, class_names=class_names)
+_DIGITS = DataSource(
+    name="digits",
+    summary="scikit-learn's 8x8 digits: 1,500 to train on and 297, by other writers, to test on",
+    settings=DigitsSettings,
+    open=open_digits,
+    image_size=32,
+)
+_TORCH = DataSource(
+    name="torch/<cifar10 or cifar100>",
+    summary="what torchvision downloads",
+    settings=TorchSettings,
+    open=open_torch,
+    check=check_torch,
+)
+_HUB = DataSource(
+    name="hfds/<hub id or local folder>",
+    summary="a layout that Hugging Face datasets reads",
+    settings=HubSettings,
+    open=open_hub,
+    check=check_hub,
+)
+_FOLDER = DataSource(
+    name="<image folder>",
+    summary="a folder with train/<class>/ and test/, validation/ or val/",
+    settings=FolderSettings,
+    open=_open_folder,
+    check=_check_folder,
+)
 
-
-def open_torch(source: str, root: str, role: Role) -> Split | None:
-    """Return a split of a set that torchvision downloads.
-
-    Raises:
-        DataError: if it is neither under `root` nor can be downloaded.
-    """
-    if role == "val":
-        return None
-    create_dataset = require("timm.data", source).create_dataset
-    try:
-        dataset = create_dataset(source, root=root, split=role, download=True)
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"source {source!r} must lie under root {root!r} or be downloadable, got {reason(error)}; "
-            f"copy it there, or set source: hfds/<local folder>"
-        ) from error
-    name = f"split {role!r} of {source!r}"
-    labels = torch.tensor(dataset.targets)
-    return Split(
-        name=name, images=ArrayImages(dataset.data, name), labels=labels, class_names=tuple(dataset.classes)
-    )
-
-
-def reason(error: BaseException) -> str:
-    """Return the first line of an exception's message, without addresses of objects, or else its type."""
-    lines = str(error).partition(" <_io.")[0].splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+SOURCES: Registry[DataSource[Any]] = Registry("source", [_DIGITS, _TORCH, _HUB, _FOLDER], key="source")

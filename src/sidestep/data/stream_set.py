@@ -12,7 +12,7 @@ from sidestep.data.data_config import DataConfig, check_stream
 from sidestep.data.decode import Decoder, Framing, Request, decode_batches
 from sidestep.data.histogram import Statistics
 from sidestep.data.image_set import Indices, Shard, count_steps, epoch_order, eval_rows, train_rows
-from sidestep.data.sources import Split
+from sidestep.data.split import Split
 from sidestep.types import Batch
 
 

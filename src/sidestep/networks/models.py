@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from sidestep.backbones.backbone import Backbone
@@ -13,7 +13,7 @@ from sidestep.networks.families import Size
 from sidestep.networks.msdnet import MsdNetSettings
 from sidestep.networks.network import DynamicNetwork
 from sidestep.networks.ranet import RaNetSettings
-from sidestep.registry import Registry
+from sidestep.registry import Registry, own_settings
 
 Settings = TypeVar("Settings")
 Built = TypeVar("Built", Backbone, DynamicNetwork)
@@ -63,13 +63,6 @@ class Model(Generic[Settings, Built]):
     check: Callable[[ModelConfig], None] | None = None
     dynamic: bool = False
 
-    def __post_init__(self) -> None:
-        if not is_dataclass(self.settings):
-            raise RecipeError(f"settings of model {self.name} must be a dataclass, got {self.settings!r}")
-        taken = sorted({item.name for item in fields(self.settings)} & {"name", *_COMMON})
-        if taken:
-            raise RecipeError(f"settings of model {self.name} must leave {taken[0]} to all models; rename it")
-
     @property
     def common(self) -> tuple[str, ...]:
         """Return the keys of a recipe's `model:` that it shares with other models."""
@@ -101,12 +94,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         model = MODELS[self.name]
-        if self.settings is None:
-            object.__setattr__(self, "settings", model.settings())
-        if not isinstance(self.settings, model.settings):
-            raise RecipeError(
-                f"settings of {self.name} must be {model.settings.__name__}, got {self.settings!r}"
-            )
+        object.__setattr__(self, "settings", own_settings(model, self.name, self.settings))
         defaults = {"init": None, "pretrained": False, "exits": AttachConfig()}
         for key, default in defaults.items():
             if key not in model.common and getattr(self, key) != default:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from sidestep.data.sources import Role
+from sidestep.data.split import Role
 from sidestep.errors import ExecutionError, RecipeError
 from sidestep.evaluation.bench import ENGINE
 from sidestep.evaluation.exit_curve import ExitCalibration, ExitCurve, ExitSurvey, exit_curve, survey_exits

@@ -9,7 +9,8 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from sidestep.data import DataConfig
+from sidestep.data.data_config import SHARED_KEYS, DataConfig
+from sidestep.data.sources import SOURCES
 from sidestep.errors import RecipeError
 from sidestep.methods import METHODS, Method
 from sidestep.networks.models import MODELS, Model, ModelConfig
@@ -20,6 +21,7 @@ from sidestep.training.training_config import Phase, TrainingConfig
 
 METHOD = Section(registry=METHODS)
 MODEL = Section(registry=MODELS, config=ModelConfig, common=lambda model: model.common)
+DATA = Section(registry=SOURCES, config=DataConfig, common=lambda source: SHARED_KEYS)
 SECTIONS = ("method", "model", "data", "training")
 
 
@@ -50,7 +52,7 @@ class Recipe:
             "name": self.name,
             "method": {"name": self.method} | schema.as_plain(self.settings),
             "model": MODEL.plain(self.model),
-            "data": schema.as_plain(self.data),
+            "data": DATA.plain(self.data),
             "training": schema.as_plain(self.training),
         }
 
@@ -116,17 +118,18 @@ def method_settings(method: str, values: dict[str, Any], source: str) -> Any:
     return settings
 
 
-def settings_by_key(method: str, model: str = "cifar_resnet32") -> dict[str, str]:
+def settings_by_key(method: str, model: str = "cifar_resnet32", source: str = "digits") -> dict[str, str]:
     """Return every key of a recipe with what it takes and its default, for help texts.
 
     Args:
         method: whose settings.
         model: likewise.
+        source: likewise.
     """
     return {
         **dict(METHOD.keys(method, "method")),
         **dict(MODEL.keys(model, "model")),
-        **dict(schema.keys(DataConfig, "data")),
+        **dict(DATA.keys(source, "data")),
         **dict(schema.keys(TrainingConfig, "training")),
     }
 
@@ -142,7 +145,7 @@ def _finish(values: dict[str, Any], errors: list[str], source: str) -> Recipe:
     settings = METHOD.build(method, "method", errors)
     parts = {
         "model": MODEL.build(model, "model", errors),
-        "data": schema.build(DataConfig, data, "data", errors),
+        "data": DATA.build(data, "data", errors),
         "training": schema.build(TrainingConfig, training, "training", errors),
     }
     if not errors:

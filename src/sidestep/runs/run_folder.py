@@ -9,7 +9,7 @@ A run folder holds `recipe.yaml` (resolved), `metrics.jsonl`, TensorBoard events
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import yaml
 from sidestep.backbones.static_weights import load_weights
 from sidestep.cost.macs import measure_cost
 from sidestep.data import Data, load_data
-from sidestep.data.sources import Role
+from sidestep.data.split import Role
 from sidestep.errors import CheckpointError, DataError, RecipeError
 from sidestep.evaluation.environment import describe_environment
 from sidestep.evaluation.exit_curve import ExitCalibration
@@ -91,7 +91,7 @@ def open_run(run: Path, name: str) -> OpenedRun:
 
 def data_of(opened: OpenedRun, split: Role, source: str | None) -> Data:
     """Return a split of the run's data, or of other data that fits the run's network."""
-    config = opened.recipe.data if source is None else replace(opened.recipe.data, source=source)
+    config = opened.recipe.data if source is None else opened.recipe.data.at(source)
     data = load_data(config, splits=[split])
     trained, found = len(opened.class_names), data.num_classes
     if trained != found:

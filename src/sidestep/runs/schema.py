@@ -6,19 +6,12 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
 from sidestep.errors import RecipeError
-from sidestep.registry import Named, Registry, did_you_mean
-
-
-class Configurable(Named, Protocol):
-    """An item of a registry with settings of its own."""
-
-    @property
-    def settings(self) -> type: ...
+from sidestep.registry import Registry, did_you_mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +55,9 @@ class Section:
         own, common = [field.name for field in fields(item.settings)], self.common(item)
         known = {key, *own, *common}
         owner = f"{self.registry.kind} {name}"
+        if taken := {key, *common}.intersection(own):
+            errors.append(f"settings of {owner} must leave the key {min(taken)} to all others; rename it")
+            return None
         errors += [unknown(each, place, owner, known) for each in values if each not in known]
         settings = build(item.settings, _some(values, own), place, errors)
         if self.config is None:
