@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sidestep.errors import RecipeError
-from sidestep.methods import METHODS, register
+from sidestep.methods import METHODS, register_method
 from tests.paths import ROOT
 
 PAGE = ROOT / "docs" / "extending.md"
@@ -28,9 +28,9 @@ def test_the_page_runs(
         assert len(blocks[0].split("class VarianceRouter")[1].split("@dataclass")[0].splitlines()) <= 30
         assert issubclass(router, names["sidestep"].Router)
     finally:
-        METHODS.pop("variance", None)
+        METHODS.remove("variance")
 
 
 def test_a_name_is_given_once() -> None:
     with pytest.raises(RecipeError, match="method static is there already; choose another name"):
-        register(METHODS["static"])
+        register_method(METHODS["static"])
