@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sidestep.errors import ExportError
 from sidestep.plan.lowering import Constant
 from sidestep.plan.simplify import simplify
-from sidestep.plan.tracing import call, held_image, traced_of
+from sidestep.plan.tracing import call, symbolic_image, traced_of
 from sidestep.plan.writer import Writer
 from tests import strategies
 from tests.doubles import enliven
@@ -107,7 +107,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 
 def written(function: Callable[[Tensor], Tensor]) -> tuple[Writer, object]:
     writer = Writer(nn.Module())
-    return writer, traced_of(call(writer, "the test", function, held_image((9, 9))))
+    return writer, traced_of(call(writer, "the test", function, symbolic_image((9, 9))))
 
 
 def outcome(writer: Writer, value: int, image: Tensor) -> Tensor:

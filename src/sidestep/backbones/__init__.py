@@ -1,0 +1,1 @@
+"""Static networks seen as stem, units and head; static weight files."""

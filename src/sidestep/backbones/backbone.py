@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
+from sidestep.layers.norm import BARE, NormStyle
 from sidestep.layers.static_names import StaticNames
 from sidestep.layers.unit import Unit
 
@@ -15,9 +16,13 @@ class Backbone(StaticNames):
 
     Attributes:
         tokens: whether features are (B, N, C) tokens instead of (B, C, H, W) maps.
+        halting_style: BatchNorm and what follows it in halting units on its features. The released code of
+            ACT and SACT leaves both to the defaults of its networks: a leaky ReLU behind every BatchNorm on
+            CIFAR, nothing on ImageNet, where the blocks add their ReLU themselves.
     """
 
     tokens: bool = False
+    halting_style: NormStyle = BARE
 
     @property
     def units(self) -> Sequence[Unit]:

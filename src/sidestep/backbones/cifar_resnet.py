@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sidestep.backbones.backbone import StagedBackbone
 from sidestep.errors import RecipeError
+from sidestep.layers.norm import CIFAR
 from sidestep.layers.pool import global_average_pool
 from sidestep.layers.residual import BasicBlock, BlockConfig, HalfBlock, Mix, Skip, residual_stages
 from sidestep.layers.shortcut import Shortcut
@@ -71,6 +72,8 @@ class CifarResNetConfig:
 
 class CifarResNet(StagedBackbone):
     """A ResNet-(6n+2) with state-dict names as in torchvision (`conv1`, `layer1.0.conv1`, ..., `fc`)."""
+
+    halting_style = CIFAR
 
     def __init__(self, config: CifarResNetConfig) -> None:
         super().__init__()

@@ -141,6 +141,8 @@ class PreactResNet(StagedBackbone):
     def __init__(self, config: PreactResNetConfig) -> None:
         super().__init__()
         self.config = config
+        if config.images == "cifar":
+            self.halting_style = CIFAR
         layout = self._layout = _LAYOUTS[config.images]
         kernel, stride = layout.stem
         self.conv1 = nn.Conv2d(3, layout.widths[0], kernel, stride=stride, padding=kernel // 2, bias=False)

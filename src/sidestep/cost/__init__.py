@@ -1,0 +1,1 @@
+"""Price lists: MACs of every option, router and exit."""

@@ -1,0 +1,1 @@
+"""Reports, benches and their rivals, curves of exits, calibration."""

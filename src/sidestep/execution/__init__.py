@@ -1,0 +1,1 @@
+"""How a network is run, as values: masked, gathered, cascade; inference copies."""

@@ -1,0 +1,1 @@
+"""What is computed, as papers print it: units, residual and dense blocks, shortcuts, heads."""

@@ -27,6 +27,8 @@ class NormStyle:
         return F.relu(x, inplace=inplace) if self.leak == 0.0 else F.leaky_relu(x, self.leak, inplace=inplace)
 
 
-# What the released code of ACT and SACT has in its networks for CIFAR and for ImageNet.
+# What the released code of ACT and SACT has in its networks for CIFAR and for ImageNet, and without
+# activation.
 CIFAR = NormStyle(leak=0.1, eps=1e-3)
 IMAGENET = NormStyle(leak=0.0, eps=1e-5)
+BARE = NormStyle(leak=1.0, eps=1e-5)

@@ -13,10 +13,7 @@ from functools import partial
 from torch import Tensor
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.backbones.cifar_resnet import CifarResNet
-from sidestep.backbones.preact_resnet import PreactResNet
 from sidestep.errors import RecipeError
-from sidestep.layers.norm import CIFAR, IMAGENET, NormStyle
 from sidestep.losses.ponder import ponder_loss
 from sidestep.methods.method import OPENERS_RUN, Method, check_two_options
 from sidestep.networks.halting_network import HaltingNetwork
@@ -51,20 +48,8 @@ def _router(backbone: Backbone, settings: HaltingConfig, *, spatial: bool) -> Ha
         [unit.stage for unit in units],
         spatial=spatial,
         eps=settings.eps,
-        style=_style(backbone),
+        style=backbone.halting_style,
     )
-
-
-def _style(backbone: Backbone) -> NormStyle:
-    """Return how BatchNorm and activation look in the halting units.
-
-    The released code leaves both to the defaults of its networks: a leaky ReLU behind every BatchNorm on
-    CIFAR, nothing on ImageNet, where the blocks add their ReLU themselves.
-    """
-    preact_on_cifar = isinstance(backbone, PreactResNet) and backbone.config.images == "cifar"
-    if preact_on_cifar or isinstance(backbone, CifarResNet):
-        return CIFAR
-    return replace(IMAGENET, leak=1.0)
 
 
 def _losses(

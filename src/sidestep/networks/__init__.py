@@ -1,0 +1,1 @@
+"""Dynamic networks: the one walk, routed, halting, with exits; the registry of models."""

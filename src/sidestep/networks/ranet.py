@@ -178,7 +178,7 @@ class RaNet(ExitNetwork):
         blocks = cast(nn.ModuleList, self.networks[network])
         for number in range(first, end):
             block = blocks[number]
-            x, features = block(x, lows[number]) if isinstance(block, FusionBlock) else block(x)
+            x, features = block(x, lows[number] if number < len(lows) else ())
             # There is no one behind the last sub-network to read them.
             kept = (*kept, features) if inputs else ()
         return RaNetState(inputs=inputs, features=kept, x=x)

@@ -1,0 +1,1 @@
+"""The plan: format, tracing and lowering of networks, writer."""

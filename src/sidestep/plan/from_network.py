@@ -17,7 +17,7 @@ from sidestep.networks.network import DynamicNetwork
 from sidestep.networks.walk import Visitor, exit_place, walk
 from sidestep.plan.format import VERSION, Plan, Step, lists_of_ops, weights_of
 from sidestep.plan.simplify import simplify
-from sidestep.plan.tracing import Held, call, held_image, traced_of
+from sidestep.plan.tracing import SymbolicTensor, call, symbolic_image, traced_of
 from sidestep.plan.writer import Writer
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.types import CostModel
@@ -81,7 +81,7 @@ def export_plan(network: DynamicNetwork, card: PlanCard, rule: ExitRule | None =
     prepared = prepare(copy.deepcopy(network).float().cpu(), torch.zeros(2, 3, *card.input_size))
     writer = Writer(prepared)
     export = _Export(writer, prepared, rule, num_classes=len(card.class_names))
-    walk(prepared, held_image(card.input_size), export)
+    walk(prepared, symbolic_image(card.input_size), export)
     steps, output = simplify(writer.steps, export.logits)
     used = {name for ops in lists_of_ops(steps) for op in ops for name in weights_of(op)}
     return Plan(
@@ -139,7 +139,7 @@ class _Export(Visitor):
                 if option or not unit.keeps_input:
                     out = self.call(f"unit {index}, option {option}", unit.run, option, self.x)
                 results.append(self.writer.plain(traced_of(out)))
-        self.x = Held(self.writer.define(step), out.example)
+        self.x = SymbolicTensor(self.writer.define(step), out.example)
 
     def at_exit(self, index: int, classify: Callable[[Any], Any]) -> bool:
         self.logits = self.writer.dense(traced_of(self.call(exit_place(index), classify, self.x)))

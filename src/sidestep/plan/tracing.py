@@ -20,7 +20,7 @@ _PLAIN = (nn.Module, bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class SymbolicTensor:
     """A tensor between two pieces.
 
     Attributes:
@@ -33,45 +33,48 @@ class Held:
 
 
 def call(writer: Writer, place: str, function: Callable[..., Any], *args: Any) -> Any:
-    """Write what a piece of a network computes, and return its result with every tensor held.
+    """Write what a piece of a network computes, and return its result with every tensor symbolic.
 
     Args:
         writer: of the plan.
         place: what the piece is called in errors.
         function: runs the piece for a batch of one image.
-        args: nests of held tensors and of what the plan does not know (modules, indices, None).
+        args: nests of symbolic tensors and of what the plan does not know (modules, indices, None).
 
     Raises:
         ExportError: naming the place and the operation that no plan has.
     """
     leaves, spec = tree_flatten(args)
-    held = [leaf for leaf in leaves if isinstance(leaf, Held)]
+    symbolic = [leaf for leaf in leaves if isinstance(leaf, SymbolicTensor)]
     nest: list[Any] = []
 
     def piece(*tensors: Tensor) -> list[Tensor]:
         given = iter(tensors)
-        filled = [next(given) if isinstance(leaf, Held) else leaf for leaf in leaves]
+        filled = [next(given) if isinstance(leaf, SymbolicTensor) else leaf for leaf in leaves]
         nest[:] = tree_flatten(function(*tree_unflatten(filled, spec)))
         return [leaf for leaf in nest[0] if _computed(writer, leaf)]
 
     with writer.at(place):
-        graph = _trace(writer, piece, [leaf.example for leaf in held])
-        results = iter(lower(writer, graph, [leaf.traced for leaf in held]))
+        graph = _trace(writer, piece, [leaf.example for leaf in symbolic])
+        results = iter(lower(writer, graph, [leaf.traced for leaf in symbolic]))
         found, found_spec = nest
         return tree_unflatten(
-            [_held(*next(results)) if _computed(writer, leaf) else _checked(writer, leaf) for leaf in found],
+            [
+                _symbolic(*next(results)) if _computed(writer, leaf) else _checked(writer, leaf)
+                for leaf in found
+            ],
             found_spec,
         )
 
 
-def held_image(size: tuple[int, int]) -> Held:
+def symbolic_image(size: tuple[int, int]) -> SymbolicTensor:
     """Return the image, which is value 0 of every plan."""
-    return Held(Map(0), torch.zeros(1, 3, *size))
+    return SymbolicTensor(Map(0), torch.zeros(1, 3, *size))
 
 
-def traced_of(tensor: Held | Tensor) -> Traced:
+def traced_of(tensor: SymbolicTensor | Tensor) -> Traced:
     """Return what a result of `call` is in the plan."""
-    return tensor.traced if isinstance(tensor, Held) else Constant(tensor)
+    return tensor.traced if isinstance(tensor, SymbolicTensor) else Constant(tensor)
 
 
 def _trace(writer: Writer, piece: Callable[..., Any], examples: Sequence[Tensor]) -> fx.GraphModule:
@@ -92,8 +95,8 @@ def _computed(writer: Writer, leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and not writer.weights.knows(leaf)
 
 
-def _held(traced: Traced, example: Tensor) -> Held | Tensor:
-    return traced.tensor if isinstance(traced, Constant) else Held(traced, example)
+def _symbolic(traced: Traced, example: Tensor) -> SymbolicTensor | Tensor:
+    return traced.tensor if isinstance(traced, Constant) else SymbolicTensor(traced, example)
 
 
 def _checked(writer: Writer, leaf: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Pages, figures and the ledger, made from run folders."""

@@ -1,0 +1,1 @@
+"""What is decided: routers, samplers, halting rules, exit rules."""

@@ -1,0 +1,1 @@
+"""Recipes and run folders: train, evaluate, time, sweep, export, wrap."""

@@ -1,0 +1,1 @@
+"""What runs plans or carries them away: the native engine."""

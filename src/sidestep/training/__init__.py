@@ -1,0 +1,1 @@
+"""fit(): one visible loop over phases; optimiser, checkpoints, devices, processes."""
