@@ -134,8 +134,13 @@ class DenseBlock(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.transition = transition
 
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the block's (B, C', H, W) output, and its input and what came out of every layer."""
+    def forward(self, x: Tensor, lows: Sequence[Tensor] = ()) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the block's (B, C', H, W) output, and its input and what came out of every layer.
+
+        Args:
+            x: (B, C, H, W) output of the block before.
+            lows: features of the sub-network before, which fusion blocks alone read.
+        """
         features = [x]
         for layer in self.layers:
             features.append(layer(features[-1]))
