@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from sidestep.evaluation.thresholds import ExitPoint
 from sidestep.results.exit_tables import by_lot, cost_of_accuracy
-from sidestep.results.kept_curve import KeptCurve, exit_figure, read_exit_curve
+from sidestep.results.figures import exit_figure
+from sidestep.results.kept_curve import KeptCurve, read_exit_curve
 from sidestep.results.page import results_page
 from tests.finished_runs import two_exits, write_exit_run, write_run
 

@@ -99,16 +99,30 @@ def test_figures_are_pictures(tmp_path: Path) -> None:
         assert path.read_bytes()[1:4] == b"PNG"
 
 
+@pytest.mark.parametrize(("name", "start"), [("a.svg", b"<?xml"), ("a.PDF", b"%PDF"), ("a.png", b"\x89PNG")])
+def test_the_ending_decides_the_format(name: str, start: bytes, tmp_path: Path) -> None:
+    save_accuracy_cost(tmp_path / name, {"ours": [(0.1, 92.0)]})
+    assert (tmp_path / name).read_bytes().startswith(start)
+
+
+@pytest.mark.parametrize("name", ["a.docx", "a", "png"])
+def test_other_endings_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"figure must end in one of .*png.*, got .*; png suits pages"):
+        save_accuracy_cost(tmp_path / name, {"ours": [(0.1, 92.0)]})
+    assert not list(tmp_path.iterdir())
+
+
 def test_drawing_leaves_the_caller_his_backend(tmp_path: Path) -> None:
     program = f"""
-import sys, matplotlib
+import matplotlib
 matplotlib.use("svg")
 settings = dict(matplotlib.rcParams)
 from pathlib import Path
 from sidestep.results.figures import save_accuracy_cost
 save_accuracy_cost(Path({str(tmp_path / "a.png")!r}), {{"ours": [(0.1, 92.0)]}})
 assert dict(matplotlib.rcParams) == settings
-assert "matplotlib.pyplot" not in sys.modules
+from matplotlib import pyplot
+assert pyplot.get_fignums() == [] and matplotlib.get_backend() == "svg"
 """
     subprocess.run([sys.executable, "-c", program], check=True)
     assert (tmp_path / "a.png").read_bytes()[1:4] == b"PNG"

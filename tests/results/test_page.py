@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sidestep.cli.main import main
-from sidestep.errors import CheckpointError, RecipeError
+from sidestep.errors import CheckpointError, OutputError, RecipeError
 from sidestep.results.page import accuracy_cost, exit_curves, results_page, save_results
 from sidestep.results.page_data import page_data, read_results
 from sidestep.results.run_result import Timing, read_result
@@ -192,6 +192,16 @@ def test_a_page_is_markdown(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"the page must be a \.md file, got .*page\.txt"):
         save_results(tmp_path / "page.txt", [write_run(tmp_path / "one")])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one"]
+
+
+def test_a_page_brings_its_folder_or_says_why_not(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "one")
+    save_results(tmp_path / "topic" / "today" / "page.md", [run])
+    assert (tmp_path / "topic" / "today" / "page.json").is_file()
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "page.md", tmp_path / "file" / "topic" / "page.md"):
+        with pytest.raises(OutputError, match=r"could not be made .*; choose another place"):
+            save_results(place, [run])
 
 
 def test_published_points_need_a_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sidestep.errors import RecipeError
+from sidestep.evaluation.exit_curve import ExitCurve
+from sidestep.files import write_file
 from sidestep.results.published import PublishedPoint
 
 Points = Sequence[tuple[float, float]]
@@ -29,7 +33,7 @@ def save_keep_rates(path: Path, report: dict[str, Any], class_names: list[str]) 
         report: a `Report` as plain values.
         class_names: one per class; with more than 20 classes the rows stay unnamed.
     """
-    keep_rates_figure(report, class_names).savefig(path, dpi=_DPI)
+    save_figure(path, keep_rates_figure(report, class_names))
 
 
 def keep_rates_figure(report: dict[str, Any], class_names: list[str]) -> Figure:
@@ -74,7 +78,7 @@ def save_accuracy_cost(
         exits: GFLOPs and accuracy in percent of runs with early exits by name and kind of curve; anytime ones
             are stairs, since an exit's answer stands until the next one has its own.
     """
-    accuracy_cost_figure(series, published, exits or {}).savefig(path, dpi=_DPI)
+    save_figure(path, accuracy_cost_figure(series, published, exits or {}))
 
 
 def accuracy_cost_figure(
@@ -99,6 +103,44 @@ def accuracy_cost_figure(
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     axes.legend(handles.values(), handles.keys(), fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def exit_figure(curve: ExitCurve) -> Figure:
+    """Return a figure of accuracy over cost: anytime exits as stairs, budgets as a line."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    for kind, marker in (("anytime", "s"), ("budgeted", "o")):
+        chosen = [row.point for row in curve.points if row.kind == kind]
+        costs, accuracies = [2e-9 * p.macs for p in chosen], [100 * p.accuracy for p in chosen]
+        axes.plot(
+            costs,
+            accuracies,
+            marker=marker,
+            label=kind,
+            drawstyle="steps-post" if marker == "s" else "default",
+        )
+    axes.set(xlabel="GFLOPs per image (2 x MACs)", ylabel="top-1 accuracy, %")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a figure in the format that the ending of its name says.
+
+    Raises:
+        RecipeError: for an ending that stands for no format.
+        OutputError: when it cannot be written.
+    """
+    ending = path.suffix.removeprefix(".").lower()
+    known = figure.canvas.get_supported_filetypes()
+    if ending not in known:
+        raise RecipeError(
+            f"figure must end in one of {', '.join(sorted(known))}, got {path}; png suits pages"
+        )
+    content = BytesIO()
+    figure.savefig(content, format=ending, dpi=_DPI)
+    write_file(path, content.getvalue(), what="figure")
 
 
 def _draw_published(axes: Axes, points: Sequence[PublishedPoint]) -> None:

@@ -6,13 +6,14 @@ import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from sidestep.evaluation.exit_curve import CurvePoint, ExitCurve
 from sidestep.evaluation.thresholds import ExitPoint
+from sidestep.files import write_file
+from sidestep.results.figures import exit_figure, save_figure
 
 EXITS = "exits.json"
 KINDS = ("anytime", "budgeted")
@@ -59,9 +60,9 @@ def save_exit_curve(folder: Path, curve: ExitCurve, checkpoint: str) -> None:
         checkpoint: whose they are.
     """
     record = KeptCurve(checkpoint=checkpoint, curve=curve).as_dict()
-    (folder / EXITS).write_text(json.dumps(record, indent=1) + "\n")
-    _save_table(folder / "exits.csv", curve)
-    exit_figure(curve).savefig(folder / "exits.png", dpi=120)
+    write_file(folder / EXITS, json.dumps(record, indent=1) + "\n", what="curve")
+    write_file(folder / "exits.csv", _table(curve), what="table")
+    save_figure(folder / "exits.png", exit_figure(curve))
 
 
 def read_exit_curve(folder: Path) -> KeptCurve | None:
@@ -70,36 +71,17 @@ def read_exit_curve(folder: Path) -> KeptCurve | None:
     return KeptCurve.from_dict(json.loads(path.read_text())) if path.is_file() else None
 
 
-def exit_figure(curve: ExitCurve) -> Figure:
-    """Return a figure of accuracy over cost: anytime exits as stairs, budgets as a line."""
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    axes = figure.subplots()
-    for kind, marker in (("anytime", "s"), ("budgeted", "o")):
-        chosen = [row.point for row in curve.points if row.kind == kind]
-        costs, accuracies = [2e-9 * p.macs for p in chosen], [100 * p.accuracy for p in chosen]
-        axes.plot(
-            costs,
-            accuracies,
-            marker=marker,
-            label=kind,
-            drawstyle="steps-post" if marker == "s" else "default",
-        )
-    axes.set(xlabel="GFLOPs per image (2 x MACs)", ylabel="top-1 accuracy, %")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
-
-
-def _save_table(path: Path, curve: ExitCurve) -> None:
+def _table(curve: ExitCurve) -> str:
     num_exits = len(curve.temperatures)
     names = ["kind", "budget_gflops", "budget_fraction", "gflops", "fraction_of_full", "accuracy"]
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*names, *(f"exit_rate_{exit}" for exit in range(num_exits))])
-        for row in curve.points:
-            asked = [None, None] if row.budget_macs is None else _units(row.budget_macs, curve)
-            cost = _units(row.point.macs, curve)
-            writer.writerow([row.kind, *asked, *cost, row.point.accuracy, *row.point.exit_rates])
+    text = StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow([*names, *(f"exit_rate_{exit}" for exit in range(num_exits))])
+    for row in curve.points:
+        asked = [None, None] if row.budget_macs is None else _units(row.budget_macs, curve)
+        cost = _units(row.point.macs, curve)
+        writer.writerow([row.kind, *asked, *cost, row.point.accuracy, *row.point.exit_rates])
+    return text.getvalue()
 
 
 def _units(macs: float, curve: ExitCurve) -> list[float]:

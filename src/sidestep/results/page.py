@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sidestep.errors import RecipeError
+from sidestep.errors import OutputError, RecipeError
 from sidestep.evaluation.bench import ENGINE
 from sidestep.evaluation.rivals import STATIC_PYTORCH
+from sidestep.files import write_file
 from sidestep.results.exit_tables import exit_sections
 from sidestep.results.figures import save_accuracy_cost
 from sidestep.results.kept_curve import KINDS
@@ -55,15 +56,17 @@ def save_results(
     Raises:
         RecipeError: for a page that is no `.md` file, or a data set that nothing was published on.
         CheckpointError: for a run that has not been trained to its end.
+        OutputError: when a file cannot be written.
     """
     if out.suffix != ".md":
         raise RecipeError(f"the page must be a .md file, got {out}; figure and data get its name")
     compact, figure = out.with_suffix(".json"), out.with_suffix(".png")
     data = replace(page_data(folders, title=title, published=published), figure=figure.name)
     points = [] if data.published is None else published_points(data.published)
+    _make(out.parent)
     save_accuracy_cost(figure, _accuracy_cost(data.results), points, _exit_curves(data.results))
     data.save(compact)
-    out.write_text(_page(data))
+    write_file(out, _page(data), what="page")
     return [out, compact, figure]
 
 
@@ -115,6 +118,15 @@ def _distinct(names: Sequence[str]) -> list[str]:
     shared = set(words[0]).intersection(*words) if len(words) > 1 else set()
     short = ["_".join(word for word in name if word not in shared) for name in words]
     return short if all(short) and len(set(short)) == len(short) else list(names)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"folder {folder} of the page could not be made ({error.strerror or error}); choose another place"
+        ) from error
 
 
 def _page(data: PageData) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sidestep.errors import CheckpointError
+from sidestep.files import write_file
 from sidestep.results.kept_curve import KeptCurve
 from sidestep.results.run_result import RunResult, Timing, read_result
 
@@ -36,7 +37,7 @@ class PageData:
         """Write a compact file: JSON with one field of a run per line, which `page_data` reads back."""
         head = [f' "{key}": {json.dumps(getattr(self, key))},' for key in _HEAD]
         runs = ",\n".join(_written(result) for result in self.results)
-        path.write_text("\n".join(["{", *head, f' "runs": [\n{runs}\n ]', "}"]) + "\n")
+        write_file(path, "\n".join(["{", *head, f' "runs": [\n{runs}\n ]', "}"]) + "\n", what="results")
 
 
 def page_data(sources: Sequence[Path], *, title: str | None = None, published: str | None = None) -> PageData:

@@ -19,7 +19,7 @@ from sidestep.training.devices import Devices
 from sidestep.training.distributed import all_succeed, named_errors
 from sidestep.training.loop import Job, fit
 
-# Trainings may share a process: initial weights come from torch's one generator, figures from one pyplot.
+# Trainings may share a process, and whatever builds a network draws weights from torch's one generator.
 _one_at_a_time = threading.Lock()
 
 
