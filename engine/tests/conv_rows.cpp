@@ -7,8 +7,8 @@
 #include <random>
 #include <vector>
 
-#include "kernels.h"
-#include "processor.h"
+#include "kernels/kernels.h"
+#include "kernels/processor.h"
 
 using namespace sidestep;
 
@@ -114,9 +114,9 @@ bool agrees(Case c, const Kernels& kernels, std::mt19937& random) {
     std::vector<std::byte> packed, soon(1 << 20);
     const std::vector<Block> blocks = pack(c, kernels, weights.read(), packed);
     const Doubles wanted = literal(c, in.read(), weights.read(), bias, residual.read(), out.read());
-    Ahead ahead;
-    ahead.add(soon.data(), soon.size());
-    const char* const first_line = ahead.next();
+    PrefetchQueue prefetch;
+    prefetch.add(soon.data(), soon.size());
+    const char* const first_line = prefetch.next();
     kernels.conv_rows({.in = in.at(0),
                        .weight = packed.data(),
                        .blocks = blocks.data(),
@@ -134,10 +134,10 @@ bool agrees(Case c, const Kernels& kernels, std::mt19937& random) {
                        .pixel_step = c.stride * c.inputs,
                        .out_step = c.outputs,
                        .relu = c.relu,
-                       .ahead = &ahead});
+                       .prefetch = &prefetch});
     const Doubles got = out.read();
     const double exact = kernels.entry_size == 2 ? 1.0 / 256 : 1e-5;
-    bool fine = ahead.next() != first_line;
+    bool fine = prefetch.next() != first_line;
     for (size_t i = 0; i < got.size() && fine; ++i)
         fine = std::abs(got[i] - wanted[i]) <= exact * std::abs(wanted[i]) + 2e-5;
     if (!fine)

@@ -65,7 +65,7 @@ def _op(plan: Plan, op: dict[str, Any], inputs: list[np.ndarray], values: Values
     residual = 0 if op.get("residual") is None else values[op["residual"]]
     if op["op"] == "resize":
         return _resize(op, inputs[0], values[op["like"]] if "like" in op else None)
-    out: np.ndarray = _KINDS[op["op"]](op, inputs, weight, bias) + residual
+    out: np.ndarray = KINDS[op["op"]](op, inputs, weight, bias) + residual
     return _leaky(out, op) if op.get("relu") or op["op"] == "relu" else out
 
 
@@ -128,7 +128,7 @@ def _pool(x: np.ndarray, op: dict[str, Any]) -> np.ndarray:
 
 
 # Every kind: of its op, inputs, weight and bias; residual and ReLU are applied to all.
-_KINDS: dict[str, Callable[[Any, list[np.ndarray], np.ndarray, np.ndarray], Any]] = {
+KINDS: dict[str, Callable[[Any, list[np.ndarray], np.ndarray, np.ndarray], Any]] = {
     "conv": lambda op, x, w, b: (
         _conv(x[0], w, op["stride"], op["padding"], op.get("groups", 1)) + b.reshape(-1, 1, 1)
     ),

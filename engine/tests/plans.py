@@ -142,6 +142,7 @@ def every_kind() -> Plan:
     x = maker.conv(0, 3, 16, 3)
     pooled = maker.op("max_pool", **{"in": x}, kernel=3, stride=2, padding=1)
     mean = maker.op("avg_pool", **{"in": x}, kernel=2, stride=2, ceil=True)
+    mean = maker.op("resize", **{"in": mean}, like=pooled, align_corners=False)
     both = maker.op("concat", **{"in": [pooled, mean]})
     both = maker.op("affine", **{"in": both}, weight=maker.weight(32), bias=maker.weight(32), relu=True)
     features = maker.op("gap", **{"in": both})

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from sidestep_engine import _engine
 from sidestep_engine._engine import PlanError
 from sidestep_engine.plan import Plan, read_plan
-from sidestep_engine.program import build
 
 Precision = Literal["auto", "float32", "bfloat16"]
 _MOST_THREADS = 1024
@@ -55,9 +56,12 @@ class Engine:
             raise PlanError(f"num_threads must be from 1 to {_MOST_THREADS}, got {num_threads!r}")
         self.plan = plan
         try:
-            self._native: Any = build(plan, precision, isa, threads)
+            program = _engine.read_program(
+                plan.steps, plan.output, plan.channels, plan.mean, plan.std, plan.tensors
+            )
+            self._native = _engine.Engine(program, precision, isa, threads)
         except (TypeError, OverflowError) as error:
-            raise PlanError(f"a plan's numbers must fit 64 bits: {error}") from None
+            raise PlanError(f"a plan's numbers must fit 64 bits and its names be Unicode: {error}") from None
 
     @classmethod
     def load(
@@ -79,17 +83,17 @@ class Engine:
     @property
     def precision(self) -> str:
         """Return what maps and weights are held in."""
-        return str(self._native.precision)
+        return self._native.precision
 
     @property
     def isa(self) -> str:
         """Return the instruction set of the kernels."""
-        return str(self._native.isa)
+        return self._native.isa
 
     @property
     def num_threads(self) -> int:
         """Return the number of threads that share the work."""
-        return int(self._native.num_threads)
+        return self._native.num_threads
 
     def memory(self, height: int, width: int) -> dict[str, int]:
         """Return the bytes that weights take, and those of every image on its way, for images of a size.
@@ -97,8 +101,8 @@ class Engine:
         Every thread runs up to four images at a time.
         """
         return {
-            "weights": int(self._native.weight_bytes),
-            "per_image": int(self._native.bytes_per_image(height, width)),
+            "weights": self._native.weight_bytes,
+            "per_image": self._native.bytes_per_image(height, width),
         }
 
     def __call__(self, images: np.ndarray) -> Output:
@@ -114,6 +118,7 @@ class Engine:
         images = np.asarray(images)
         if images.ndim != 4:
             raise PlanError(f"images must have four dimensions, got shape {images.shape}")
+        run: Callable[..., None]
         if images.dtype == np.uint8:
             run, (height, width) = self._native.run_bytes, images.shape[1:3]
         elif images.dtype.kind == "f":

@@ -1,0 +1,49 @@
+// AVX-512 with bfloat16: maps and weights in bfloat16, products of pairs summed in floats.
+#include <immintrin.h>
+
+#include <bit>
+#include <cstring>
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace sidestep {
+namespace avx512bf16 {
+
+constexpr const char* ISA = "avx512";
+constexpr int64_t LANES = 16;
+constexpr int64_t WIDE_BLOCK = 2 * CHANNEL_BLOCK;
+
+#include "bf16.inl"
+
+struct Weights {
+    using Part = __m512i;
+    static constexpr int64_t entries = 2;
+    static Part load(const Entry* from) { return _mm512_loadu_si512(from); }
+    static Part broadcast(const Entry* from) {
+        int32_t pair;
+        std::memcpy(&pair, from, sizeof pair);
+        return _mm512_set1_epi32(pair);
+    }
+    static Floats multiply_add(const Floats& sum, const Part& weight, const Part& value) {
+        return reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum),
+                                                         reinterpret_cast<__m512bh>(weight),
+                                                         reinterpret_cast<__m512bh>(value)));
+    }
+};
+
+// 16 sums in 32 registers; rows of 32, 16 and 8 pixels divide evenly.
+using NarrowTiles = Tiles<16, 8, 4, 2, 1>;
+using WideTiles = Tiles<8, 4, 2, 1>;
+using SevenTiles = Tiles<14, 7>;
+using LinearTiles = Tiles<2, 1>;
+
+#include "kernel_table.inl"
+
+}  // namespace avx512bf16
+
+const Kernels* kernels_avx512bf16() {
+    return &avx512bf16::TABLE;
+}
+
+}  // namespace sidestep

@@ -1,0 +1,308 @@
+#include "memory/layout.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/kernels.h"
+
+namespace sidestep {
+
+namespace {
+
+constexpr int64_t FOREVER = std::numeric_limits<int64_t>::max();
+constexpr int64_t NOWHERE = -1;
+// Threads share out linear layers of as many weights. Making a smaller one alone takes no longer than
+// fetching the other threads' parts from their caches.
+constexpr int64_t SHARED_WEIGHTS = 1 << 15;
+
+bool reads(const Node& node, int64_t id) {
+    bool found = false;
+    each_input(node.op, [&](int64_t input, Form, unsigned) { found |= input == id; });
+    return found;
+}
+
+// Whether a node may write where a value lies that it reads.
+bool overwrites_safely(const Node& node, int64_t id) {
+    bool safe = true;
+    each_input(node.op,
+               [&](int64_t input, Form, unsigned flags) { safe &= input != id || (flags & IN_PLACE); });
+    return safe;
+}
+
+bool contains(const std::vector<int64_t>& ids, int64_t id) {
+    return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+// How many moments a choice's options take.
+int64_t duration(const Choice& choice) {
+    int64_t count = 0;
+    for (const Option& option : choice.options) count += static_cast<int64_t>(option.nodes.size());
+    return count;
+}
+
+// When each value is read for the last time. Time runs through all nodes in order; a choice takes a moment
+// before its options and one after them, until which everything that an option reads from outside is kept.
+class LastUses {
+  public:
+    explicit LastUses(const Program& program) : last_(program.num_values, -1) {
+        for (const Step& step : program.steps) std::visit([&](const auto& kind) { see(kind); }, step);
+        use(program.output, FOREVER);
+    }
+
+    std::vector<int64_t> take() { return std::move(last_); }
+
+  private:
+    void use(int64_t id, int64_t when) { last_[id] = std::max(last_[id], when); }
+
+    void see(const Sequence& sequence) {
+        for (const Node& node : sequence.nodes) {
+            each_input(node.op, [&](int64_t id, Form, unsigned) { use(id, now_); });
+            ++now_;
+        }
+    }
+
+    void see(const Exit& exit) { use(exit.logits, now_++); }
+
+    void see(const Choice& choice) {
+        use(choice.scores, now_++);
+        const int64_t end = now_ + duration(choice);
+        for (const Option& option : choice.options) see(option, end);
+        now_ = end + 1;
+    }
+
+    void see(const Option& option, int64_t end) {
+        std::vector<int64_t> inside;
+        for (const Node& node : option.nodes) inside.push_back(node.out);
+        for (const Node& node : option.nodes) {
+            each_input(node.op,
+                       [&](int64_t id, Form, unsigned) { use(id, contains(inside, id) ? now_ : end); });
+            ++now_;
+        }
+        for (int64_t id : option.results) use(id, end);
+    }
+
+    std::vector<int64_t> last_;
+    int64_t now_ = 0;
+};
+
+class Allocator {
+  public:
+    Allocator(const Program& program, const std::vector<Shape>& shapes)
+        : program_(program),
+          shapes_(shapes),
+          last_use_(LastUses(program).take()),
+          slot_(shapes.size(), NOWHERE),
+          compact_(image_is_compact(program)) {}
+
+    Layout run() {
+        slot_[0] = fresh(shapes_[0], last_use_[0], true);
+        for (const Step& step : program_.steps) {
+            layout_.copies.emplace_back();
+            std::visit([&](const auto& kind) { see(kind); }, step);
+        }
+        return finish();
+    }
+
+  private:
+    struct Slot {
+        Shape shape;
+        int64_t busy_until;
+        bool image;
+        bool shared = false;
+    };
+
+    void see(const Sequence& sequence) {
+        for (const Node& node : sequence.nodes) place(node, now_++, last_use_[node.out]);
+    }
+
+    void see(const Exit&) { ++now_; }
+
+    void see(const Choice& choice) {
+        const int64_t begin = now_++, end = now_ + duration(choice);
+        // The values from outside whose places the results take.
+        std::vector<int64_t> replaced(choice.defines.size());
+        for (size_t j = 0; j < choice.defines.size(); ++j) {
+            const int64_t id = choice.defines[j], until = std::max(last_use_[id], end);
+            replaced[j] = replaceable(choice, j, end);
+            slot_[id] = replaced[j] == NOWHERE ? take(shapes_[id], begin, until) : slot_[replaced[j]];
+            slots_[slot_[id]].busy_until = until;
+        }
+        for (const Option& option : choice.options) {
+            for (size_t k = 0; k < option.nodes.size(); ++k)
+                place_in_option(choice, option, k, replaced, end);
+            Copies& copies = layout_.copies.back().emplace_back();
+            for (size_t j = 0; j < choice.defines.size(); ++j)
+                if (slot_[option.results[j]] != slot_[choice.defines[j]])
+                    copies.emplace_back(option.results[j], choice.defines[j]);
+        }
+        ++now_;
+    }
+
+    int64_t fresh(const Shape& shape, int64_t until, bool image = false) {
+        slots_.push_back({shape, until, image});
+        return static_cast<int64_t>(slots_.size()) - 1;
+    }
+
+    int64_t take(const Shape& shape, int64_t now, int64_t until) {
+        for (size_t i = 0; i < slots_.size(); ++i)
+            if (slots_[i].busy_until < now && slots_[i].shape == shape && !slots_[i].image) {
+                slots_[i].busy_until = until;
+                return static_cast<int64_t>(i);
+            }
+        return fresh(shape, until);
+    }
+
+    void place(const Node& node, int64_t now, int64_t until) {
+        until = std::max(until, now);
+        const int64_t replaced = input_to_replace(node, now);
+        if (replaced != NOWHERE) {
+            slot_[node.out] = slot_[replaced];
+            slots_[slot_[replaced]].busy_until = until;
+        } else if (is_large_linear(node)) {
+            slot_[node.out] = fresh(shapes_[node.out], FOREVER);
+            slots_.back().shared = true;
+        } else {
+            slot_[node.out] = take(shapes_[node.out], now, until);
+        }
+    }
+
+    // The first input that nothing needs any more and in whose place the output may lie.
+    int64_t input_to_replace(const Node& node, int64_t now) const {
+        int64_t found = NOWHERE;
+        each_input(node.op, [&](int64_t id, Form, unsigned) {
+            if (found == NOWHERE && last_use_[id] == now && id != 0 && shapes_[id] == shapes_[node.out] &&
+                shapes_[id].is_map() && overwrites_safely(node, id))
+                found = id;
+        });
+        return found;
+    }
+
+    bool is_large_linear(const Node& node) const {
+        const auto* linear = std::get_if<ops::Linear>(&node.op);
+        return linear && shapes_[linear->in].c * shapes_[node.out].c >= SHARED_WEIGHTS;
+    }
+
+    // A value from outside that some option returns as result j, that nothing needs afterwards, and that is
+    // no other result of any option; its place can become the result's, and copies need no order.
+    int64_t replaceable(const Choice& choice, size_t j, int64_t end) const {
+        for (const Option& option : choice.options) {
+            const int64_t id = option.results[j];
+            if (slot_[id] == NOWHERE || id == 0 || last_use_[id] != end || slots_[slot_[id]].shared) continue;
+            if (!made_inside(choice, id) && only_result(choice, id, j)) return id;
+        }
+        return NOWHERE;
+    }
+
+    static bool made_inside(const Choice& choice, int64_t id) {
+        for (const Option& option : choice.options)
+            for (const Node& node : option.nodes)
+                if (node.out == id) return true;
+        return false;
+    }
+
+    static bool only_result(const Choice& choice, int64_t id, size_t j) {
+        for (const Option& option : choice.options)
+            for (size_t i = 0; i < option.results.size(); ++i)
+                if (option.results[i] == id && i != j) return false;
+        return true;
+    }
+
+    void place_in_option(const Choice& choice, const Option& option, size_t k,
+                         const std::vector<int64_t>& replaced, int64_t end) {
+        const Node& node = option.nodes[k];
+        const int64_t now = now_++;
+        for (size_t j = 0; j < option.results.size(); ++j) {
+            if (option.results[j] != node.out) continue;
+            if (replaced[j] == NOWHERE || may_replace(option, k, replaced[j])) {
+                slot_[node.out] = slot_[choice.defines[j]];
+                return;
+            }
+        }
+        place(node, now, contains(option.results, node.out) ? end : last_use_[node.out]);
+    }
+
+    static bool may_replace(const Option& option, size_t k, int64_t id) {
+        if (!overwrites_safely(option.nodes[k], id)) return false;
+        for (size_t later = k + 1; later < option.nodes.size(); ++later)
+            if (reads(option.nodes[later], id)) return false;
+        return true;
+    }
+
+    Layout finish() {
+        std::vector<Place> slots;
+        const auto [image_halo, halo] = halos();
+        for (const Slot& slot : slots_) {
+            if (!slot.shape.is_map()) {
+                slots.push_back(place_vector(slot));
+                continue;
+            }
+            const bool compact = slot.image && compact_;
+            slots.push_back(place_map(slot.shape, compact, compact ? image_halo : halo));
+        }
+        for (int64_t slot : slot_) layout_.places.push_back(slot == NOWHERE ? Place{} : slots[slot]);
+        return std::move(layout_);
+    }
+
+    Place place_vector(const Slot& slot) {
+        const Place place{.shape = slot.shape, .offset = layout_.vector_floats, .shared = slot.shared};
+        layout_.vector_floats += (slot.shape.c + 31) / 16 * 16;
+        return place;
+    }
+
+    Place place_map(const Shape& shape, bool compact, int64_t halo) {
+        Place place{.shape = shape, .offset = layout_.map_entries, .halo = halo};
+        place.channels = padded_channels(shape.c, compact);
+        place.row_step = (shape.w + 2 * halo) * place.channels;
+        place.first = halo * (place.row_step + place.channels);
+        const size_t entries = (shape.h + 2 * halo) * place.row_step;
+        // One cache line more, so that equal shapes do not lie on the same sets.
+        layout_.map_entries += (entries + 31) / 32 * 32 + 32;
+        return place;
+    }
+
+    // The largest padding of convolutions that read a compact image, and of those that read other maps.
+    std::pair<int64_t, int64_t> halos() const {
+        int64_t image = 0, other = 0;
+        each_node(program_, [&](const Node& node) {
+            const auto* conv = std::get_if<ops::Conv>(&node.op);
+            if (!conv) return;
+            int64_t& halo = conv->in == 0 && compact_ ? image : other;
+            halo = std::max(halo, conv->padding);
+        });
+        return {image, other};
+    }
+
+    const Program& program_;
+    const std::vector<Shape>& shapes_;
+    const std::vector<int64_t> last_use_;
+    std::vector<int64_t> slot_;
+    const bool compact_;
+    int64_t now_ = 0;
+    std::vector<Slot> slots_;
+    Layout layout_;
+};
+
+}  // namespace
+
+bool image_is_compact(const Program& program) {
+    bool compact = true;
+    each_node(program, [&](const Node& node) {
+        if (std::holds_alternative<ops::Add>(node.op)) compact &= !reads(node, 0);
+        if (const auto* conv = std::get_if<ops::Conv>(&node.op)) compact &= conv->residual != 0;
+    });
+    for (const Step& step : program.steps)
+        if (const auto* choice = std::get_if<Choice>(&step))
+            for (const Option& option : choice->options) compact &= !contains(option.results, 0);
+    return compact;
+}
+
+int64_t padded_channels(int64_t channels, bool compact) {
+    if (compact && channels <= 4) return 4;
+    return (channels + CHANNEL_BLOCK - 1) / CHANNEL_BLOCK * CHANNEL_BLOCK;
+}
+
+Layout lay_out(const Program& program, const std::vector<Shape>& shapes) {
+    return Allocator(program, shapes).run();
+}
+
+}  // namespace sidestep

@@ -1,0 +1,47 @@
+// Where values lie in the memory of one image.
+#pragma once
+
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+#include "plan/program.h"
+
+namespace sidestep {
+
+// A map lies as [row][pixel][channel] with a halo of zero pixels around it, which nothing writes to: each
+// place is used by maps of one shape only. Channels are padded with zeros. A vector lies as floats.
+struct Place {
+    Shape shape;
+    size_t offset = 0;     // maps: entries from the start of the maps; vectors: floats
+    int64_t channels = 0;  // padded
+    int64_t halo = 0;
+    int64_t row_step = 0;  // entries from row to row
+    int64_t first = 0;     // entries from the place's start to the first pixel inside of the halo
+    // Threads that share an image make the vector together, each a part of it, in memory that all of them
+    // see. Nothing else ever lies there, so that no thread waits before writing.
+    bool shared = false;
+};
+
+// A copy at the end of an option, from a value to one that its choice defines.
+using Copies = std::vector<std::pair<int64_t, int64_t>>;
+
+struct Layout {
+    std::vector<Place> places;                // of every value
+    std::vector<std::vector<Copies>> copies;  // of every step's every option
+    size_t map_entries = 0;
+    size_t vector_floats = 0;
+};
+
+// Returns a place for every value. Places are shared by values that are not needed at the same time; a
+// skipped unit's output lies where its input lay, so that skipping moves nothing.
+Layout lay_out(const Program& program, const std::vector<Shape>& shapes);
+
+// Returns whether the image lies compactly, with less padding than other maps and the halo that its own
+// convolutions need: only where nothing adds it to other maps or puts it in their place.
+bool image_is_compact(const Program& program);
+
+// Returns the padded number of channels of a map; a compact image of up to 4 channels is padded to 4.
+int64_t padded_channels(int64_t channels, bool compact);
+
+}  // namespace sidestep

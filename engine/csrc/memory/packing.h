@@ -1,0 +1,29 @@
+// Weights in the order in which one set of kernels reads them.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "memory/aligned.h"
+#include "plan/program.h"
+
+namespace sidestep {
+
+// What an operation needs beside its inputs, in the order in which its kernel reads it.
+struct Packed {
+    std::span<std::byte> weight;
+    std::vector<Block> blocks;   // conv
+    int64_t run = 0;             // conv: entries that one kernel row reads; 0 for Winograd's
+    std::vector<float> factors;  // affine and vconst: weights, padded with zeros
+    std::vector<float> bias;     // padded with zeros
+    size_t scratch = 0;          // bytes that the kernel needs to work with
+};
+
+// Returns how many bytes of scratch memory the operations need at most.
+size_t scratch_bytes(const std::vector<Packed>& all);
+
+// Returns what every node needs, by its index; weights lie in the pool, in the order of the nodes.
+std::vector<Packed> pack(const Program& program, const Kernels& kernels, MemoryPool& pool);
+
+}  // namespace sidestep

@@ -1,0 +1,133 @@
+// What operations demand of their fields, and the shapes that they make.
+#include "plan/operations.h"
+
+#include <algorithm>
+
+namespace sidestep::ops {
+
+namespace {
+
+constexpr int64_t MOST_CHANNELS = int64_t{1} << 31;
+
+Shape windows(const Shape& in, int64_t kernel, int64_t stride, int64_t padding) {
+    const int64_t h = in.h + 2 * padding - kernel, w = in.w + 2 * padding - kernel;
+    if (h < 0 || w < 0) throw PlanError("does not fit into a " + in.text());
+    return {in.c, h / stride + 1, w / stride + 1};
+}
+
+void must_equal(const Shape& a, const Shape& b) {
+    if (!(a == b)) throw PlanError("adds a " + b.text() + " to a " + a.text());
+}
+
+void must_fit(int64_t size, const Shape& in, const char* what) {
+    if (size != in.c) throw PlanError(std::string("has ") + what + " that does not fit a " + in.text());
+}
+
+// Of two vectors entry by entry, where one may have a single entry.
+Shape joined(const Shape& a, const Shape& b) {
+    if (a.c != b.c && a.c != 1 && b.c != 1) throw PlanError("joins vectors of different lengths");
+    return {std::max(a.c, b.c)};
+}
+
+}  // namespace
+
+void Conv::check(const std::vector<Tensor>& tensors) const {
+    const auto& shape = tensors[weight].shape;
+    if (shape[2] != shape[3]) throw PlanError("must have a square kernel");
+    if (padding >= shape[2]) throw PlanError("pads by its kernel or more");
+    if (shape[0] % groups) throw PlanError("has groups that do not divide its channels");
+}
+
+Shape Conv::shape(const Known& known) const {
+    must_fit(known.weight(weight, 1) * groups, known[in], "a weight");
+    Shape out = windows(known[in], known.weight(weight, 2), stride, padding);
+    out.c = known.weight(weight, 0);
+    if (residual != NONE) must_equal(out, known[residual]);
+    return out;
+}
+
+void MaxPool::check(const std::vector<Tensor>&) const {
+    if (2 * padding > kernel) throw PlanError("pads by more than half its kernel");
+}
+
+Shape MaxPool::shape(const Known& known) const {
+    return windows(known[in], kernel, stride, padding);
+}
+
+Shape AvgPool::shape(const Known& known) const {
+    if (!ceil) return windows(known[in], kernel, stride, 0);
+    // As PyTorch: a window that would start behind the map is dropped.
+    auto size = [&](int64_t n) {
+        const int64_t out = (std::max<int64_t>(n - kernel, 0) + stride - 1) / stride + 1;
+        return (out - 1) * stride >= n ? out - 1 : out;
+    };
+    return {known[in].c, size(known[in].h), size(known[in].w)};
+}
+
+Shape Pad::shape(const Known& known) const {
+    const auto [c, h, w] = known[in];
+    return {c + before + after, (h + stride - 1) / stride, (w + stride - 1) / stride};
+}
+
+Shape Affine::shape(const Known& known) const {
+    must_fit(known.weight(weight, 0), known[in], "a weight");
+    return known[in];
+}
+
+Shape Add::shape(const Known& known) const {
+    must_equal(known[a], known[b]);
+    return known[a];
+}
+
+Shape Scale::shape(const Known& known) const {
+    must_fit(known[factors].c, known[in], "a vector of factors");
+    return known[in];
+}
+
+Shape Concat::shape(const Known& known) const {
+    Shape out = known[in[0]];
+    for (size_t i = 1; i < in.size(); ++i) {
+        const Shape& other = known[in[i]];
+        if (other.h != out.h || other.w != out.w) throw PlanError("joins maps of different sizes");
+        out.c += other.c;
+        if (out.c > MOST_CHANNELS) throw PlanError("is too large");
+    }
+    return out;
+}
+
+void Resize::check(const std::vector<Tensor>&) const {
+    if (like == NONE && height < 1) throw PlanError("must have a size, or a map to be like");
+}
+
+Shape Resize::shape(const Known& known) const {
+    if (like != NONE) return {known[in].c, known[like].h, known[like].w};
+    return {known[in].c, height, width};
+}
+
+Shape Linear::shape(const Known& known) const {
+    must_fit(known.weight(weight, 1), known[in], "a weight");
+    return {known.weight(weight, 0)};
+}
+
+Shape VGather::shape(const Known& known) const {
+    int64_t total = 0;
+    for (int64_t id : in) total += known[id].c;
+    for (int64_t index : indices)
+        if (index < 0 || index >= total)
+            throw PlanError("reads entry " + std::to_string(index) + " of " + std::to_string(total));
+    return {static_cast<int64_t>(indices.size())};
+}
+
+Shape VAdd::shape(const Known& known) const {
+    return joined(known[a], known[b]);
+}
+
+Shape VMul::shape(const Known& known) const {
+    return joined(known[a], known[b]);
+}
+
+Shape VDiv::shape(const Known& known) const {
+    return joined(known[a], known[b]);
+}
+
+}  // namespace sidestep::ops

@@ -1,0 +1,142 @@
+#include "run/engine.h"
+
+#include <algorithm>
+#include <atomic>
+
+namespace sidestep {
+
+namespace {
+
+float* floats(const Memory& memory) {
+    return reinterpret_cast<float*>(memory.data());
+}
+
+}  // namespace
+
+Engine::Engine(Program program, const std::string& precision, const std::string& isa, int num_threads)
+    : program_(std::move(program)),
+      kernels_(select_kernels(precision, isa)),
+      packed_(pack(program_, kernels_, weights_)),
+      threads_(num_threads) {
+    for (int rank = 0; rank < threads_.size(); ++rank) scratch_.emplace_back(scratch_bytes(packed_));
+    for (int64_t c = 0; c < program_.channels; ++c) {
+        scale_.push_back(1 / (255 * program_.std[c]));
+        shift_.push_back(-program_.mean[c] / program_.std[c]);
+    }
+}
+
+Network Engine::network(const Workspace& workspace) const {
+    return {program_, packed_, workspace.layout, kernels_, scale_, shift_};
+}
+
+Engine::Workspace& Engine::workspace(int64_t height, int64_t width) {
+    const auto key = std::pair(height, width);
+    auto found = workspaces_.find(key);
+    if (found == workspaces_.end()) found = workspaces_.emplace(key, new_workspace(height, width)).first;
+    return *found->second;
+}
+
+std::unique_ptr<Engine::Workspace> Engine::new_workspace(int64_t height, int64_t width) const {
+    auto made = std::make_unique<Workspace>();
+    made->shapes = infer_shapes(program_, height, width);
+    made->layout = lay_out(program_, made->shapes);
+    made->images.resize(threads_.size());
+    for (std::vector<ImageMemory>& images : made->images) images.resize(MAX_ITEMS);
+    for (const Place& place : made->layout.places)
+        made->partial_sums_step = std::max(made->partial_sums_step, place.channels);
+    made->partial_sums = Memory(2 * threads_.size() * made->partial_sums_step * sizeof(float));
+    return made;
+}
+
+int64_t Engine::num_classes(int64_t height, int64_t width) {
+    std::lock_guard lock(mutex_);
+    return workspace(height, width).shapes[program_.output].c;
+}
+
+size_t Engine::bytes_per_image(int64_t height, int64_t width) {
+    std::lock_guard lock(mutex_);
+    const Layout& layout = workspace(height, width).layout;
+    return layout.map_entries * kernels_.entry_size + layout.vector_floats * sizeof(float);
+}
+
+size_t Engine::weight_bytes() const {
+    size_t bytes = 0;
+    for (const Packed& packed : packed_)
+        bytes += packed.weight.size() + (packed.bias.size() + packed.factors.size()) * sizeof(float);
+    return bytes;
+}
+
+Engine::ImageMemory& Engine::image_memory(Workspace& workspace, int rank, size_t index) const {
+    ImageMemory& memory = workspace.images[rank][index];
+    if (!memory.vectors.data()) {
+        memory.maps = Memory(workspace.layout.map_entries * kernels_.entry_size);
+        memory.vectors = Memory(std::max<size_t>(workspace.layout.vector_floats, 1) * sizeof(float));
+    }
+    return memory;
+}
+
+// An image of a batch, without memory.
+WorkItem Engine::work_item(const Workspace& workspace, const Batch& batch, const BatchResult& result,
+                           int64_t index) const {
+    const int64_t offset = index * batch.height * batch.width * program_.channels;
+    WorkItem item{};
+    if (batch.planes)
+        item.image.planes = batch.planes + offset;
+    else
+        item.image.bytes = batch.bytes + offset;
+    item.result = {result.scores + index * workspace.shapes[program_.output].c,
+                   result.options + index * program_.num_choices, result.exits + index};
+    return item;
+}
+
+void Engine::run(const Batch& batch, const BatchResult& result) {
+    std::lock_guard lock(mutex_);
+    Workspace& ready = workspace(batch.height, batch.width);
+    // An image alone is shared by all threads; several are dealt out.
+    if (batch.count == 1 && threads_.size() > 1)
+        run_shared(ready, batch, result);
+    else
+        run_side_by_side(ready, batch, result);
+}
+
+void Engine::run_side_by_side(Workspace& workspace, const Batch& batch, const BatchResult& result) {
+    const Network network = this->network(workspace);
+    // As many as there are for every thread, so that none has nothing to do.
+    const int64_t count = std::clamp<int64_t>(batch.count / (2 * threads_.size()), 1, MAX_ITEMS);
+    std::atomic<int64_t> next{0};
+    threads_.run([&](int rank) {
+        for (int64_t begin = next.fetch_add(count); begin < batch.count; begin = next.fetch_add(count)) {
+            std::vector<WorkItem> items;
+            for (int64_t i = begin; i < std::min(begin + count, batch.count); ++i) {
+                const ImageMemory& memory = image_memory(workspace, rank, items.size());
+                WorkItem& item = items.emplace_back(work_item(workspace, batch, result, i));
+                item.maps = memory.maps.data();
+                item.vectors = item.shared_vectors = floats(memory.vectors);
+            }
+            execute(network, {.scratch = scratch_[rank].data()}, items);
+        }
+    });
+}
+
+void Engine::run_shared(Workspace& workspace, const Batch& batch, const BatchResult& result) {
+    const Network network = this->network(workspace);
+    Barrier barrier(threads_.size());
+    std::vector<WorkItem> items(threads_.size(), work_item(workspace, batch, result, 0));
+    const ImageMemory& first = image_memory(workspace, 0, 0);
+    for (int rank = 0; rank < threads_.size(); ++rank) {
+        items[rank].maps = first.maps.data();
+        items[rank].vectors = floats(image_memory(workspace, rank, 0).vectors);
+        items[rank].shared_vectors = floats(first.vectors);
+    }
+    threads_.run([&](int rank) {
+        const Worker worker{.scratch = scratch_[rank].data(),
+                            .rank = rank,
+                            .group_size = threads_.size(),
+                            .barrier = &barrier,
+                            .partial_sums = floats(workspace.partial_sums),
+                            .partial_sums_step = workspace.partial_sums_step};
+        execute(network, worker, {&items[rank], 1});
+    });
+}
+
+}  // namespace sidestep

@@ -1,0 +1,80 @@
+// A plan that is ready to run, and the threads that run it.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "run/network.h"
+
+namespace sidestep {
+
+// Pixels of a batch: one of the two is set.
+struct Batch {
+    const float* planes = nullptr;   // (B, C, H, W), normalised
+    const uint8_t* bytes = nullptr;  // (B, H, W, C), not normalised
+    int64_t count = 0, height = 0, width = 0;
+};
+
+// Where scores (B, classes), options (B, choices) and exits (B) of a batch go.
+struct BatchResult {
+    float* scores;
+    int64_t* options;
+    int64_t* exits;
+};
+
+class Engine {
+  public:
+    // Throws PlanError where the processor lacks the precision or the instruction set.
+    Engine(Program program, const std::string& precision, const std::string& isa, int num_threads);
+
+    const Program& program() const { return program_; }
+    const Kernels& kernels() const { return kernels_; }
+    int num_threads() const { return threads_.size(); }
+
+    // Number of classes, for images of any size.
+    int64_t num_classes(int64_t height, int64_t width);
+
+    // Bytes of every image on its way; every thread runs up to MAX_ITEMS of them, weights are shared.
+    size_t bytes_per_image(int64_t height, int64_t width);
+    size_t weight_bytes() const;
+
+    // Writes results. May be called from several threads at once, which then take turns.
+    void run(const Batch& batch, const BatchResult& result);
+
+  private:
+    // Memory of one image.
+    struct ImageMemory {
+        Memory maps, vectors;
+    };
+    // What belongs to one size of images.
+    struct Workspace {
+        std::vector<Shape> shapes;
+        Layout layout;
+        std::vector<std::vector<ImageMemory>> images;  // of every thread, MAX_ITEMS each
+        Memory partial_sums;                           // of threads that share an image
+        int64_t partial_sums_step = 0;
+    };
+
+    Workspace& workspace(int64_t height, int64_t width);
+    std::unique_ptr<Workspace> new_workspace(int64_t height, int64_t width) const;
+    Network network(const Workspace& workspace) const;
+    ImageMemory& image_memory(Workspace& workspace, int rank, size_t index) const;
+    WorkItem work_item(const Workspace& workspace, const Batch& batch, const BatchResult& result,
+                       int64_t index) const;
+    void run_side_by_side(Workspace& workspace, const Batch& batch, const BatchResult& result);
+    void run_shared(Workspace& workspace, const Batch& batch, const BatchResult& result);
+
+    Program program_;
+    const Kernels& kernels_;
+    MemoryPool weights_;
+    std::vector<Packed> packed_;
+    std::vector<float> scale_, shift_;
+    std::vector<Memory> scratch_;  // of every thread
+    ThreadPool threads_;
+    std::mutex mutex_;
+    std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Workspace>> workspaces_;
+};
+
+}  // namespace sidestep

@@ -1,0 +1,164 @@
+#include "run/executor.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace sidestep {
+
+#include "run/map_ops.inl"
+#include "run/vector_ops.inl"
+
+void Executor::run(std::span<const WorkItem> items) {
+    Items here;
+    for (const WorkItem& item : items) {
+        start(item);
+        here.push_back(&item);
+    }
+    const Program& program = network_.program;
+    for (size_t i = 0; i < program.steps.size() && !here.empty(); ++i)
+        std::visit([&](const auto& step) { take(step, here, i); }, program.steps[i]);
+    for (const WorkItem* item : here) finish(*item, program.output, exits_);
+}
+
+void Executor::start(const WorkItem& item) {
+    if (!worker_.rank) std::fill_n(item.result.options, network_.program.num_choices, int64_t{-1});
+    load(item);
+}
+
+void Executor::load(const WorkItem& item) {
+    const Place& to = at(0);
+    const auto [c, h, w] = to.shape;
+    const auto [begin, end] = share(h);
+    for (int64_t y = begin; y < end; ++y) {
+        std::byte* row = pixel(to, item, y);
+        if (item.image.planes)
+            kernels_.from_planes(item.image.planes + y * w, h * w, c, w, row, to.channels);
+        else
+            kernels_.from_bytes(item.image.bytes + y * w * c, c, w, network_.scale.data(),
+                                network_.shift.data(), row, to.channels);
+    }
+    sync();
+}
+
+void Executor::finish(const WorkItem& item, int64_t scores, int64_t exit) {
+    if (worker_.rank) return;
+    std::copy_n(vector(scores, item), at(scores).shape.c, item.result.scores);
+    *item.result.exit = exit;
+}
+
+void Executor::take(const Sequence& sequence, Items& items, size_t) {
+    run_nodes(sequence.nodes, items);
+}
+
+void Executor::take(const Choice& choice, Items& items, size_t index) {
+    const size_t count = choice.options.size();
+    items_of_option_.resize(std::max(items_of_option_.size(), count));
+    for (Items& of_option : items_of_option_) of_option.clear();
+    for (const WorkItem* item : items) {
+        const float* scores = vector(choice.scores, *item);
+        const int64_t option = std::max_element(scores, scores + count) - scores;
+        items_of_option_[option].push_back(item);
+        if (!worker_.rank) item->result.options[choices_] = option;
+    }
+    ++choices_;
+    prefetch_linears(index + 1);
+    for (size_t option = 0; option < count; ++option)
+        if (!items_of_option_[option].empty())
+            run_option(choice.options[option], network_.layout.copies[index][option],
+                       items_of_option_[option]);
+}
+
+void Executor::take(const Exit& exit, Items& items, size_t) {
+    std::erase_if(items, [&](const WorkItem* item) {
+        if (!leaves(exit, *item)) return false;
+        finish(*item, exit.logits, exits_);
+        return true;
+    });
+    ++exits_;
+}
+
+void Executor::run_option(const Option& option, const Copies& copies, const Items& items) {
+    run_nodes(option.nodes, items);
+    for (const auto& [from, to] : copies)
+        for (const WorkItem* item : items) copy(from, to, *item);
+}
+
+bool Executor::leaves(const Exit& exit, const WorkItem& item) const {
+    const int64_t n = at(exit.logits).shape.c;
+    const float* logits = vector(exit.logits, item);
+    const float top = *std::max_element(logits, logits + n);
+    double sum = 0, weighted = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        const double z = (logits[i] - top) / exit.temperature;
+        sum += std::exp(z);
+        weighted += z * std::exp(z);
+    }
+    if (exit.criterion == Criterion::entropy) return std::log(sum) - weighted / sum <= exit.threshold;
+    if (exit.criterion == Criterion::confidence) return 1 / sum >= exit.threshold;
+    double second = -INFINITY;
+    bool seen = false;
+    for (int64_t i = 0; i < n; ++i) {
+        if (logits[i] == top && !seen)
+            seen = true;
+        else
+            second = std::max<double>(second, logits[i]);
+    }
+    return (1 - std::exp((second - top) / exit.temperature)) / sum >= exit.threshold;
+}
+
+void Executor::run_nodes(const std::vector<Node>& nodes, const Items& items) {
+    for (const Node& node : nodes) std::visit([&](const auto& op) { run_all(op, node, items); }, node.op);
+}
+
+template <class Op>
+void Executor::run_all(const Op& op, const Node& node, const Items& items) {
+    for (const WorkItem* item : items) run_in_turn(op, node, *item);
+}
+
+// Runs an operation when what it reads is there and what it overwrites is read: other threads may still read
+// the whole of a map whose place it writes to, or still write rows that it reads.
+template <class Op>
+void Executor::run_in_turn(const Op& op, const Node& node, const WorkItem& item) {
+    constexpr bool makes_map = row_of<Op>().makes == Form::map;
+    if ((reading_ && makes_map) || (writing_ && reads_rows_of_others<Op>())) sync();
+    run(op, node, item);
+    if (makes_map && !writing_) sync();
+}
+
+void Executor::copy(int64_t from, int64_t to, const WorkItem& item) {
+    const Place &a = at(from), &b = at(to);
+    if (!a.shape.is_map()) {
+        std::copy_n(vector(from, item), a.shape.c, vector(to, item));
+        return;
+    }
+    if (reading_ || writing_) sync();
+    const auto [begin, end] = share(a.shape.h);
+    for (int64_t y = begin; y < end; ++y)
+        std::memcpy(pixel(b, item, y), pixel(a, item, y), a.shape.w * a.channels * kernels_.entry_size);
+    sync();
+}
+
+// Lists the weights of linear layers from a step on to the next choice or exit, as far as this thread reads
+// them.
+void Executor::prefetch_linears(size_t index) {
+    prefetch_.clear();
+    const auto& steps = network_.program.steps;
+    for (; index < steps.size(); ++index) {
+        const auto* sequence = std::get_if<Sequence>(&steps[index]);
+        if (!sequence) return;
+        for (const Node& node : sequence->nodes) {
+            if (!std::holds_alternative<ops::Linear>(node.op)) continue;
+            const auto weight = packed(node).weight;
+            const auto [begin, end] = linear_share(node);
+            const size_t each = weight.size() / at(node.out).shape.c;
+            if (begin < end) prefetch_.add(weight.data() + begin * each, (end - begin) * each);
+        }
+    }
+}
+
+void execute(const Network& network, const Worker& worker, std::span<const WorkItem> items) {
+    Executor(network, worker).run(items);
+}
+
+}  // namespace sidestep

@@ -1,0 +1,106 @@
+// Runs work items step by step. Operations on maps are in map_ops.inl, those on vectors in vector_ops.inl.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "run/network.h"
+
+namespace sidestep {
+
+class Executor {
+  public:
+    Executor(const Network& network, const Worker& worker)
+        : network_(network), kernels_(network.kernels), worker_(worker), places_(network.layout.places) {}
+
+    void run(std::span<const WorkItem> items);
+
+  private:
+    using Items = std::vector<const WorkItem*>;
+    using Range = std::pair<int64_t, int64_t>;
+
+    // What a thread computes of a convolution: rows of the output and blocks of its channels; either all rows
+    // or all blocks.
+    struct ConvShare {
+        Range rows, blocks;
+        bool by_rows;
+    };
+
+    // Where things lie.
+    const Place& at(int64_t id) const { return places_[id]; }
+    const Packed& packed(const Node& node) const { return network_.packed[node.index]; }
+    float* vector(int64_t id, const WorkItem& item) const {
+        return (at(id).shared ? item.shared_vectors : item.vectors) + at(id).offset;
+    }
+    std::byte* pixel(const Place& p, const WorkItem& item, int64_t y, int64_t x = 0) const {
+        return item.maps + (p.offset + p.first + y * p.row_step + x * p.channels) * kernels_.entry_size;
+    }
+    Rows rows(const Place& p, int64_t count) const { return {count, p.shape.w, p.channels, p.row_step}; }
+
+    // What threads that share an image divide between them.
+    Range share(int64_t count) const {
+        return {count * worker_.rank / worker_.group_size, count * (worker_.rank + 1) / worker_.group_size};
+    }
+    ConvShare conv_share(const Packed& packed, const Place& in, const Place& out) const;
+    Range linear_share(const Node& node) const;
+    void sync() {
+        if (worker_.barrier) worker_.barrier->wait();
+        reading_ = writing_ = false;
+    }
+
+    // executor.cpp: steps
+    void start(const WorkItem& item);
+    void load(const WorkItem& item);
+    void finish(const WorkItem& item, int64_t scores, int64_t exit);
+    void take(const Sequence& sequence, Items& items, size_t index);
+    void take(const Choice& choice, Items& items, size_t index);
+    void take(const Exit& exit, Items& items, size_t index);
+    void run_option(const Option& option, const Copies& copies, const Items& items);
+    bool leaves(const Exit& exit, const WorkItem& item) const;
+    void run_nodes(const std::vector<Node>& nodes, const Items& items);
+    template <class Op>
+    void run_all(const Op& op, const Node& node, const Items& items);
+    template <class Op>
+    void run_in_turn(const Op& op, const Node& node, const WorkItem& item);
+    void copy(int64_t from, int64_t to, const WorkItem& item);
+    void prefetch_linears(size_t index);
+
+    // One specialisation for every operation of the table but Linear. Of a map every thread that shares the
+    // image makes its rows; of a vector every thread makes all entries. A convolution by rows sets writing_.
+    template <class Op>
+    void run(const Op& op, const Node& node, const WorkItem& item);
+    // map_ops.inl
+    void winograd(const ops::Conv& conv, const Node& node, const WorkItem& item);
+    template <class Op>
+    void pool(const Op& op, const Node& node, const WorkItem& item, int64_t padding, bool mean);
+    void affine(int64_t in, const Node& node, const WorkItem& item, const float* weight, const float* bias,
+                Relu relu);
+    void shared_gap(const Place& in, const WorkItem& item, float* out);
+
+    // vector_ops.inl; Linear reads its weights once for all items, and shares out entries of shared vectors
+    void run_all(const ops::Linear& linear, const Node& node, const Items& items);
+    template <class Op, class F>
+    void join(const Op& op, const Node& node, const WorkItem& item, const F& f);
+    template <class Op, class F>
+    void each(const Op& op, const Node& node, const WorkItem& item, const F& f);
+
+    const Network& network_;
+    const Kernels& kernels_;
+    const Worker& worker_;
+    const std::vector<Place>& places_;
+    std::vector<Items> items_of_option_;  // kept, so that a choice allocates nothing
+    int64_t choices_ = 0, exits_ = 0;     // steps of these kinds so far
+    PrefetchQueue prefetch_;
+    int64_t rounds_ = 0;
+    // What has happened since the last barrier, the same for every thread that shares the image: maps were
+    // read as a whole; rows of a map were written that only their thread may read yet.
+    bool reading_ = false, writing_ = false;
+};
+
+// The ReLU at the end of an operation.
+template <class Op>
+Relu relu_of(const Op& op) {
+    return {op.relu, op.slope};
+}
+
+}  // namespace sidestep

@@ -1,0 +1,243 @@
+// Operations that make maps, or vectors out of maps. Included by executor.cpp.
+
+// How many times the maps' memory weights must have for threads to share them out: with less, reading the
+// rows that others have made costs more than reading all weights. Chosen by benchmarks/bench_engine.py.
+constexpr int64_t WEIGHTS_OVER_MAPS = 8;
+
+// Threads share out the rows of a map, or blocks of channels where the weights outweigh the maps: then each
+// reads its own weights and all of the input, of which the others have made a part.
+Executor::ConvShare Executor::conv_share(const Packed& packed, const Place& in, const Place& out) const {
+    const auto blocks = static_cast<int64_t>(packed.blocks.size());
+    const int64_t entries = in.shape.h * in.row_step + out.shape.h * out.row_step;
+    const auto weights = static_cast<int64_t>(packed.weight.size());
+    const bool heavy = weights > WEIGHTS_OVER_MAPS * entries * kernels_.entry_size;
+    if (heavy && blocks % worker_.group_size == 0) return {{0, out.shape.h}, share(blocks), false};
+    return {share(out.shape.h), {0, blocks}, true};
+}
+
+template <>
+void Executor::run(const ops::Conv& conv, const Node& node, const WorkItem& item) {
+    const Packed& packed = this->packed(node);
+    if (!packed.run) return winograd(conv, node, item);
+    const Place &in = at(conv.in), &out = at(node.out);
+    const auto [lines, blocks, by_rows] = conv_share(packed, in, out);
+    writing_ = by_rows;
+    if (lines.first == lines.second || blocks.first == blocks.second) return;
+    ConvRows rows{};
+    rows.in = pixel(in, item, lines.first * conv.stride - conv.padding, -conv.padding);
+    rows.weight = packed.weight.data();
+    rows.blocks = &packed.blocks[blocks.first];
+    rows.num_blocks = blocks.second - blocks.first;
+    rows.bias = packed.bias.data();
+    rows.residual = conv.residual == NONE ? nullptr : pixel(at(conv.residual), item, lines.first);
+    rows.out = pixel(out, item, lines.first);
+    rows.rows = lines.second - lines.first;
+    rows.pixels = out.shape.w;
+    rows.kernel_rows = network_.program.tensors[conv.weight].shape[2];
+    rows.run = packed.run;
+    rows.row_step = in.row_step;
+    rows.in_row_step = conv.stride * in.row_step;
+    rows.out_row_step = out.row_step;
+    rows.pixel_step = conv.stride * in.channels;
+    rows.out_step = out.channels;
+    rows.relu = relu_of(conv);
+    rows.prefetch = &prefetch_;
+    kernels_.conv_rows(rows);
+}
+
+void Executor::winograd(const ops::Conv& conv, const Node& node, const WorkItem& item) {
+    const Packed& packed = this->packed(node);
+    const Place &in = at(conv.in), &out = at(node.out);
+    const auto [lines, blocks, by_rows] = conv_share(packed, in, out);
+    writing_ = by_rows;
+    if (lines.first == lines.second || blocks.first == blocks.second) return;
+    Winograd rows{};
+    rows.in = pixel(in, item, lines.first - 1, -1);
+    rows.weight = packed.weight.data();
+    rows.bias = packed.bias.data();
+    rows.residual = conv.residual == NONE ? nullptr : pixel(at(conv.residual), item, lines.first);
+    rows.out = pixel(out, item, lines.first);
+    rows.scratch = worker_.scratch;
+    rows.rows = lines.second - lines.first;
+    rows.pixels = out.shape.w;
+    rows.inputs = in.channels;
+    rows.outputs = out.channels;
+    rows.begin = packed.blocks[blocks.first].first;
+    rows.end = packed.blocks[blocks.second - 1].first + packed.blocks[blocks.second - 1].width;
+    rows.row_step = in.row_step;
+    rows.out_row_step = out.row_step;
+    rows.relu = relu_of(conv);
+    rows.prefetch = &prefetch_;
+    kernels_.winograd(rows);
+}
+
+template <class Op>
+void Executor::pool(const Op& op, const Node& node, const WorkItem& item, int64_t padding, bool mean) {
+    const Place &in = at(op.in), &out = at(node.out);
+    const auto [begin, end] = share(out.shape.h);
+    for (int64_t y = begin; y < end; ++y) {
+        const int64_t top = std::max<int64_t>(y * op.stride - padding, 0);
+        const int64_t bottom = std::min(y * op.stride - padding + op.kernel, in.shape.h);
+        for (int64_t x = 0; x < out.shape.w; ++x) {
+            const int64_t left = std::max<int64_t>(x * op.stride - padding, 0);
+            const int64_t right = std::min(x * op.stride - padding + op.kernel, in.shape.w);
+            const Rows window{bottom - top, right - left, std::min(in.channels, out.channels), in.row_step};
+            kernels_.window(pixel(in, item, top, left), window, pixel(out, item, y, x), in.channels, mean);
+        }
+    }
+}
+
+template <>
+void Executor::run(const ops::MaxPool& op, const Node& node, const WorkItem& item) {
+    pool(op, node, item, op.padding, false);
+}
+
+template <>
+void Executor::run(const ops::AvgPool& op, const Node& node, const WorkItem& item) {
+    pool(op, node, item, 0, true);
+}
+
+template <>
+void Executor::run(const ops::Pad& pad, const Node& node, const WorkItem& item) {
+    const Place &in = at(pad.in), &out = at(node.out);
+    const int64_t size = kernels_.entry_size;
+    const auto [begin, end] = share(out.shape.h);
+    for (int64_t y = begin; y < end; ++y)
+        for (int64_t x = 0; x < out.shape.w; ++x) {
+            std::byte* to = pixel(out, item, y, x);
+            std::memset(to, 0, out.channels * size);
+            std::memcpy(to + pad.before * size, pixel(in, item, y * pad.stride, x * pad.stride),
+                        in.shape.c * size);
+        }
+}
+
+void Executor::affine(int64_t from, const Node& node, const WorkItem& item, const float* weight,
+                      const float* bias, Relu relu) {
+    const Place &in = at(from), &out = at(node.out);
+    const auto [begin, end] = share(out.shape.h);
+    Rows in_rows = rows(in, end - begin);
+    in_rows.channels = std::min(in.channels, out.channels);
+    kernels_.affine(pixel(in, item, begin), pixel(out, item, begin), in_rows, in.channels,
+                    rows(out, end - begin), weight, bias, relu);
+}
+
+template <>
+void Executor::run(const ops::Affine& op, const Node& node, const WorkItem& item) {
+    affine(op.in, node, item, packed(node).factors.data(), packed(node).bias.data(), relu_of(op));
+}
+
+template <>
+void Executor::run(const ops::Scale& scale, const Node& node, const WorkItem& item) {
+    affine(scale.in, node, item, vector(scale.factors, item), nullptr, {});
+}
+
+template <>
+void Executor::run(const ops::Relu& relu, const Node& node, const WorkItem& item) {
+    affine(relu.in, node, item, nullptr, nullptr, {true, relu.slope});
+}
+
+template <>
+void Executor::run(const ops::Add& add, const Node& node, const WorkItem& item) {
+    const Place &a = at(add.a), &b = at(add.b), &out = at(node.out);
+    const auto [begin, end] = share(out.shape.h);
+    for (int64_t y = begin; y < end; ++y)
+        kernels_.add(pixel(a, item, y), pixel(b, item, y), pixel(out, item, y), out.shape.w * out.channels,
+                     relu_of(add));
+}
+
+template <>
+void Executor::run(const ops::Concat& concat, const Node& node, const WorkItem& item) {
+    const Place& out = at(node.out);
+    const int64_t size = kernels_.entry_size;
+    const auto [begin, end] = share(out.shape.h);
+    int64_t first = 0;
+    for (int64_t id : concat.in) {
+        const Place& in = at(id);
+        for (int64_t y = begin; y < end; ++y)
+            for (int64_t x = 0; x < out.shape.w; ++x)
+                std::memcpy(pixel(out, item, y, x) + first * size, pixel(in, item, y, x), in.shape.c * size);
+        first += in.shape.c;
+    }
+}
+
+namespace {
+
+// A place between two entries along one axis, as PyTorch: of pixel centres, or of corners with align_corners.
+struct Between {
+    int64_t lower, upper;
+    float share;  // of the upper one
+
+    Between(int64_t i, int64_t to, int64_t from, bool corners) {
+        const float at = !corners ? std::max((i + 0.5f) * from / to - 0.5f, 0.0f)
+                         : to > 1 ? static_cast<float>(i) * (from - 1) / (to - 1)
+                                  : 0.0f;
+        lower = std::min(static_cast<int64_t>(at), from - 1);
+        upper = std::min(static_cast<int64_t>(at) + 1, from - 1);
+        share = at - static_cast<int64_t>(at);
+    }
+};
+
+}  // namespace
+
+// Bilinear.
+template <>
+void Executor::run(const ops::Resize& resize, const Node& node, const WorkItem& item) {
+    const Place &in = at(resize.in), &out = at(node.out);
+    const int64_t channels = std::min(in.channels, out.channels);
+    std::vector<float> part(channels), sum(out.channels);
+    auto add = [&](int64_t y, int64_t x, float factor) {
+        kernels_.to_floats(pixel(in, item, y, x), channels, part.data());
+        for (int64_t c = 0; c < channels; ++c) sum[c] += factor * part[c];
+    };
+    const auto [begin, end] = share(out.shape.h);
+    for (int64_t i = begin; i < end; ++i) {
+        const Between y(i, out.shape.h, in.shape.h, resize.align_corners);
+        for (int64_t j = 0; j < out.shape.w; ++j) {
+            const Between x(j, out.shape.w, in.shape.w, resize.align_corners);
+            std::fill(sum.begin(), sum.end(), 0.0f);
+            add(y.lower, x.lower, (1 - y.share) * (1 - x.share));
+            add(y.lower, x.upper, (1 - y.share) * x.share);
+            add(y.upper, x.lower, y.share * (1 - x.share));
+            add(y.upper, x.upper, y.share * x.share);
+            kernels_.from_floats(sum.data(), out.channels, pixel(out, item, i, j));
+        }
+    }
+}
+
+template <>
+void Executor::run(const ops::Gap& gap, const Node& node, const WorkItem& item) {
+    const Place& in = at(gap.in);
+    float* out = vector(node.out, item);
+    if (worker_.group_size == 1)
+        kernels_.sum(pixel(in, item, 0), rows(in, in.shape.h), out);
+    else
+        shared_gap(in, item, out);
+    const float scale = 1.0f / static_cast<float>(in.shape.h * in.shape.w);
+    for (int64_t c = 0; c < in.shape.c; ++c) out[c] *= scale;
+}
+
+// Every thread sums the rows that it has written itself, since what others wrote is far from this core, and
+// then adds up all sums in the same order. Room for two rounds: no thread is two barriers before another.
+void Executor::shared_gap(const Place& in, const WorkItem& item, float* out) {
+    const int64_t step = worker_.partial_sums_step;
+    float* sums = worker_.partial_sums + (rounds_++ % 2) * worker_.group_size * step;
+    const auto [begin, end] = share(in.shape.h);
+    kernels_.sum(pixel(in, item, begin), rows(in, end - begin), sums + worker_.rank * step);
+    sync();
+    std::copy_n(sums, in.channels, out);
+    for (int rank = 1; rank < worker_.group_size; ++rank)
+        for (int64_t c = 0; c < in.channels; ++c) out[c] += sums[rank * step + c];
+}
+
+template <>
+void Executor::run(const ops::Flatten& flatten, const Node& node, const WorkItem& item) {
+    const Place& in = at(flatten.in);
+    reading_ = true;
+    float* out = vector(node.out, item);
+    std::vector<float> channels(in.channels);
+    for (int64_t y = 0; y < in.shape.h; ++y)
+        for (int64_t x = 0; x < in.shape.w; ++x) {
+            kernels_.to_floats(pixel(in, item, y, x), in.channels, channels.data());
+            for (int64_t c = 0; c < in.shape.c; ++c) out[(c * in.shape.h + y) * in.shape.w + x] = channels[c];
+        }
+}
