@@ -1,7 +1,7 @@
 """How fast ResNet-110 with relational routers trains, all losses included, and what each choice brings.
 
-On a CPU: memory format, precision, compiled units and threads, against the static network and against the
-same training written plainly, each in a process of its own, as trainings are. On a GPU: steps run one
+On a CPU: passes, memory format, precision and threads, against the static network, each in a process of its
+own, as trainings are. On a GPU: steps run one
 operation after the other, with compiled units, as one CUDA graph, and several trainings side by side, for
 some batch sizes.
 """
@@ -18,25 +18,23 @@ from itertools import count
 import torch
 from lightning_fabric import Fabric
 from measure import Ratio, in_processes, interleave, options, random_batch, report
-from plain_training import plain_step
 
 from sidestep.cost.macs import measure_cost
-from sidestep.fused.compiled import compiled_units
+from sidestep.execution.execution import masked
+from sidestep.fused.training_execution import training_execution
 from sidestep.methods.rdi_net import RDI_NET, RdiNetConfig
 from sidestep.methods.static import STATIC, StaticConfig
 from sidestep.networks.models import ModelConfig, build_backbone
-from sidestep.networks.network import masked
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.samplers import Noise
-from sidestep.training.loop import NOTED_EVERY
-from sidestep.training.malloc import keep_freed_memory
+from sidestep.training.loop import LOG_EVERY
 from sidestep.training.optimizer import TensorRates, build_optimizer
 from sidestep.training.step import TrainingStep, select_parameters
 from sidestep.training.training_config import Phase, TrainingConfig
 from sidestep.training.update import WARM_UP_STEPS, EagerUpdate, GraphedUpdate, Update
 from sidestep.types import Batch
 
-STATIC_AIM, PLAIN_AIM = 1 / 0.75, 1 / 2.5
+STATIC_AIM = 1 / 0.75
 PHASE = Phase(name="measured", epochs=1, lr=0.01)
 
 
@@ -48,7 +46,7 @@ class Way:
         routed: whether the network has routers.
         precision: of the arithmetic.
         channels_last: memory format.
-        compiled: whether units are compiled.
+        compiled: whether passes are compiled; None runs units as they are printed.
         graph: whether steps are replayed as CUDA graphs.
         threads: that it may use; 0 stands for all.
         replicas: trainings side by side, each on a stream of its own.
@@ -57,18 +55,19 @@ class Way:
     routed: bool = True
     precision: str = "bf16-mixed"
     channels_last: bool = True
-    compiled: bool = False
+    compiled: bool | None = False
     graph: bool = False
     threads: int = 0
     replicas: int = 1
 
 
-OURS, STATIC_STEP, PLAIN = "bf16, channels_last", "static network, bf16, channels_last", "written plainly"
+OURS, STATIC_STEP = "bf16, channels_last", "static network, bf16, channels_last"
 COMPILED = "bf16, channels_last, compiled"
 ON_CPU = {
     OURS: Way(),
     STATIC_STEP: Way(routed=False),
     COMPILED: Way(compiled=True),
+    "bf16, channels_last, units as printed": Way(compiled=None),
     "bf16, NCHW": Way(channels_last=False),
     "float32, channels_last": Way(precision="32-true"),
     "float32, NCHW": Way(precision="32-true", channels_last=False),
@@ -94,7 +93,7 @@ def network_of(way: Way) -> RoutedNetwork:
     return RoutedNetwork(backbone, RDI_NET.router(backbone, RdiNetConfig()) if way.routed else None)
 
 
-# What is compiled stays so until the process ends.
+# What is opened for a training stays so until the process ends.
 KEPT_OPEN = ExitStack()
 
 
@@ -105,19 +104,23 @@ def update_of(way: Way, fabric: Fabric, batch_size: int) -> Update:
     method, settings = (RDI_NET, RdiNetConfig()) if way.routed else (STATIC, StaticConfig())
     config = TrainingConfig(phases=[PHASE], batch_size=batch_size)
     select_parameters(network, PHASE.train)()
+    execution = masked
+    if way.compiled is not None:
+        chosen = training_execution(network, way.compiled, macs=0.0, fabric=fabric)
+        execution = KEPT_OPEN.enter_context(chosen)
     step = TrainingStep(
         network,
         method=method,
         settings=settings,
         cost=measure_cost(network, (32, 32)).to(fabric.device),
         config=config,
-        execution=KEPT_OPEN.enter_context(compiled_units(network)) if way.compiled else masked,
+        execution=execution,
     )
     optimizer = build_optimizer(network, PHASE, config.optimizer)
     eager = EagerUpdate(step, optimizer, fabric, phase=PHASE, noise=Noise(torch.Generator(fabric.device)))
     if not way.graph:
         return eager
-    TensorRates(optimizer, fabric.device).settle()
+    TensorRates(optimizer, fabric.device).write()
     return GraphedUpdate(eager, print)
 
 
@@ -138,7 +141,7 @@ def training(way: Way, batch: Batch, accelerator: str) -> Callable[[], None]:
         number = next(steps)
         for update, stream in zip(updates, streams, strict=True):
             with torch.cuda.stream(stream):
-                update(batch, progress=0.5, seed=number, noted=number % NOTED_EVERY == 0)
+                update(batch, progress=0.5, seed=number, log_figures=number % LOG_EVERY == 0)
         if on_gpu:
             torch.cuda.synchronize()
         torch.set_num_threads(cores)
@@ -146,24 +149,10 @@ def training(way: Way, batch: Batch, accelerator: str) -> Callable[[], None]:
     return run
 
 
-def check_plain(batch: Batch) -> None:
-    """Stop where the plain training is not the same training: equal weights must have an equal loss."""
-    way = Way(precision="32-true", channels_last=False)
-    ours = update_of(way, Fabric(accelerator="cpu", devices=1), len(batch.labels))
-    plain = plain_step(network_of(way), RdiNetConfig(), batch)()
-    loss = float(ours(batch, progress=0.5, seed=0, noted=False)["loss"])
-    if abs(loss - plain) > 1e-3 * abs(plain):
-        raise SystemExit(f"the plain loss must be sidestep's, got {plain} and {loss}")
-
-
 def start_on_cpu(name: str, size: int) -> Callable[[], object]:
-    """Return a call that trains a way of a CPU, or the plain training, by one step."""
+    """Return a call that trains a way of a CPU by one step."""
     torch.manual_seed(0)
-    batch = random_batch(size)
-    if name == PLAIN:
-        return plain_step(network_of(Way()), RdiNetConfig(), replace(batch, images=batch.images.contiguous()))
-    keep_freed_memory()  # as `fit` does, and a script written plainly does not
-    return training(ON_CPU[name], batch, "cpu")
+    return training(ON_CPU[name], random_batch(size), "cpu")
 
 
 def compared(pairs: list[tuple[str, str, float | None]], size: int, seconds: float) -> list[Ratio]:
@@ -180,9 +169,7 @@ def compared(pairs: list[tuple[str, str, float | None]], size: int, seconds: flo
 def on_cpu(chosen: Namespace) -> list[Ratio]:
     """Return the lines of a CPU, for the first batch size."""
     size = chosen.batch_sizes[0]
-    batch = random_batch(size)
-    check_plain(replace(batch, images=batch.images.contiguous()))
-    aims = [(OURS, STATIC_STEP, STATIC_AIM), (OURS, PLAIN, PLAIN_AIM), (COMPILED, PLAIN, PLAIN_AIM)]
+    aims = [(OURS, STATIC_STEP, STATIC_AIM), (COMPILED, STATIC_STEP, STATIC_AIM)]
     known = (OURS, STATIC_STEP, COMPILED)
     groups = [*aims, (COMPILED, OURS, None)], [(n, OURS, None) for n in ON_CPU if n not in known]
     return [line for group in groups for line in compared(group, size, chosen.seconds)]
@@ -195,7 +182,7 @@ def on_gpu(chosen: Namespace) -> list[Ratio]:
         batch = random_batch(size, "cuda")
         calls = {name: training(way, batch, "cuda") for name, way in ON_GPU.items()}
         for call in calls.values():
-            for _ in range((WARM_UP_STEPS + 1) * NOTED_EVERY):  # both kinds of step are recorded then
+            for _ in range((WARM_UP_STEPS + 1) * LOG_EVERY):  # both kinds of step are recorded then
                 call()
         ms = interleave(calls, seconds=chosen.seconds)
         for name, way in ON_GPU.items():

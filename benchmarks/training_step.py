@@ -7,6 +7,7 @@ bf16 autocast, channels_last, routers of the papers' widths.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -16,6 +17,7 @@ from lightning_fabric import Fabric
 from measure import Ratio, interleave, options, random_batch, report
 
 from sidestep.cost.macs import measure_cost
+from sidestep.fused.training_execution import training_execution
 from sidestep.layers.residual import Mix
 from sidestep.losses.paths import rank_loss
 from sidestep.methods.codinet import CODINET, CoDiNetConfig
@@ -28,8 +30,7 @@ from sidestep.networks.families import CifarResNetSettings
 from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.routing.relational import RelationalConfig
 from sidestep.routing.samplers import Noise
-from sidestep.training.loop import NOTED_EVERY
-from sidestep.training.malloc import keep_freed_memory
+from sidestep.training.loop import LOG_EVERY
 from sidestep.training.optimizer import build_optimizer
 from sidestep.training.step import TrainingStep, select_parameters
 from sidestep.training.training_config import Phase, TrainingConfig
@@ -72,6 +73,10 @@ CASES = {
 }
 
 
+# What is opened for a training stays so until the process ends.
+KEPT_OPEN = ExitStack()
+
+
 def training_step(case: Case, batch: Batch) -> Callable[[], None]:
     """Return a call that trains a fresh ResNet-110 on the batch once more."""
     torch.manual_seed(0)
@@ -86,8 +91,11 @@ def training_step(case: Case, batch: Batch) -> Callable[[], None]:
     select_parameters(network, phase.train)()
     optimizer = build_optimizer(network, phase, config.optimizer)
     cost = measure_cost(network, (32, 32))
-    step = TrainingStep(network, method=method, settings=settings, cost=cost, config=config)
     fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    execution = KEPT_OPEN.enter_context(training_execution(network, False, macs=0.0, fabric=fabric))
+    step = TrainingStep(
+        network, method=method, settings=settings, cost=cost, config=config, execution=execution
+    )
     update = EagerUpdate(step, optimizer, fabric, phase=phase, noise=Noise(torch.Generator()))
     if method.statistics(settings) is None:
         batch = replace(batch, statistics=None)
@@ -96,7 +104,7 @@ def training_step(case: Case, batch: Batch) -> Callable[[], None]:
 
     def run() -> None:
         number = next(steps)
-        update(batch, progress=0.5, seed=number, noted=number % NOTED_EVERY == 0)
+        update(batch, progress=0.5, seed=number, log_figures=number % LOG_EVERY == 0)
 
     return run
 
@@ -115,7 +123,6 @@ def rank_loss_step(batch: Batch) -> Callable[[], None]:
 def main() -> None:
     chosen = options("Training steps on ResNet-110 against the static one's", seconds=240.0)
     torch.manual_seed(0)
-    keep_freed_memory()
     batch = random_batch(BATCH_SIZE)
     calls = {name: training_step(case, batch) for name, case in CASES.items()}
     calls["static"] = training_step(Case(method=STATIC, settings=StaticConfig()), batch)

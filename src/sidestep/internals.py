@@ -7,19 +7,39 @@ Tested with torch 2.11 and 2.14; `tests/test_internals.py` names what an upgrade
 - `torch.utils._python_dispatch.TorchDispatchMode`: sees every operation of a forward pass, backward of
   functions too. A hook on modules would miss what functions compute.
 - `torch.nn.modules.batchnorm._BatchNorm`: the one base class of BatchNorm in all dimensions.
+- operators of `torch.ops.aten` that begin with an underscore: traces name them, and no function does.
+- `VisionTransformer._pos_embed` of timm: the one step of its `forward_features` that is no module.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
+ADAPTIVE_AVG_POOL2D = torch.ops.aten._adaptive_avg_pool2d
+BATCH_NORM_INFERENCE = torch.ops.aten._native_batch_norm_legit_no_training
+UNSAFE_VIEW = torch.ops.aten._unsafe_view
+
 __all__ = [
+    "ADAPTIVE_AVG_POOL2D",
+    "BATCH_NORM_INFERENCE",
+    "UNSAFE_VIEW",
     "BatchNorm",
     "TorchDispatchMode",
     "tree_flatten",
     "tree_leaves",
     "tree_map",
     "tree_unflatten",
+    "with_positions",
 ]
+
+
+def with_positions(transformer: Any, patches: Tensor) -> Tensor:
+    """Return the (B, N, C) tokens of a vision transformer of timm, given the (B, P, C) patches."""
+    tokens: Tensor = transformer._pos_embed(patches)
+    return tokens

@@ -76,7 +76,7 @@ METHODS: dict[str, dict[str, Any]] = {
 def test_recorded_steps_have_the_curve_of_eager_ones(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "NOTED_EVERY", 4)
+    monkeypatch.setattr(loop, "LOG_EVERY", 4)
     eager = rows(train(recipe(**METHODS[method]), tmp_path / "eager"))
     counts = {"recorded": 0, "repeated": 0}
     with monkeypatch.context() as patch:
@@ -143,13 +143,13 @@ def test_tensor_rates_follow_the_schedule_without_changing_their_tensors() -> No
     weight = torch.nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([{"params": [weight], "lr": 0.5}], lr=0.1)
     rates = TensorRates(optimizer, torch.device("cpu"))
-    rates.settle()
+    rates.write()
     kept = optimizer.param_groups[0]["lr"]
     for value in (0.25, 0.125):
         optimizer.param_groups[0]["lr"] = value
-        rates.settle()
+        rates.write()
         assert optimizer.param_groups[0]["lr"] is kept and float(kept) == value
-    rates.settle()
+    rates.write()
     assert float(kept) == 0.125
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sidestep.backbones.backbone import Backbone
 from sidestep.errors import RecipeError
+from sidestep.internals import with_positions
 from sidestep.layers.unit import Unit
 
 Granularity = Literal["blocks", "sublayers"]
@@ -221,7 +222,7 @@ class WrappedTransformer(WrappedNetwork):
 
     def stem(self, images: Tensor) -> Tensor:
         network = self.network
-        tokens = network._pos_embed(network.patch_embed(images))
+        tokens = with_positions(network, network.patch_embed(images))
         features: Tensor = network.norm_pre(network.patch_drop(tokens))
         return features
 

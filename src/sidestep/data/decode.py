@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -218,6 +219,7 @@ def decode_batches(
             batch_size=None,
             num_workers=min(workers, len(requests)),
             pin_memory=pin_memory,
+            multiprocessing_context=_start_method() if workers and requests else None,
             generator=torch.Generator(),  # or else every pass over the images would draw from the global one
         )
         batches = iter(loader)
@@ -225,3 +227,9 @@ def decode_batches(
         if isinstance(decoded, DataError):
             raise decoded
         yield decoded
+
+
+def _start_method() -> str:
+    """Return how processes are started by default; named, it is not fixed for the rest of the program."""
+    chosen: str | None = multiprocessing.get_start_method(allow_none=True)
+    return chosen or multiprocessing.get_all_start_methods()[0]

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sidestep.layers.norm import CIFAR, IMAGENET, NormStyle
+from sidestep.layers.overwriting import may_overwrite
 from sidestep.layers.positions import share_of_macs
 from sidestep.layers.shortcut import make_shortcut
 from sidestep.layers.unit import Unit
@@ -56,7 +57,7 @@ class PreactUnit(Unit):
         if not option:
             return self._shortcut(self._activate(x) if self.activates_shortcut else x)
         branch, shortcut = self._parts(x)
-        return branch + shortcut if branch.requires_grad else branch.add_(shortcut)
+        return branch.add_(shortcut) if may_overwrite(branch) else branch + shortcut
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Return S + v * B, everything computed: the masked reference.

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidestep.errors import RecipeError
-from sidestep.layers.blend import blend_outputs
-from sidestep.layers.fused import norm_blend, norm_relu
+from sidestep.layers.overwriting import may_overwrite
 from sidestep.layers.positions import share_of_macs
 from sidestep.layers.shortcut import Shortcut, make_projection, make_shortcut
 from sidestep.layers.squeeze_excite import SqueezeExcite
@@ -98,14 +97,12 @@ class ResidualUnit(Unit):
         if self.bypass is not None:
             skipped: Tensor = self.bypass(x)
             return skipped
-        return F.relu(self.shortcut(x)) if self.rectifies else self.shortcut(x)
+        return self._rectified(self.shortcut(x))
 
     def execute(self, x: Tensor) -> Tensor:
         """Return the output of the executed unit."""
         branch, shortcut = self.branch(x), self.shortcut(x)
-        # Where no gradient needs it the branch's map is reused: the page faults of a fresh one cost an eighth
-        # of ResNet-110's time at batch 256.
-        total = branch + shortcut if torch.is_grad_enabled() else branch.add_(shortcut)
+        total = branch.add_(shortcut) if may_overwrite(branch) else branch + shortcut
         return F.relu(total, inplace=True)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
@@ -115,16 +112,26 @@ class ResidualUnit(Unit):
             x: (B, C, H, W) features.
             weights: (B, 2) weights of skip and execute.
         """
-        branch, shortcut = self.branch(x), self.shortcut(x)
-        v = weights[:, 1].to(branch.dtype).view(-1, 1, 1, 1)
+        return self.blended(self.branch(x), x, weights[:, 1])
+
+    def blended(self, branch: Tensor, x: Tensor, execution: Tensor) -> Tensor:
+        """Return what `forward` does, given the branch.
+
+        Args:
+            branch: (B, C, H, W) output B(x) of the branch.
+            x: input of the unit.
+            execution: (B,) weight v of executing.
+        """
+        shortcut = self.shortcut(x).to(branch.dtype)
+        v = execution.to(branch.dtype).view(-1, 1, 1, 1)
         if self.mix == "branch":
             return F.relu(shortcut + v * branch)
-        if self.rectifies or self.bypass is not None:
-            # blend_outputs would add what skip() returns to the branch, and the executed block adds S.
-            executed = F.relu(shortcut + branch)
-            skipped = F.relu(shortcut) if self.bypass is None else self.bypass(x)
-            return torch.lerp(skipped.to(executed.dtype), executed, v)
-        return blend_outputs(branch, shortcut, weights[:, 1])
+        executed = F.relu(shortcut + branch)
+        skipped = self._rectified(shortcut) if self.bypass is None else self.bypass(x).to(branch.dtype)
+        return torch.lerp(skipped, executed, v)
+
+    def _rectified(self, shortcut: Tensor) -> Tensor:
+        return F.relu(shortcut) if self.rectifies else shortcut
 
 
 class _Block(ResidualUnit):
@@ -132,7 +139,6 @@ class _Block(ResidualUnit):
 
     downsample: nn.Module | None
     se: SqueezeExcite | None
-    fuses = True
 
     def _close(self, in_channels: int, out_channels: int, stride: int, config: BlockConfig) -> None:
         """Add what follows the convolutions: squeeze-and-excitation, the shortcut, and a way around both."""
@@ -153,23 +159,7 @@ class _Block(ResidualUnit):
 
     def convolutions(self, x: Tensor) -> Tensor:
         """Return the branch up to its last BatchNorm."""
-        out: Tensor = self.last_norm(self.before_norm(x))
-        return out
-
-    def before_norm(self, x: Tensor) -> Tensor:
-        """Return the branch in front of its last BatchNorm."""
         raise NotImplementedError
-
-    @property
-    def last_norm(self) -> nn.Module:
-        """Return the branch's last BatchNorm."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Return what `ResidualUnit.forward` does, with the last BatchNorm as part of the blend."""
-        if self.mix == "branch" or self.rectifies or self.bypass is not None or self.se is not None:
-            return super().forward(x, weights)
-        return norm_blend(self.last_norm, self.before_norm(x), self.shortcut(x), weights[:, 1])
 
 
 class BasicBlock(_Block):
@@ -202,13 +192,10 @@ class BasicBlock(_Block):
         self.bn2 = nn.BatchNorm2d(out_channels)
         self._close(in_channels, out_channels, stride, config)
 
-    def before_norm(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv2(norm_relu(self.bn1, self.conv1(x)))
-        return out
-
-    @property
-    def last_norm(self) -> nn.Module:
-        return self.bn2
+    def convolutions(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        last: Tensor = self.bn2(self.conv2(out))
+        return last
 
     def share_of_macs(self, positions: Tensor) -> Tensor:
         return share_of_macs((self.conv1, self.conv2), positions)
@@ -250,14 +237,11 @@ class Bottleneck(_Block):
         self.bn3 = nn.BatchNorm2d(out_channels)
         self._close(in_channels, out_channels, stride, config)
 
-    def before_norm(self, x: Tensor) -> Tensor:
-        out = norm_relu(self.bn1, self.conv1(x))
-        last: Tensor = self.conv3(norm_relu(self.bn2, self.conv2(out)))
+    def convolutions(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
+        last: Tensor = self.bn3(self.conv3(out))
         return last
-
-    @property
-    def last_norm(self) -> nn.Module:
-        return self.bn3
 
     def share_of_macs(self, positions: Tensor) -> Tensor:
         return share_of_macs((self.conv1, self.conv2, self.conv3), positions)
@@ -275,7 +259,7 @@ class HalfBlock(BasicBlock):
     def run(self, option: int, x: Tensor) -> Tensor:
         if option != 1:
             return super().run(option, x)
-        first = norm_relu(self.bn1, self.conv1(x))
+        first = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.shortcut(x) + first, inplace=True)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidestep.errors import RecipeError
+from sidestep.layers.overwriting import may_overwrite
 from sidestep.layers.pool import global_average_pool
 
 
@@ -24,10 +25,10 @@ class SqueezeExcite(nn.Module):
         self.fc2 = nn.Linear(channels // ratio, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the (B, C, H, W) features scaled; where no gradient needs x, its map is reused."""
+        """Return the (B, C, H, W) features scaled."""
         hidden = F.relu(self.fc1(global_average_pool(x)), inplace=True)
         scale = torch.sigmoid(self.fc2(hidden))[:, :, None, None]
-        return x * scale if torch.is_grad_enabled() else x.mul_(scale)
+        return x.mul_(scale) if may_overwrite(x) else x * scale
 
 
 def check_se_ratio(ratio: int | None, channels: int) -> None:

@@ -17,11 +17,9 @@ class Unit(nn.Module):
         num_options: number K of options.
         keeps_input: whether option 0 returns its input as it is, so that nothing has to be computed for it.
         bypass: what option 0 runs and no other option does, or None; weights of a static network lack it.
-        fuses: whether its forward pass has passes that `layers.fused` compiles.
     """
 
     num_options = 2
-    fuses = False
 
     def __init__(self, *, in_channels: int, stage: int) -> None:
         super().__init__()

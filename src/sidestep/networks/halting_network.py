@@ -53,6 +53,10 @@ class HaltingNetwork(RoutedNetwork):
     def __init__(self, backbone: Backbone, router: HaltingRouter) -> None:
         super().__init__(backbone, router)
 
+    @property
+    def chooses_options(self) -> bool:
+        return False
+
     def visitor(
         self, router: Router | None, sampler: Sampler, execution: Execution, rule: ExitRule | None
     ) -> ForwardPass:

@@ -79,6 +79,11 @@ class DynamicNetwork(nn.Module):
         return _Static(self)
 
     @property
+    def chooses_options(self) -> bool:
+        """Return whether its router weighs the options of units, so that an execution runs them."""
+        return self.router is not None
+
+    @property
     def shape_of_choices(self) -> tuple[int, int]:
         """Return the number L of units and the number K of options of each.
 

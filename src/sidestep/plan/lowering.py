@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from sidestep.internals import tree_leaves, tree_map
+from sidestep.internals import UNSAFE_VIEW, tree_leaves, tree_map
 from sidestep.plan.map_ops import MAP_OPS
 from sidestep.plan.vector_ops import VECTOR_OPS, shape_of
 from sidestep.plan.writer import Constant, Map, Traced, Vector, Writer
@@ -25,7 +25,7 @@ _OF_SHAPE = {
 # Operations that move entries and leave them as they are, and those among them that move none.
 _SAME = {aten.clone.default, aten.detach.default, aten.alias.default}
 _MOVING = _SAME | {
-    *(aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default),
+    *(aten.view.default, UNSAFE_VIEW.default, aten.reshape.default, aten.expand.default),
     *(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default),
     *(aten.permute.default, aten.transpose.int, aten.t.default, aten.flip.default, aten.repeat.default),
     *(aten.select.int, aten.slice.Tensor, aten.select_scatter.default, aten.slice_scatter.default),

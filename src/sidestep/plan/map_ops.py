@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from sidestep.internals import ADAPTIVE_AVG_POOL2D, BATCH_NORM_INFERENCE, UNSAFE_VIEW
 from sidestep.plan.format import Op
 from sidestep.plan.vector_ops import Lower, normalisation, shape_of
 from sidestep.plan.writer import Constant, Map, Traced, Vector, Writer
@@ -221,16 +222,16 @@ MAP_OPS: dict[Any, Lower] = {
     aten.add.Tensor: _add,
     aten.mul.Tensor: _mul,
     aten.native_batch_norm.default: _batch_norm,
-    aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    BATCH_NORM_INFERENCE.default: _batch_norm,
     aten.max_pool2d_with_indices.default: _max_pool,
     aten.avg_pool2d.default: _avg_pool,
     aten.mean.dim: _mean,
-    aten._adaptive_avg_pool2d.default: _adaptive_pool,
+    ADAPTIVE_AVG_POOL2D.default: _adaptive_pool,
     aten.slice.Tensor: _slice,
     aten.constant_pad_nd.default: _pad,
     aten.cat.default: _cat,
     aten.upsample_bilinear2d.default: _resize,
     aten.permute.default: _permute,
     aten.view.default: _view,
-    aten._unsafe_view.default: _view,
+    UNSAFE_VIEW.default: _view,
 }

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from sidestep.internals import BATCH_NORM_INFERENCE
 from sidestep.plan.writer import Constant, Traced, Vector, Writer
 
 aten = torch.ops.aten
@@ -215,5 +216,5 @@ VECTOR_OPS: dict[Any, Lower] = {
     aten.addmm.default: _addmm,
     aten.convolution.default: _convolution,
     aten.native_batch_norm.default: _batch_norm,
-    aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    BATCH_NORM_INFERENCE.default: _batch_norm,
 }

@@ -77,7 +77,7 @@ class GateRouter(Router):
             return always(self.num_options - 1, self.num_options, features), state
         hidden = inner(global_average_pool(features))
         if self.activation:
-            hidden = hidden.relu_()
+            hidden = F.relu(hidden, inplace=True)
         return F.linear(hidden, decide.weight, decide.bias), state
 
 

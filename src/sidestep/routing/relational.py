@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from sidestep.errors import RecipeError
 from sidestep.layers.pool import global_average_pool
-from sidestep.routing.fused_relation import can_relate, relate
 from sidestep.routing.router import Router
 
 _GATE_BIAS = (0.1, 2.0)
@@ -79,7 +78,7 @@ class Edges:
     normalize: bool
 
     def __call__(self, own: Tensor, seen: Sequence[Tensor]) -> Tensor:
-        """Return (B, d) features z, given s~, which they may overwrite, and those seen, newest first."""
+        """Return (B, d) features z, given s~ and those seen, newest first."""
         gamma = self.gamma
         if gamma == 0 or not seen:
             return own
@@ -87,9 +86,9 @@ class Edges:
             weights = [F.cosine_similarity(own, s, dim=1, eps=1e-6).unsqueeze(1) for s in seen]
             total = own + sum((e * s for e, s in zip(weights, seen, strict=True)), torch.zeros_like(own))
             return total / (1 + sum(weights)) if self.normalize else total
-        total, add = own, Tensor.add if torch.is_grad_enabled() else Tensor.add_
+        total = own
         for distance, s in enumerate(seen, start=1):
-            total = add(total, s, alpha=gamma**distance)
+            total = torch.add(total, s, alpha=gamma**distance)
         if self.normalize:
             total = total / sum(gamma**distance for distance in range(len(seen) + 1))
         return total
@@ -145,13 +144,9 @@ class RelationalRouter(Router):
         """Return logits (B, K), and a state with the features s of the last r routers, newest first."""
         gates, seen = state
         align, gcn, weight, bias = gates[unit]
-        pooled = global_average_pool(features)
-        if can_relate(align, pooled):
-            logits, s = relate(align, gcn, (weight, bias), pooled, seen, self.edges)
-        else:
-            s = F.linear(self.edges(align(pooled).relu_(), seen), gcn).relu_()
-            logits = F.linear(s, weight, bias)
-        return logits, (gates, (s, *seen)[: self.config.reach])
+        own = F.relu(align(global_average_pool(features)), inplace=True)
+        s = F.relu(F.linear(self.edges(own, seen), gcn), inplace=True)
+        return F.linear(s, weight, bias), (gates, (s, *seen)[: self.config.reach])
 
     def take(self, state: State, rows: Tensor) -> State:
         gates, seen = state

@@ -26,13 +26,21 @@ from sidestep.training.training_config import ExitLossConfig
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Let what is drawn inside follow from a seed, and leave torch's generator as it was.
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Let what layers draw inside follow from a seed, and leave torch's generators as they were.
 
-    Weights are drawn on the CPU, whichever device they go to.
+    Initial weights are drawn on the CPU, whichever device they go to, and dropout where it computes. All
+    other draws have generators of their own.
+
+    Args:
+        seed: of the draws.
+        device: where layers compute; None builds them only.
     """
-    with torch.random.fork_rng(devices=[]):
+    gpu = device if device is not None and device.type == "cuda" else None
+    with torch.random.fork_rng([] if gpu is None else [gpu]):
         torch.default_generator.manual_seed(seed)
+        if gpu is not None:
+            torch.cuda.default_generators[gpu.index or 0].manual_seed(seed)
         yield
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from sidestep.evaluation.report import evaluate_network
-from sidestep.fused.compiled import training_execution
+from sidestep.fused.training_execution import training_execution
 from sidestep.results.figures import save_keep_rates
-from sidestep.runs.assemble import job_of
+from sidestep.runs.assemble import job_of, seeded
 from sidestep.runs.recipe import Recipe, load_recipe
 from sidestep.runs.run_folder import check_empty, open_run, resumable, start_run_folder
 from sidestep.training.devices import Devices
@@ -51,6 +51,7 @@ def train(
     checkpoint = resumable(folder, recipe) if resume else None
     devices = devices or Devices()
     with devices.launched(recipe.training.precision) as fabric, named_errors(fabric), ExitStack() as stack:
+        stack.enter_context(seeded(recipe.training.seed, fabric.device))
         with _one_at_a_time:
             job = all_succeed(fabric, lambda: job_of(recipe, fabric))
             execution = stack.enter_context(

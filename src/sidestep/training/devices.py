@@ -36,7 +36,7 @@ class Devices:
         num_nodes: number of nodes, which a launcher has to have started; one by default.
         graph: whether a GPU replays steps as CUDA graphs, where they can be recorded.
         compile: whether the units of a routed network are compiled for training; None for where it is known
-            to pay, see `execution.compiled.training_execution`.
+            to pay, see `fused.training_execution`.
     """
 
     accelerator: str = "auto"

@@ -48,4 +48,5 @@ def stop_flag() -> Iterator[StopFlag]:
     finally:
         _shared = None
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # None stands for a handler that Python did not set, and cannot set again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

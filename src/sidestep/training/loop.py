@@ -18,6 +18,7 @@ from sidestep.data import Data, Shard
 from sidestep.errors import InterruptedRunError, TrainingError
 from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.execution.execution import Execution, masked
+from sidestep.fused.training_execution import compiled
 from sidestep.methods.method import Method
 from sidestep.networks.network import DynamicNetwork
 from sidestep.routing.samplers import Noise
@@ -25,7 +26,6 @@ from sidestep.training.checkpoint import Checkpoint, save_checkpoint
 from sidestep.training.distributed import Agreement, mean_sums
 from sidestep.training.interrupt import StopFlag, stop_flag
 from sidestep.training.log import RunLog
-from sidestep.training.malloc import keep_freed_memory, settled_objects
 from sidestep.training.meter import Meter, add_sums
 from sidestep.training.optimizer import TensorRates, build_optimizer, build_schedule
 from sidestep.training.state import TrainingState, restore_optimizer
@@ -35,7 +35,7 @@ from sidestep.training.update import EagerUpdate, GraphedUpdate, Update, obstacl
 from sidestep.types import CostModel
 
 CHECKPOINT_SECONDS = 60.0
-NOTED_EVERY = 10
+LOG_EVERY = 10
 LAST, BEST = "last.safetensors", "best.safetensors"
 
 
@@ -97,14 +97,12 @@ def fit(
         fabric: launched; says devices, processes and precision.
         resume: the last checkpoint of an interrupted run.
         graph: whether a GPU replays its steps as CUDA graphs, where these can be recorded.
-        execution: how units are run in training: `masked`, or the same compiled.
+        execution: how the network is run in training, see `fused.training_execution`.
 
     Raises:
         TrainingError: when the loss is not finite; the last good checkpoint stays.
         InterruptedRunError: after an interrupt, with a checkpoint of the step before it.
     """
-    if fabric.device.type == "cpu":
-        keep_freed_memory()
     trainer = _Trainer(job, folder, fabric, graph=graph, execution=execution)
     if resume is not None:
         trainer.state.restore(resume)
@@ -113,9 +111,8 @@ def fit(
         RunLog(folder, resume_step=position.steps_done, active=fabric.is_global_zero) as log,
         stop_flag() as stop,
         own_stream(fabric.device),
-        settled_objects(),
     ):
-        if execution is not masked:
+        if execution is compiled:
             log.say(
                 "the first steps take a minute longer, since units are compiled; --compile false avoids it"
             )
@@ -171,12 +168,12 @@ class _Trainer:
                 done = position.epoch * self.steps_per_epoch + position.step
                 schedule.step_update(done)
                 if rates is not None:
-                    rates.settle()
+                    rates.write()
                 progress = done / (phase.epochs * self.steps_per_epoch)
-                noted = position.step % NOTED_EVERY == 0
-                self.meter.add(update(batch, progress=progress, seed=self._seed(), noted=noted))
+                log_figures = position.step % LOG_EVERY == 0
+                self.meter.add(update(batch, progress=progress, seed=self._seed(), log_figures=log_figures))
                 # Whoever reads waits for a GPU; a CPU has nothing to wait for.
-                read = noted or not self.on_gpu
+                read = log_figures or not self.on_gpu
                 self._count(read=read)
                 self.state.average()
                 log.advance(self._progress() if read else None)

@@ -58,7 +58,7 @@ def build_schedule(optimizer: torch.optim.Optimizer, phase: Phase, steps_per_epo
 class TensorRates:
     """Learning rates in tensors, which a recorded step reads whenever it is repeated.
 
-    Schedules write numbers; `settle` moves these into the tensors, after every step of the schedule.
+    Schedules write numbers; `write` moves these into the tensors, after every step of the schedule.
 
     Args:
         optimizer: whose groups have them.
@@ -69,7 +69,7 @@ class TensorRates:
         self._groups = optimizer.param_groups
         self._rates = [torch.zeros((), device=device) for _ in self._groups]
 
-    def settle(self) -> None:
+    def write(self) -> None:
         """Put what the schedule has written into the tensors, and these into the groups."""
         for group, rate in zip(self._groups, self._rates, strict=True):
             if group["lr"] is not rate:

@@ -61,7 +61,7 @@ class TrainingStep(nn.Module):
         self._teacher = (teacher,)
 
     def begin(
-        self, phase: Phase, progress: float, noise: Noise, *, noted: bool = True, views: int = 1
+        self, phase: Phase, progress: float, noise: Noise, *, log_figures: bool = True, views: int = 1
     ) -> None:
         """Set what the next forward pass stands in; distributed wrappers pass tensors only.
 
@@ -69,13 +69,13 @@ class TrainingStep(nn.Module):
             phase: which paths are taken.
             progress: position in the phase, in [0, 1].
             noise: source of all draws of the step.
-            noted: whether figures are computed that cost time and are only logged.
+            log_figures: whether figures are computed that cost time and are only logged.
             views: number of views of every image in the batch.
         """
         self._phase = phase
         self._now = settings_at(self.settings, phase, progress)
         self._noise = noise
-        self._noted = noted
+        self._log_figures = log_figures
         self._views = views
 
     def forward(
@@ -105,7 +105,7 @@ class TrainingStep(nn.Module):
         }
         if self._phase.paths == "routed":
             losses |= self.method.losses(output, batch, self.cost, self._now)
-            if statistics is not None and self._noted:
+            if statistics is not None and self._log_figures:
                 paths = output.decisions.relaxed_execution()
                 figures["rank_correlation"] = rank_correlation(paths, statistics)
         return losses, figures

@@ -30,7 +30,7 @@ _Kind = tuple[bool, int, torch.Size]
 class Update(Protocol):
     """A way to take one optimiser step."""
 
-    def __call__(self, batch: Batch, *, progress: float, seed: int, noted: bool) -> Figures:
+    def __call__(self, batch: Batch, *, progress: float, seed: int, log_figures: bool) -> Figures:
         """Update the weights, and return the loss, its terms and what is only logged, all scalars.
 
         The figures hold until the next call.
@@ -39,7 +39,7 @@ class Update(Protocol):
             batch: what the step sees.
             progress: position in the phase, in [0, 1].
             seed: of all draws of the step.
-            noted: whether figures are computed that cost time and are only logged.
+            log_figures: whether figures are computed that cost time and are only logged.
         """
         ...
 
@@ -76,13 +76,13 @@ class EagerUpdate:
         """Draw from a new generator: one whose recording broke off still waits for its end."""
         self._noise.generator = torch.Generator(self.generator.device)
 
-    def __call__(self, batch: Batch, *, progress: float, seed: int, noted: bool) -> Figures:
+    def __call__(self, batch: Batch, *, progress: float, seed: int, log_figures: bool) -> Figures:
         self.generator.manual_seed(seed)
-        return self.run(batch, progress=progress, noted=noted)
+        return self.run(batch, progress=progress, log_figures=log_figures)
 
-    def run(self, batch: Batch, *, progress: float, noted: bool) -> Figures:
+    def run(self, batch: Batch, *, progress: float, log_figures: bool) -> Figures:
         """Do the same with the generator as it stands."""
-        self._step.begin(self._phase, progress, self._noise, noted=noted, views=batch.views)
+        self._step.begin(self._phase, progress, self._noise, log_figures=log_figures, views=batch.views)
         losses, figures = self._module(batch.images, batch.labels, batch.statistics)
         loss = torch.stack(list(losses.values())).sum()
         self._optimizer.zero_grad()
@@ -125,26 +125,26 @@ class GraphedUpdate:
         self._recorded: dict[_Kind, _Recorded] = {}
         self._failed = False
 
-    def __call__(self, batch: Batch, *, progress: float, seed: int, noted: bool) -> Figures:
-        kind = noted, batch.views, batch.images.shape
+    def __call__(self, batch: Batch, *, progress: float, seed: int, log_figures: bool) -> Figures:
+        kind = log_figures, batch.views, batch.images.shape
         self._seen[kind] += 1
         if self._failed or self._seen[kind] <= WARM_UP_STEPS:
-            return self._eager(batch, progress=progress, seed=seed, noted=noted)
+            return self._eager(batch, progress=progress, seed=seed, log_figures=log_figures)
         if kind not in self._recorded:
             try:
-                self._recorded[kind] = self._recording(batch, progress=progress, noted=noted)
+                self._recorded[kind] = self._recording(batch, progress=progress, log_figures=log_figures)
             except RuntimeError as error:
                 self._give_up(error)
-                return self._eager(batch, progress=progress, seed=seed, noted=noted)
+                return self._eager(batch, progress=progress, seed=seed, log_figures=log_figures)
         recorded = self._recorded[kind]
         _copy(batch, recorded.batch)
         self._eager.generator.manual_seed(seed)
         return recorded.repeat()
 
-    def _recording(self, batch: Batch, *, progress: float, noted: bool) -> _Recorded:
+    def _recording(self, batch: Batch, *, progress: float, log_figures: bool) -> _Recorded:
         kept = _cloned(batch)
         repeat = self._record(
-            lambda: self._eager.run(kept, progress=progress, noted=noted), self._eager.generator
+            lambda: self._eager.run(kept, progress=progress, log_figures=log_figures), self._eager.generator
         )
         return _Recorded(kept, repeat)
 

@@ -1,10 +1,18 @@
-"""Functions of tensors as compiled programs, for what training repeats at every unit."""
+"""torch's compiler: the private parts of it that this package uses are used here alone.
+
+Tested with torch 2.11 and 2.14; `tests/test_internals.py` names what an upgrade has moved or changed.
+
+- `torch._dynamo.config.recompile_limit`: torch gives up at the ninth shape of a function, and an ImageNet
+  network has more. `torch.compile` takes the limit itself only in torch 2.14.
+- `torch._inductor.compile`: compiles a graph for one kind of arguments and asks nothing when it is called, as
+  `torch.compile` does, whose questions take as long as a small pass.
+- names of `torch._inductor.config` in `_OPTIONS`: `torch.compile(options=...)` documents no other list.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
@@ -12,8 +20,10 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-_wanted: ContextVar[bool] = ContextVar("fused passes", default=False)
+from sidestep.execution.execution import blend
+from sidestep.layers.unit import Unit
 
+_SHAPES = 64
 _OPTIONS: dict[str, Any] = {
     # Maps are read again rather than stored in between: without these the compiler writes float32 copies.
     "realize_reads_threshold": 1000,
@@ -24,20 +34,10 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-@contextmanager
-def fused_passes() -> Iterator[None]:
-    """Compile what layers and routers can fuse, where that is possible, while this is open in this thread."""
-    token = _wanted.set(True)
-    try:
-        yield
-    finally:
-        _wanted.reset(token)
-
-
-def programs_wanted(x: Tensor) -> bool:
-    """Return whether operations on x should run as compiled programs: on a CPU, where it was asked for."""
-    # First: what compiles a whole unit must not look at anything below.
-    return not torch.compiler.is_compiling() and _wanted.get() and x.is_cpu
+def many_shapes() -> AbstractContextManager[None]:
+    """Return a context in which a compiled function may have a program for each of many shapes."""
+    changed: AbstractContextManager[None] = torch._dynamo.config.patch(recompile_limit=_SHAPES)
+    return changed
 
 
 @cache
@@ -52,10 +52,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Programs:
-    """A function, and a program for every kind of arguments.
-
-    `torch.compile` would do, but asks more, and with every call, which takes as long as a small pass.
-    """
+    """A function, and a program for every kind of arguments."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -77,3 +74,27 @@ class _Programs:
             graph = make_fx(function, tracing_mode="fake")(*tensors)
             program: Callable[..., Any] = torch._inductor.compile(graph, [*tensors], _OPTIONS)
         return program
+
+
+def whole(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
+    """Return what `blend` does, by a program for every kind of unit and shape."""
+    out: Tensor = _whole()(unit, x, weights)
+    return out
+
+
+@cache
+def _whole() -> Callable[[Unit, Tensor, Tensor], Tensor]:
+    return torch.compile(blend, dynamic=False)
+
+
+def compiler_works() -> bool:
+    """Return whether torch can compile for this CPU: a compiler or Python's headers may be missing."""
+    try:
+        torch.compile(_probe, dynamic=False)(torch.zeros(1))
+    except RuntimeError:
+        return False
+    return True
+
+
+def _probe(x: Tensor) -> Tensor:
+    return x + 1

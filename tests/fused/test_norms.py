@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sidestep.layers import fused
-from sidestep.layers.blend import blend_outputs
-from sidestep.layers.companions import companions_of
-from sidestep.layers.fused import norm_blend, norm_relu
-from sidestep.layers.pool import global_average_pool
-from sidestep.layers.programs import fused_passes
+from sidestep.execution.execution import blend, masked
+from sidestep.fused.blocks import cheap_mean
+from sidestep.fused.by_hand import blend_outputs
+from sidestep.fused.companions import companions_of
+from sidestep.fused.norms import norm_blend, norm_relu
+from sidestep.fused.training_execution import compiled
+from sidestep.layers.pool import averaging_by, global_average_pool, spatial_mean
 from sidestep.layers.residual import BasicBlock, BlockConfig, Bottleneck, HalfBlock, ResidualUnit
 from tests import strategies
 
@@ -45,15 +45,27 @@ def map_of(seed: int, channels: int = 16, *, dtype: torch.dtype = torch.float32,
     return x.to(dtype).to(memory_format=CHANNELS_LAST).requires_grad_()
 
 
-def run(
-    function: Callable[..., Tensor], norm: nn.BatchNorm2d, *inputs: Tensor, fuses: bool
-) -> dict[str, Tensor]:
+def plain_norm_relu(norm: nn.Module, x: Tensor) -> Tensor:
+    return torch.relu(norm(x))
+
+
+def plain_norm_blend(norm: nn.Module, x: Tensor, skipped: Tensor, execution: Tensor) -> Tensor:
+    return blend_outputs(norm(x), skipped, execution)
+
+
+PLAIN: dict[Callable[..., Tensor], Callable[..., Tensor]] = {
+    norm_relu: plain_norm_relu,
+    norm_blend: plain_norm_blend,
+}
+
+
+def run(function: Callable[..., Tensor], norm: nn.BatchNorm2d, *inputs: Tensor) -> dict[str, Tensor]:
     """Return output, its means, gradients and statistics."""
     norm.load_state_dict(norm.state_dict() | {"running_mean": torch.zeros(16), "running_var": torch.ones(16)})
     norm.zero_grad()
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
-    with fused_passes() if fuses else nullcontext():
-        out = function(norm, leaves[0].clone(), *leaves[1:])
+    out = function(norm, leaves[0].clone(), *leaves[1:])
+    with averaging_by(cheap_mean if function in PLAIN else spatial_mean):
         means = global_average_pool(out)
     weights = torch.randn(out.shape, generator=strategies.generator(7)).to(out.dtype)
     loss = (out * weights).sum().float() + means.float().square().sum()
@@ -67,7 +79,7 @@ def run(
 def compare(function: Callable[..., Tensor], *inputs: Tensor, **tolerance: float) -> None:
     torch.manual_seed(0)
     norm = lively_norm()
-    mine, theirs = (run(function, norm, *inputs, fuses=fuses) for fuses in (True, False))
+    mine, theirs = (run(way, norm, *inputs) for way in (function, PLAIN[function]))
     for name, value in theirs.items():
         torch.testing.assert_close(
             mine[name], value, msg=lambda text, name=name: f"{name}: {text}", **tolerance
@@ -91,31 +103,28 @@ def test_a_map_in_the_other_memory_format_has_the_same_numbers() -> None:
 
 def test_bfloat16_maps_stay_bfloat16_and_channels_last() -> None:
     x, skipped, execution = map_of(0, dtype=torch.bfloat16), map_of(1, dtype=torch.bfloat16), torch.rand(4)
-    with fused_passes():
-        for out in (norm_relu(lively_norm(), x), norm_blend(lively_norm(), x, skipped, execution)):
-            assert out.dtype == torch.bfloat16
-            assert out.is_contiguous(memory_format=CHANNELS_LAST)
+    for out in (norm_relu(lively_norm(), x), norm_blend(lively_norm(), x, skipped, execution)):
+        assert out.dtype == torch.bfloat16
+        assert out.is_contiguous(memory_format=CHANNELS_LAST)
     compare(norm_relu, x, rtol=0.05, atol=0.05)
 
 
 def test_a_channel_that_is_constant_becomes_its_bias() -> None:
     norm, x = nn.BatchNorm2d(16), torch.full((4, 16, 5, 6), 1000.1).to(memory_format=CHANNELS_LAST)
     nn.init.constant_(norm.bias, 0.25)
-    with fused_passes():
-        assert torch.equal(norm_relu(norm, x), torch.full_like(x, 0.25))
+    assert torch.equal(norm_relu(norm, x), torch.full_like(x, 0.25))
 
 
 def test_statistics_count_the_batch_once() -> None:
     norm = lively_norm()
-    with fused_passes():
-        norm_relu(norm, map_of(0))
+    norm_relu(norm, map_of(0))
     assert int(norm.num_batches_tracked) == 1
 
 
 def test_means_are_those_of_the_map() -> None:
-    with fused_passes():
-        out = norm_blend(lively_norm(), map_of(0), map_of(1), torch.rand(4))
-    torch.testing.assert_close(global_average_pool(out), out.mean((2, 3)))
+    out = norm_blend(lively_norm(), map_of(0), map_of(1), torch.rand(4))
+    means = cheap_mean(out)
+    torch.testing.assert_close(means, out.mean((2, 3)))
 
 
 @pytest.mark.parametrize("kind", UNITS)
@@ -127,12 +136,11 @@ def test_units_train_as_they_do_without(kind: str, frozen: bool) -> None:
     x = torch.rand(4, unit.in_channels, 6, 6).to(memory_format=CHANNELS_LAST)
     weights = torch.rand(4, unit.num_options).softmax(1)
     results = []
-    for fuses in (True, False):
+    for way in (compiled.run, blend):
         unit.load_state_dict(kept)
         unit.zero_grad()
         images, gates = x.clone().requires_grad_(not frozen), weights.clone().requires_grad_()
-        with fused_passes() if fuses else nullcontext():
-            out = unit(images, gates)
+        out = way(unit, images, gates)
         out.square().sum().backward()
         grads = [images.grad, gates.grad, *[p.grad for p in unit.parameters()]]
         results.append([out.detach(), *[g for g in grads if g is not None], *unit.state_dict().values()])
@@ -149,17 +157,16 @@ def test_units_in_a_row_train_as_they_do_without() -> None:
     images = torch.rand(4, 16, 6, 6).to(memory_format=CHANNELS_LAST)
     scales = torch.rand(len(shapes))
     results = []
-    for fuses in (True, False):
+    for execution, mean in ((compiled, cheap_mean), (masked, spatial_mean)):
         units.load_state_dict(kept)
         units.zero_grad()
         x = first = images.clone().requires_grad_()
         pooled = []
-        with fused_passes() if fuses else nullcontext():
-            for unit, scale in zip(units, scales, strict=True):
-                # The weights depend on the map, as a router's do.
-                gate = torch.sigmoid(scale * global_average_pool(x).mean(1))
-                x = unit(x, torch.stack([1 - gate, gate], dim=1))
-                pooled.append(global_average_pool(x))
+        for unit, scale in zip(units, scales, strict=True):
+            # The weights depend on the map, as a router's do.
+            gate = torch.sigmoid(scale * mean(x).mean(1))
+            x = execution.run(unit, x, torch.stack([1 - gate, gate], dim=1))
+            pooled.append(mean(x))
         torch.cat(pooled, dim=1).square().sum().backward()
         assert first.grad is not None
         results.append([x.detach(), first.grad, *[p.grad for p in units.parameters() if p.grad is not None]])
@@ -170,9 +177,8 @@ def test_units_in_a_row_train_as_they_do_without() -> None:
 
 def test_the_gradients_of_a_map_are_added_on_the_way() -> None:
     x, execution = map_of(0), torch.rand(4)
-    with fused_passes():
-        first = norm_blend(lively_norm(), x, map_of(1), execution)
-        second = norm_blend(lively_norm(), first * 2, first, execution)
+    first = norm_blend(lively_norm(), x, map_of(1), execution)
+    second = norm_blend(lively_norm(), first * 2, first, execution)
     companions = companions_of(first)
     assert companions is not None and companions.twin.data_ptr() == first.data_ptr()
     seen = []
@@ -196,19 +202,7 @@ def test_the_gradients_of_a_map_are_added_on_the_way() -> None:
 )
 def test_norms_that_are_not_batch_norms_in_training_are_called(norm: nn.Module) -> None:
     x, skipped, execution = map_of(0).detach(), map_of(1), torch.rand(4)
-    with fused_passes():
-        mine = norm_relu(norm, x.clone()), norm_blend(norm, x, skipped, execution)
-    expected = torch.relu(norm(x)), blend_outputs(norm(x), skipped, execution)
+    mine = norm_relu(norm, x.clone()), norm_blend(norm, x, skipped, execution)
+    expected = plain_norm_relu(norm, x), plain_norm_blend(norm, x, skipped, execution)
     for one, other in zip(mine, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
-
-
-def test_nothing_is_compiled_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("must not be compiled")
-
-    monkeypatch.setattr(fused, "compiled", refuse)
-    norm_relu(lively_norm(), map_of(0).clone())
-    with pytest.raises(AssertionError, match="must not be compiled"), fused_passes():
-        norm_relu(lively_norm(), map_of(0).clone())
-    norm_relu(lively_norm(), map_of(0).clone())

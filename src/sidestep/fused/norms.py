@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sidestep.layers.blend import blend_outputs
-from sidestep.layers.companions import Companions, attach, companions_of
-from sidestep.layers.programs import compiled, programs_wanted
+from sidestep.fused.by_hand import blend_outputs
+from sidestep.fused.companions import Companions, attach, companions_of
+from sidestep.fused.compiler import compiled
 
 
 def norm_relu(norm: nn.Module, x: Tensor) -> Tensor:
@@ -26,9 +26,9 @@ def norm_relu(norm: nn.Module, x: Tensor) -> Tensor:
         norm: BatchNorm, or what stands in for it.
         x: (B, C, H, W) features, which may be overwritten.
     """
-    if not can_fuse(norm, x):
+    if not _can_fuse(norm):
         return F.relu(norm(x), inplace=True)
-    activated: Tensor = _NormRelu.apply(x, *state_of(norm))
+    activated: Tensor = _NormRelu.apply(x, *_state_of(norm))
     return activated
 
 
@@ -41,20 +41,19 @@ def norm_blend(norm: nn.Module, x: Tensor, skipped: Tensor, execution: Tensor) -
         skipped: (B, C, H, W) output of the skipped unit.
         execution: (B,) weight v of executing.
     """
-    if not can_fuse(norm, x):
+    if not _can_fuse(norm):
         return blend_outputs(norm(x), skipped, execution)
     companions = companions_of(skipped)
     low = skipped if companions is None else companions.twin
-    blended, means, twin = _NormBlend.apply(x, low.to(x.dtype), execution, *state_of(norm))
+    blended, means, twin = _NormBlend.apply(x, low.to(x.dtype), execution, *_state_of(norm))
     return attach(blended, Companions(means=means, twin=twin))
 
 
-def can_fuse(norm: nn.Module, x: Tensor) -> bool:
-    """Return whether compiled passes are wanted for x, and would do what this BatchNorm does in training."""
+def _can_fuse(norm: nn.Module) -> bool:
+    """Return whether the passes would do what this BatchNorm does, in training."""
     return (
-        programs_wanted(x)
         # No subclass: SyncBatchNorm, for one, sees other processes.
-        and (type(norm) is nn.BatchNorm1d or type(norm) is nn.BatchNorm2d)
+        type(norm) is nn.BatchNorm2d
         and norm.training
         and norm.affine
         and norm.track_running_stats
@@ -62,7 +61,7 @@ def can_fuse(norm: nn.Module, x: Tensor) -> bool:
     )
 
 
-def state_of(norm: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float, float]:
+def _state_of(norm: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float, float]:
     """Return what the forward programs need of a BatchNorm behind the map."""
     return (
         norm.weight,
@@ -79,14 +78,14 @@ class _NormRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *state: Any) -> Tensor:
         activated: Tensor
-        activated, norm = compiled(norm_relu_forward)(x, *state)
+        activated, norm = compiled(_norm_relu_forward)(x, *state)
         ctx.save_for_backward(x, norm)
         return activated
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return *compiled(norm_relu_backward)(*ctx.saved_tensors, *grads), *[None] * 5
+        return *compiled(_norm_relu_backward)(*ctx.saved_tensors, *grads), *[None] * 5
 
 
 class _NormBlend(torch.autograd.Function):
@@ -110,15 +109,15 @@ class _NormBlend(torch.autograd.Function):
         return *compiled(_norm_blend_backward)(x, *others, grad, grad_means, grad_twin), *[None] * 5
 
 
-def norm_relu_forward(x: Tensor, *state: Any) -> tuple[Tensor, Tensor]:
+def _norm_relu_forward(x: Tensor, *state: Any) -> tuple[Tensor, Tensor]:
     """Return the activated map, and what `_normalisation` does."""
     norm = _normalisation(x, *state)
-    return normalised(x, norm).clamp_min(0).to(x.dtype), norm
+    return _normalised(x, norm).clamp_min(0).to(x.dtype), norm
 
 
-def norm_relu_backward(x: Tensor, norm: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+def _norm_relu_backward(x: Tensor, norm: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
     """Return the gradients of map, weight and bias."""
-    through = torch.where(normalised(x, norm) > 0, _wide(grad), 0.0)
+    through = torch.where(_normalised(x, norm) > 0, _wide(grad), 0.0)
     sums = through.sum((2, 3)), (through * _centred(x, norm)).sum((2, 3))
     return _through_norm(x, norm, through, sums)
 
@@ -127,7 +126,7 @@ def _norm_blend_forward(x: Tensor, skipped: Tensor, v: Tensor, *state: Any) -> t
     """Return the blended map, its means over space, and what `_normalisation` does."""
     norm = _normalisation(x, *state)
     low = _wide(skipped)
-    executed = (normalised(x, norm) + low).clamp_min(0)
+    executed = (_normalised(x, norm) + low).clamp_min(0)
     blended = (low + v.view(-1, 1, 1, 1) * (executed - low)).to(x.dtype)
     # Of the rounded map, as the next router would find them; the program reads it while it is in the cache.
     return blended, _wide(blended).mean((2, 3)).to(x.dtype), norm
@@ -146,7 +145,7 @@ def _norm_blend_backward(
     low, each, ahead = _wide(skipped), v.view(-1, 1), v.view(-1, 1, 1, 1)
     grad = _wide(grad) + _wide(grad_means)[:, :, None, None] / (x.shape[2] * x.shape[3])
     grad = grad if grad_twin is None else grad + _wide(grad_twin)
-    total = normalised(x, norm) + low
+    total = _normalised(x, norm) + low
     through = torch.where(total > 0, grad, 0.0)
     grad_v = (grad * (total.clamp_min(0) - low)).sum((2, 3)).sum(1)
     sums = through.sum((2, 3)) * each, (through * _centred(x, norm)).sum((2, 3)) * each
@@ -190,7 +189,7 @@ def _centred(x: Tensor, norm: Tensor) -> Tensor:
     return _wide(x) - norm[0].view(1, -1, 1, 1)
 
 
-def normalised(x: Tensor, norm: Tensor) -> Tensor:
+def _normalised(x: Tensor, norm: Tensor) -> Tensor:
     """Return what BatchNorm does. Centred first, so that a channel without variance becomes its bias."""
     _, _, factor, bias = norm.view(4, 1, -1, 1, 1).unbind()
     return _centred(x, norm) * factor + bias

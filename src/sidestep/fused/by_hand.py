@@ -1,4 +1,4 @@
-"""The blend of an executed and a skipped block, with a backward pass in few passes over memory."""
+"""Blend and mean over space with backward passes written by hand, in few passes over a map."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sidestep.layers.pool import spatial_mean
+
 
 def blend_outputs(branch: Tensor, skipped: Tensor, execution: Tensor) -> Tensor:
     """Return v * relu(skipped + branch) + (1 - v) * skipped (RDI-Net eq. 9), shape (B, C, H, W).
 
     Composed from torch operations the same costs ten passes over the feature map in the backward pass; here
-    it is six, which is what keeps a routed training step near the static one.
+    it is six.
 
     Args:
         branch: (B, C, H, W) output B(x) of the residual branch.
@@ -23,6 +25,17 @@ def blend_outputs(branch: Tensor, skipped: Tensor, execution: Tensor) -> Tensor:
     v = execution.to(branch.dtype).view(-1, 1, 1, 1)
     blended: Tensor = _Blend.apply(branch, skipped.to(branch.dtype), v)
     return blended
+
+
+def mean_over_space(maps: Tensor) -> Tensor:
+    """Return the (B, C) means of (B, C, H, W) maps.
+
+    Without a gradient it is torch's mean. On CPU torch's mean over channels_last bfloat16 maps is far slower
+    than a product with ones, and so is adding its expanded gradient to another than adding a dense one; a
+    router asks for means in front of every unit.
+    """
+    means: Tensor = _Mean.apply(maps) if maps.requires_grad else spatial_mean(maps)
+    return means
 
 
 class _Blend(torch.autograd.Function):
@@ -50,3 +63,22 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
     a, b = (t.permute(0, 2, 3, 1).reshape(t.shape[0], -1) for t in (a, b))
     products: Tensor = torch.linalg.vecdot(a, b)
     return products
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor) -> Tensor:
+        ctx.shape = batch, channels, height, width = maps.shape
+        if not maps.is_contiguous(memory_format=torch.channels_last):
+            return spatial_mean(maps)
+        rows = maps.permute(0, 2, 3, 1).view(batch, height * width, channels)
+        ones = rows.new_full((1, 1, 1), 1 / (height * width)).expand(batch, 1, height * width)
+        return torch.bmm(ones, rows).squeeze(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        batch, channels, height, width = ctx.shape
+        grad = (grads[0] / (height * width)).view(batch, 1, 1, channels)
+        dense: Tensor = grad.expand(batch, height, width, channels).contiguous()
+        return dense.permute(0, 3, 1, 2)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 
-from sidestep.layers.blend import blend_outputs
+from sidestep.fused.by_hand import blend_outputs, mean_over_space
 from tests import strategies
 from tests.reference import blend as reference
 
@@ -78,3 +79,50 @@ def test_channels_last_is_kept_forward_and_backward(batch: int) -> None:
     direction = torch.rand(batch, 4, 5, 5).to(memory_format=torch.channels_last)
     for tensor in (blended, *torch.autograd.grad(blended, (branch, skipped), direction)):
         assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), strategies.seeds)
+def test_mean_and_gradient_equal_torchs(
+    batch: int, channels: int, height: int, width: int, seed: int
+) -> None:
+    features = torch.randn(batch, channels, height, width, generator=strategies.generator(seed))
+    fast, slow = features.clone().requires_grad_(), features.clone().requires_grad_()
+    pooled, mean = mean_over_space(fast), slow.mean(dim=(2, 3))
+    torch.testing.assert_close(pooled, mean)
+    pooled.square().sum().backward()
+    mean.square().sum().backward()
+    torch.testing.assert_close(fast.grad, slow.grad)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_gradient_of_the_mean_passes_gradcheck(memory_format: torch.memory_format) -> None:
+    features = torch.randn(2, 3, 4, 2, dtype=torch.float64).to(memory_format=memory_format)
+    assert torch.autograd.gradcheck(mean_over_space, features.requires_grad_())
+
+
+def test_an_expanded_or_transposed_gradient_of_the_mean_is_accepted() -> None:
+    features = torch.rand(2, 3, 2, 2, requires_grad=True)
+    mean_over_space(features).sum().backward()
+    assert torch.equal(features.grad, torch.full((2, 3, 2, 2), 0.25))
+    features.grad = None
+    mean_over_space(features).backward(torch.arange(6.0).view(3, 2).T)
+    torch.testing.assert_close(features.grad[1, 2], torch.full((2, 2), 5 / 4))
+
+
+def test_the_mean_is_the_same_with_and_without_gradient() -> None:
+    features = torch.randn(2, 3, 4, 4)
+    with_gradient = mean_over_space(features.clone().requires_grad_()).detach()
+    assert torch.equal(with_gradient, mean_over_space(features))
+
+
+def test_a_mean_in_bfloat16_stays_so() -> None:
+    features = torch.rand(2, 3, 4, 4, dtype=torch.bfloat16, requires_grad=True)
+    pooled = mean_over_space(features)
+    pooled.sum().backward()
+    assert pooled.dtype == features.grad.dtype == torch.bfloat16
+
+
+def test_the_means_gradient_of_channels_last_features_is_channels_last() -> None:
+    features = torch.rand(2, 4, 3, 3).to(memory_format=torch.channels_last).requires_grad_()
+    (gradient,) = torch.autograd.grad(mean_over_space(features).square().sum(), features)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
