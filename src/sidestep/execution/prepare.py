@@ -59,7 +59,7 @@ def cast(network: Network, precision: Precision) -> Network:
 def _remove(network: nn.Module, folded: set[nn.Module]) -> None:
     """Take modules out; a Sequential around one closes the gap, and becomes what is left if that is one.
 
-    At batch 1 each call of a module that does nothing costs a tenth of a router's time.
+    At batch 1 calling a module that does nothing is a part of a router's time that can be seen.
     """
     # From the inside out, so that a Sequential still finds its parts.
     for name, module in reversed(list(network.named_modules(remove_duplicate=False))):
