@@ -2,7 +2,7 @@
 
 >>> import sidestep
 >>> sorted(sidestep.__all__)[:3]
-['Batch', 'CheckpointError', 'CostModel']
+['ArrayImages', 'Backbone', 'Batch']
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sidestep.backbones.backbone import Backbone
     from sidestep.cost.macs import measure_cost
+    from sidestep.data.sources import SOURCES, DataSource, register_source
+    from sidestep.data.split import ArrayImages, Split
     from sidestep.errors import (
         CheckpointError,
         DataError,
@@ -23,11 +26,17 @@ if TYPE_CHECKING:
     )
     from sidestep.evaluation.report import Report
     from sidestep.execution.execution import cascade, gathered, masked
+    from sidestep.files import write_file
+    from sidestep.layers.unit import Unit
+    from sidestep.losses.budget import cost_loss
+    from sidestep.methods import METHODS, Method, register_method
     from sidestep.networks.attached_exits import attach_exits
+    from sidestep.networks.models import MODELS, Model, register_model
     from sidestep.networks.routed import RoutedNetwork
-    from sidestep.routing.exit_rule import ExitRule
+    from sidestep.routing.exit_rule import CRITERIA, ExitCriterion, ExitRule, register_criterion
     from sidestep.routing.relational import RelationalRouter
     from sidestep.routing.router import Router
+    from sidestep.routing.samplers import GumbelSoftmax
     from sidestep.runs.evaluate import ExitBudget, calibrate, curve, evaluate
     from sidestep.runs.export import export_run
     from sidestep.runs.recipe import Recipe, load_recipe
@@ -35,19 +44,32 @@ if TYPE_CHECKING:
     from sidestep.runs.timing import bench
     from sidestep.runs.train import train
     from sidestep.runs.wrap import wrap
+    from sidestep.targets.export_target import TARGETS, Exportable, ExportTarget, register_target
     from sidestep.types import Batch, CostModel, Decisions, RoutedOutput
 
 # Public names and their homes. They are imported on first use, so that `import sidestep` stays light.
 _HOMES = {
+    "ArrayImages": "data.split",
+    "Backbone": "backbones.backbone",
     "Batch": "types",
+    "CRITERIA": "routing.exit_rule",
     "CheckpointError": "errors",
     "CostModel": "types",
     "DataError": "errors",
+    "DataSource": "data.sources",
     "Decisions": "types",
     "ExecutionError": "errors",
     "ExitBudget": "runs.evaluate",
+    "ExitCriterion": "routing.exit_rule",
     "ExitRule": "routing.exit_rule",
     "ExportError": "errors",
+    "ExportTarget": "targets.export_target",
+    "Exportable": "targets.export_target",
+    "GumbelSoftmax": "routing.samplers",
+    "METHODS": "methods",
+    "MODELS": "networks.models",
+    "Method": "methods",
+    "Model": "networks.models",
     "Recipe": "runs.recipe",
     "RecipeError": "errors",
     "RelationalRouter": "routing.relational",
@@ -55,34 +77,59 @@ _HOMES = {
     "RoutedNetwork": "networks.routed",
     "RoutedOutput": "types",
     "Router": "routing.router",
+    "SOURCES": "data.sources",
     "SidestepError": "errors",
+    "Split": "data.split",
+    "TARGETS": "targets.export_target",
     "TrainingError": "errors",
+    "Unit": "layers.unit",
     "attach_exits": "networks.attached_exits",
     "bench": "runs.timing",
     "calibrate": "runs.evaluate",
+    "cascade": "execution.execution",
+    "cost_loss": "losses.budget",
     "curve": "runs.evaluate",
     "evaluate": "runs.evaluate",
     "export_run": "runs.export",
-    "cascade": "execution.execution",
     "gathered": "execution.execution",
     "load": "runs.run_folder",
     "load_recipe": "runs.recipe",
     "masked": "execution.execution",
     "measure_cost": "cost.macs",
+    "register_criterion": "routing.exit_rule",
+    "register_method": "methods",
+    "register_model": "networks.models",
+    "register_source": "data.sources",
+    "register_target": "targets.export_target",
     "train": "runs.train",
     "wrap": "runs.wrap",
+    "write_file": "files",
 }
 
 __all__ = [
+    "CRITERIA",
+    "METHODS",
+    "MODELS",
+    "SOURCES",
+    "TARGETS",
+    "ArrayImages",
+    "Backbone",
     "Batch",
     "CheckpointError",
     "CostModel",
     "DataError",
+    "DataSource",
     "Decisions",
     "ExecutionError",
     "ExitBudget",
+    "ExitCriterion",
     "ExitRule",
     "ExportError",
+    "ExportTarget",
+    "Exportable",
+    "GumbelSoftmax",
+    "Method",
+    "Model",
     "Recipe",
     "RecipeError",
     "RelationalRouter",
@@ -91,11 +138,14 @@ __all__ = [
     "RoutedOutput",
     "Router",
     "SidestepError",
+    "Split",
     "TrainingError",
+    "Unit",
     "attach_exits",
     "bench",
     "calibrate",
     "cascade",
+    "cost_loss",
     "curve",
     "evaluate",
     "export_run",
@@ -104,8 +154,14 @@ __all__ = [
     "load_recipe",
     "masked",
     "measure_cost",
+    "register_criterion",
+    "register_method",
+    "register_model",
+    "register_source",
+    "register_target",
     "train",
     "wrap",
+    "write_file",
 ]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
 from sidestep.evaluation.exit_curve import ExitCurve, ExitSurvey, calibrate, exit_curve, survey_exits
-from sidestep.routing.exit_rule import CRITERIA, Criterion
+from sidestep.routing.exit_rule import CRITERIA
 from sidestep.types import Batch
 from tests import strategies
 from tests.doubles import shared_exit_network
@@ -88,7 +88,7 @@ def test_a_rule_for_a_budget_by_hand() -> None:
 @pytest.mark.parametrize("criterion", CRITERIA)
 @settings(max_examples=8)
 @given(share=st.floats(0, 1))
-def test_a_rule_never_exceeds_its_budget(criterion: Criterion, share: float) -> None:
+def test_a_rule_never_exceeds_its_budget(criterion: str, share: float) -> None:
     budget = COSTS[0] + share * (COSTS[-1] - COSTS[0])
     found = calibrate(drawn(images=80), budget, criterion=criterion)
     assert COSTS[0] <= found.macs <= budget + 1e-9
@@ -107,7 +107,7 @@ def test_fitted_temperatures_lower_the_calibration_error() -> None:
 
 
 def curve(
-    *, criterion: Criterion = "confidence", scale: bool = False, num_budgets: int = 4, seed: int = 1
+    *, criterion: str = "confidence", scale: bool = False, num_budgets: int = 4, seed: int = 1
 ) -> ExitCurve:
     return exit_curve(
         drawn(0), drawn(seed), full_macs=50.0, criterion=criterion, scale=scale, num_budgets=num_budgets
@@ -126,7 +126,7 @@ def test_anytime_points_are_the_exits_of_the_images_that_are_reported_on() -> No
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_budgets_are_even_between_the_first_and_the_last_exit(criterion: Criterion) -> None:
+def test_budgets_are_even_between_the_first_and_the_last_exit(criterion: str) -> None:
     found = curve(criterion=criterion)
     budgeted = [row for row in found.points if row.kind == "budgeted"]
     assert [row.budget_macs for row in budgeted] == pytest.approx([10, 20, 30, 40])

@@ -236,7 +236,7 @@ def _export(settings: Any) -> int:
 
     written = export_run(settings.run, settings.out, to=settings.to, checkpoint=settings.checkpoint)
     size = f"{written.num_bytes / 1e6:.2f} MB"
-    print(f"wrote {written.path}: {size}, {written.num_units} units that images can skip")
+    print(f"wrote {written.path}: {size}, {written.summary}")
     return 0
 
 

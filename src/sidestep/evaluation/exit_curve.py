@@ -13,7 +13,7 @@ from sidestep.errors import RecipeError
 from sidestep.evaluation.calibration import calibration_errors, fit_temperatures
 from sidestep.evaluation.thresholds import ExitPoint, ExitTable, thresholds_for_budget
 from sidestep.networks.network import DynamicNetwork
-from sidestep.routing.exit_rule import Criterion, ExitRule, scores
+from sidestep.routing.exit_rule import ExitRule, scores
 from sidestep.types import Batch, CostModel
 
 
@@ -31,7 +31,7 @@ class ExitSurvey:
     labels: Tensor
     macs: Tensor
 
-    def table(self, criterion: Criterion, temperatures: Sequence[float] | None) -> ExitTable:
+    def table(self, criterion: str, temperatures: Sequence[float] | None) -> ExitTable:
         """Return the scores by a criterion, with what is right and what it costs."""
         return ExitTable(
             scores=scores(self.exit_logits, criterion, temperatures),
@@ -86,7 +86,7 @@ class ExitCalibration:
     """
 
     budget_macs: float
-    criterion: Criterion
+    criterion: str
     thresholds: list[float]
     temperatures: list[float]
     calibration_errors: list[float]
@@ -102,7 +102,7 @@ class ExitCalibration:
 
 
 def calibrate(
-    survey: ExitSurvey, budget_macs: float, *, criterion: Criterion = "confidence", scale: bool = True
+    survey: ExitSurvey, budget_macs: float, *, criterion: str = "confidence", scale: bool = True
 ) -> ExitCalibration:
     """Return the exit rule that meets a budget on a survey, the dearest that does.
 
@@ -164,7 +164,7 @@ class ExitCurve:
         points: anytime and budgeted ones.
     """
 
-    criterion: Criterion
+    criterion: str
     temperatures: list[float]
     calibration_errors: list[float]
     raw_calibration_errors: list[float]
@@ -181,7 +181,7 @@ def exit_curve(
     reported_on: ExitSurvey,
     *,
     full_macs: float,
-    criterion: Criterion,
+    criterion: str,
     scale: bool,
     num_budgets: int,
 ) -> ExitCurve:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sidestep.errors import RecipeError
-from sidestep.routing.exit_rule import Criterion, first_exits
+from sidestep.routing.exit_rule import CRITERIA, first_exits
 
 # The released codes sweep q from 0.05 to 1.95. Wider, so that every budget is reached between all images that
 # leave at the first exit and none that leaves before the last.
@@ -142,7 +142,7 @@ class Family:
         return torch.lerp(self.thresholds[below], self.thresholds[below + 1], place - below)
 
 
-def thresholds_for_budget(table: ExitTable, macs: float, criterion: Criterion) -> Tensor:
+def thresholds_for_budget(table: ExitTable, macs: float, criterion: str) -> Tensor:
     """Return the (E - 1,) thresholds of the dearest member of a family that costs at most a budget.
 
     Found by bisection, since the mean cost never falls along a family.
@@ -150,12 +150,13 @@ def thresholds_for_budget(table: ExitTable, macs: float, criterion: Criterion) -
     Args:
         table: of images that nothing is reported on (the validation split).
         macs: largest mean MACs per image.
-        criterion: of the scores; patience has one threshold for all exits, the others have one for each.
+        criterion: of the scores; some share one threshold (patience), others have one for each exit.
 
     Raises:
         RecipeError: when even the cheapest member costs more, or the budget exceeds the last exit's cost.
     """
-    family = Family.shared(table.scores) if criterion == "patience" else Family.geometric(table.scores)
+    shared = CRITERIA[criterion].shares_threshold
+    family = Family.shared(table.scores) if shared else Family.geometric(table.scores)
     last = len(family.thresholds) - 1
     cheapest, dearest = (table.leaving(family.at(place)).macs for place in (0, last))
     if not cheapest <= macs <= dearest:
@@ -168,7 +169,7 @@ def thresholds_for_budget(table: ExitTable, macs: float, criterion: Criterion) -
         return table.leaving(family.at(place)).macs > macs
 
     row = bisect_left(range(1, last + 1), True, key=exceeds)
-    if criterion == "patience" or row == last:
+    if shared or row == last:
         return family.at(row)
     low, high = float(row), float(row + 1)
     for _ in range(_BISECTIONS):

@@ -22,6 +22,9 @@ from sidestep.plan.writer import Writer
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.types import CostModel
 
+# By which images can leave a plan.
+_CRITERIA = ("confidence", "margin", "entropy")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanCard:
@@ -100,8 +103,10 @@ def _check(network: DynamicNetwork, rule: ExitRule | None) -> None:
         raise ExportError(
             f"an exit rule must have the network's {network.num_exits} exits, got {rule.num_exits}"
         )
-    if rule is not None and rule.criterion == "patience":
-        raise ExportError("plans know no patience at exits; calibrate with confidence, margin or entropy")
+    if rule is not None and rule.criterion not in _CRITERIA:
+        raise ExportError(
+            f"plans know no {rule.criterion} at exits; calibrate with confidence, margin or entropy"
+        )
 
 
 class _Export(Visitor):

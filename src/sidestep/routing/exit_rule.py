@@ -3,17 +3,87 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from sidestep.errors import RecipeError
+from sidestep.registry import Registry
 
-Criterion = Literal["confidence", "margin", "entropy", "patience"]
-CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitCriterion:
+    """How certain an exit is of an image.
+
+    Attributes:
+        name: as commands say it.
+        summary: one line for lists.
+        score: ((B, C) logits in float64, (B,) how many exits in a row name the same class) -> (B,) scores in
+            float64; larger is more certain.
+        shares_threshold: whether all exits share one threshold: scores that are small whole numbers leave a
+            threshold per exit nothing to choose from.
+    """
+
+    name: str
+    summary: str
+    score: Callable[[Tensor, Tensor], Tensor]
+    shares_threshold: bool = False
+
+
+def _confidence(logits: Tensor, agreeing: Tensor) -> Tensor:
+    return logits.softmax(dim=1).amax(dim=1)
+
+
+def _margin(logits: Tensor, agreeing: Tensor) -> Tensor:
+    largest = logits.softmax(dim=1).topk(2, dim=1).values
+    return largest[:, 0] - largest[:, 1]
+
+
+def _entropy(logits: Tensor, agreeing: Tensor) -> Tensor:
+    log_probs = logits.log_softmax(dim=1)
+    return 1 + (log_probs.exp() * log_probs).sum(dim=1) / math.log(logits.shape[1])
+
+
+def _patience(logits: Tensor, agreeing: Tensor) -> Tensor:
+    return agreeing.double()
+
+
+_ALL = (
+    ExitCriterion(
+        name="confidence",
+        summary="largest probability, in [1 / C, 1] (BranchyNet, MSDNet, RANet)",
+        score=_confidence,
+    ),
+    ExitCriterion(
+        name="margin",
+        summary="largest probability minus the second largest, in [0, 1]",
+        score=_margin,
+    ),
+    ExitCriterion(
+        name="entropy",
+        summary="1 - H(p) / log C, in [0, 1], so that it rises with certainty like the others",
+        score=_entropy,
+    ),
+    ExitCriterion(
+        name="patience",
+        summary="number of exits in a row that agree, from 1 (PABEE, Zhou et al. 2020)",
+        score=_patience,
+        shares_threshold=True,
+    ),
+)
+
+CRITERIA: Registry[ExitCriterion] = Registry("criterion", _ALL, key="criterion")
+
+
+def register_criterion(criterion: ExitCriterion) -> None:
+    """Let commands name an exit criterion of your own; see docs/extending.md.
+
+    Raises:
+        RecipeError: when the name is taken.
+    """
+    CRITERIA.add(criterion)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,18 +107,13 @@ class Certainty:
         )
 
 
-def certainty(logits: Tensor, before: Certainty | None, criterion: Criterion) -> Certainty:
+def certainty(logits: Tensor, before: Certainty | None, criterion: str) -> Certainty:
     """Return how certain an exit is of every image.
-
-    - "confidence": largest probability, in [1 / C, 1] (BranchyNet, MSDNet, RANet).
-    - "margin": largest probability minus the second largest, in [0, 1].
-    - "entropy": 1 - H(p) / log C, in [0, 1], so that it rises with certainty like the others.
-    - "patience": number of exits in a row that agree, from 1 (PABEE, Zhou et al. 2020).
 
     Args:
         logits: (B, C) of this exit, divided by its temperature.
         before: what the exits before it said; None in front of the first.
-        criterion: which score.
+        criterion: name of the score, see `CRITERIA`.
     """
     predictions = logits.argmax(dim=1)
     agreeing = torch.ones_like(predictions)
@@ -56,18 +121,10 @@ def certainty(logits: Tensor, before: Certainty | None, criterion: Criterion) ->
         agreeing = torch.where(predictions == before.predictions, before.agreeing + 1, agreeing)
     return Certainty(
         # In float32 all images that a network is sure of would be equally certain, and leave together.
-        score=agreeing.double() if criterion == "patience" else _score(logits.double(), criterion),
+        score=CRITERIA[criterion].score(logits.double(), agreeing),
         predictions=predictions,
         agreeing=agreeing,
     )
-
-
-def _score(logits: Tensor, criterion: Criterion) -> Tensor:
-    if criterion == "entropy":
-        log_probs = logits.log_softmax(dim=1)
-        return 1 + (log_probs.exp() * log_probs).sum(dim=1) / math.log(logits.shape[1])
-    largest = logits.softmax(dim=1).topk(2, dim=1).values
-    return largest[:, 0] - largest[:, 1] if criterion == "margin" else largest[:, 0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +133,17 @@ class ExitRule:
 
     Args:
         thresholds: of all exits but the last.
-        criterion: the score that is compared with them, see `certainty`.
+        criterion: name of the score that is compared with them, see `CRITERIA`.
         temperatures: by which the logits of every exit are divided first; None divides none.
     """
 
     thresholds: Sequence[float]
-    criterion: Criterion = "confidence"
+    criterion: str = "confidence"
     temperatures: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if self.criterion not in CRITERIA:
-            raise RecipeError(f"criterion must be one of {', '.join(CRITERIA)}, got {self.criterion!r}")
+            raise CRITERIA.unknown(self.criterion)
         if self.temperatures is not None and len(self.temperatures) != self.num_exits:
             raise RecipeError(
                 f"temperatures must be one for each of {self.num_exits} exits, got {len(self.temperatures)}"
@@ -117,12 +174,12 @@ class ExitRule:
         return seen.score >= self.thresholds[index]
 
 
-def scores(exit_logits: Tensor, criterion: Criterion, temperatures: Sequence[float] | None = None) -> Tensor:
+def scores(exit_logits: Tensor, criterion: str, temperatures: Sequence[float] | None = None) -> Tensor:
     """Return the (E, N) scores of all exits.
 
     Args:
         exit_logits: (E, N, C).
-        criterion: which score.
+        criterion: name of the score.
         temperatures: by which the logits of every exit are divided first.
     """
     rule = ExitRule(thresholds=[0.0] * (len(exit_logits) - 1), criterion=criterion, temperatures=temperatures)

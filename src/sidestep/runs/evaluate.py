@@ -18,7 +18,6 @@ from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.evaluation.sampled import Sampled
 from sidestep.execution.execution import execution_of
 from sidestep.results.kept_curve import save_exit_curve
-from sidestep.routing.exit_rule import Criterion
 from sidestep.routing.samplers import Noise, is_noisy
 from sidestep.runs.export import engine_of_run
 from sidestep.runs.recipe import Recipe, method_of
@@ -44,7 +43,7 @@ class ExitBudget:
 
     fraction: float | None = None
     gflops: float | None = None
-    criterion: Criterion = "confidence"
+    criterion: str = "confidence"
     scale: bool = True
 
     def __post_init__(self) -> None:
@@ -146,7 +145,7 @@ def calibrate(
 def curve(
     run: Path | str,
     *,
-    criterion: Criterion = "confidence",
+    criterion: str = "confidence",
     scale: bool = True,
     num_budgets: int = 20,
     checkpoint: str = "best",

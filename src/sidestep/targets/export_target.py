@@ -1,0 +1,104 @@
+"""Export targets by name: what a trained network can be written as, for other programs to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidestep.errors import ExportError
+from sidestep.networks.network import DynamicNetwork
+from sidestep.plan.format import Plan, save_plan
+from sidestep.plan.from_network import PlanCard, export_plan
+from sidestep.registry import Registry
+from sidestep.routing.exit_rule import ExitRule
+from sidestep.types import CostModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exportable:
+    """A trained network, and all that a program needs that runs it.
+
+    Attributes:
+        network: in evaluation mode, on the CPU; targets leave it as it is.
+        cost: its price list.
+        rule: where images leave a network with early exits; None where all leave at the last.
+        input_size: height and width of the images in training.
+        mean: of every channel of pixels in [0, 1], subtracted.
+        std: of every channel, divided by.
+        per_image_standardization: whether every image's own mean and deviation take the place of these.
+        class_names: in the order of the logits.
+        about: what people may want to know, by name: recipe, method, model and checkpoint.
+    """
+
+    network: DynamicNetwork
+    cost: CostModel
+    rule: ExitRule | None
+    input_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    per_image_standardization: bool
+    class_names: tuple[str, ...]
+    about: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportTarget:
+    """A way to write a network.
+
+    Attributes:
+        name: as `sidestep export --to` says it.
+        summary: one line for lists.
+        suffix: ending of the file where no other is asked for, such as ".plan".
+        write: (what to write, path of the file) -> a few words about what was written. Raises ExportError
+            for a network that the target cannot express.
+    """
+
+    name: str
+    summary: str
+    suffix: str
+    write: Callable[[Exportable, Path], str]
+
+
+def plan_of(exportable: Exportable) -> Plan:
+    """Return the plan of a network.
+
+    Raises:
+        ExportError: for a network that no plan can express.
+    """
+    if exportable.per_image_standardization:
+        raise ExportError(
+            "plans subtract one mean from all images, and data.per_image_standardization every image's own; "
+            "train without it"
+        )
+    card = PlanCard(
+        input_size=exportable.input_size,
+        mean=exportable.mean,
+        std=exportable.std,
+        class_names=exportable.class_names,
+        cost=exportable.cost,
+        about=exportable.about,
+    )
+    return export_plan(exportable.network, card, exportable.rule)
+
+
+def _write_plan(exportable: Exportable, path: Path) -> str:
+    plan = plan_of(exportable)
+    save_plan(path, plan)
+    return f"{plan.num_units} units that images can skip"
+
+
+_PLAN = ExportTarget(
+    name="plan", summary="one file for the native engine (docs/plan.md)", suffix=".plan", write=_write_plan
+)
+
+TARGETS: Registry[ExportTarget] = Registry("export target", [_PLAN], key="to")
+
+
+def register_target(target: ExportTarget) -> None:
+    """Let `sidestep export --to` name a target of your own; see docs/extending.md.
+
+    Raises:
+        RecipeError: when the name is taken.
+    """
+    TARGETS.add(target)
