@@ -1,4 +1,4 @@
-"""The page about extensions is run as it stands: its files outside of the package, its recipes, its programs."""
+"""The page about extensions is run as it stands: files outside of the package, recipes, programs."""
 
 from __future__ import annotations
 
@@ -110,9 +110,9 @@ def test_a_loss_is_logged_and_ramped(page: dict[str, Any]) -> None:
 def test_a_method_learns_to_choose(page: dict[str, Any]) -> None:
     report = page["report"].as_dict()
     assert report["accuracy"] > 0.6
-    assert 0.3 < report["fraction_of_full"] < 0.95
+    assert 0.3 < report["fraction_of_full"] < 0.97
     kept = np.array(report["keep_rates"])
-    assert 0.2 < kept.mean() < 0.95
+    assert 0.2 < kept.mean() < 0.97 and kept.min() < 0.9
 
 
 def test_a_criterion_meets_a_budget(page: dict[str, Any]) -> None:
@@ -124,7 +124,7 @@ def test_a_target_writes_what_can_be_read(page: dict[str, Any]) -> None:
     with np.load(page["written"].path) as file:
         card = json.loads(str(file["card"]))
         assert card["method"] == "variance" and len(card["classes"]) == 10
-        assert file["router.scale"].shape == (6,)
+        assert file["router.norms.5.weight"].shape == (1,)
     assert page["written"].summary.endswith("arrays")
     with pytest.raises(ExportError):
         sidestep.export_run(page["variance_run"])

@@ -76,7 +76,11 @@ class ModelConfig:
     """The network that is made dynamic.
 
     Args:
-        name: of a model; `sidestep models` lists them.
+        name: "cifar_resnet20", 32, 38, 44, 56, 74, 110, 152: a ResNet for 32x32 images with 6n + 2 layers;
+            "resnet18", 34, 50, 101, 152: a ResNet for photographs of 224x224; "cifar_preact_resnet32" and
+            "preact_resnet50", 101, 152: the same with activations before every convolution, as in
+            ACT and SACT; "timm/" and the name of a ResNet, ConvNeXt or ViT in timm; "ranet", "msdnet"; or a
+            registered model.
         settings: of that model, an instance of its settings class; None is its defaults.
         init: file of static weights to start from (safetensors or torch state dict); also the teacher.
         pretrained: start from weights that the model downloads.
