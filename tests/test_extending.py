@@ -140,7 +140,7 @@ def test_settings_of_extensions_are_checked_like_all_others(page: dict[str, Any]
     with pytest.raises(RecipeError) as caught:
         from_dict(values)
     assert str(caught.value).splitlines()[1:] == [
-        "  - method.target must be in (0, 1], got 2; 0.6 is usual",
+        "  - method.target must be in (0, 1], got 2.0; 0.6 is usual",
         "  - model.num_block is no setting of model plain_net; did you mean num_blocks?",
         "  - data.num_images must be a whole number, got 'many'",
     ]
