@@ -8,9 +8,11 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from sidestep.backbones.backbone import Backbone
     from sidestep.cost.macs import measure_cost
     from sidestep.data.sources import SOURCES, DataSource, register_source
@@ -166,6 +168,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("sidestep")
     if name not in _HOMES:
         raise AttributeError(f"module 'sidestep' has no attribute {name!r}")
     return getattr(import_module(f"sidestep.{_HOMES[name]}"), name)

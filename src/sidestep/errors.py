@@ -7,6 +7,10 @@ class SidestepError(Exception):
     exit_code = 2
 
 
+class UsageError(SidestepError):
+    """A command line with an option, a value or a command that there is not."""
+
+
 class RecipeError(SidestepError):
     """A recipe that cannot be run: unknown keys, wrong types, values outside their range."""
 

@@ -74,7 +74,7 @@ def test_images_leave_where_calibrate_has_said(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--to", "onnx"], "to must be one of plan, got 'onnx'"),
-        (["--checkpoint", "middle"], "must hold middle, and there is none"),
+        (["--checkpoint", "middle"], "--checkpoint must be one of best, last, got 'middle'"),
         (["--out", "/nowhere/tiny.plan"], "could not be written"),
     ],
 )

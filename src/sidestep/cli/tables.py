@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -13,6 +15,14 @@ if TYPE_CHECKING:
     from sidestep.registry import Registry
     from sidestep.runs.sweep import SweepRow
     from sidestep.targets.run_plan import Prediction
+
+
+def show(found: Any, table: Table, as_json: bool = False) -> None:
+    """Print what a command found: its table, or one JSON object and nothing else."""
+    if as_json:
+        print(json.dumps(found))
+    else:
+        Console().print(table)
 
 
 def report_table(report: Mapping[str, Any], title: str) -> Table:

@@ -118,22 +118,6 @@ def method_settings(method: str, values: dict[str, Any], source: str) -> Any:
     return settings
 
 
-def settings_by_key(method: str, model: str = "cifar_resnet32", source: str = "digits") -> dict[str, str]:
-    """Return every key of a recipe with what it takes and its default, for help texts.
-
-    Args:
-        method: whose settings.
-        model: likewise.
-        source: likewise.
-    """
-    return {
-        **dict(METHOD.keys(method, "method")),
-        **dict(MODEL.keys(model, "model")),
-        **dict(DATA.keys(source, "data")),
-        **dict(schema.keys(TrainingConfig, "training")),
-    }
-
-
 def _finish(values: dict[str, Any], errors: list[str], source: str) -> Recipe:
     known = {"version", "name", *SECTIONS}
     if values.get("version", VERSION) != VERSION:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -67,14 +67,6 @@ class Section:
             return None
         return construct(self.config, {key: name, "settings": settings, **shared}, place, errors)
 
-    def keys(self, name: str, place: str) -> Iterator[tuple[str, str]]:
-        """Yield every key below a place with what it takes and its default, where it names one item."""
-        item = self.registry[name]
-        if self.config is not None:
-            yield f"{place}.{self.registry.key}", f"text (default: {self.name_in({})})"
-            yield from keys(self.config, place, only=self.common(item))
-        yield from keys(item.settings, place)
-
     def plain(self, config: Any) -> dict[str, Any]:
         """Return the mapping that `build` makes an instance of `config` from."""
         values = as_plain(config)
@@ -114,22 +106,6 @@ def construct(cls: type, values: dict[str, Any], place: str, errors: list[str]) 
     except RecipeError as error:
         errors.append(f"{place}.{error}")
         return None
-
-
-def keys(cls: type, place: str, only: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
-    """Yield every key below a place with what it takes and its default, for help texts."""
-    hints = get_type_hints(cls)
-    for field in fields(cls):
-        if only is not None and field.name not in only:
-            continue
-        key, hint = f"{place}.{field.name}", hints[field.name]
-        item = get_args(hint)[0] if get_origin(hint) is list else None
-        if is_dataclass(hint) or is_dataclass(item):
-            yield from keys(typing.cast(type, item or hint), f"{key}.0" if item else key)
-        elif field.default is MISSING:
-            yield key, _describe(hint)
-        else:
-            yield key, f"{_describe(hint)} (default: {field.default})"
 
 
 def unknown(key: Any, place: str, owner: str, known: Collection[str]) -> str:

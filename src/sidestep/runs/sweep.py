@@ -36,7 +36,7 @@ from sidestep.training.loop import BEST, LAST
 STUDY = "study.db"
 HEARTBEAT_SECONDS = 30
 _RUN, _ERROR = "run", "error"
-_SHORT = {"seed": "training.seed"}
+_SHORT_KEYS = {"seed": "training.seed"}
 
 
 class _FailedRunError(Exception):
@@ -140,7 +140,7 @@ def sweep(
     if workers == 1:
         work(study, out, runs, devices, replicas=replicas)
     else:
-        _work_together(workers, (out, runs, storage, devices, replicas))
+        _start_workers(workers, (out, runs, storage, devices, replicas))
     return sweep_rows(study, runs)
 
 
@@ -153,8 +153,8 @@ def open_sweep(out: Path, runs: Sequence[SweepRun], storage: str | None = None) 
         storage: URL of a database instead, for workers on several machines.
     """
     out.mkdir(parents=True, exist_ok=True)
-    study = _study(storage or _file(out))
-    _fail_silent(study)
+    study = _open_study(storage or _file(out))
+    _requeue_stale(study)
     under_way = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
     known = {trial.user_attrs.get(_RUN) for trial in study.get_trials(deepcopy=False, states=under_way)}
     for run in runs:
@@ -173,7 +173,7 @@ def work(
 ) -> None:
     """Train the runs of a sweep, one or some at a time, until none is left, here or in other workers.
 
-    A run that fails is noted, and the next one is taken.
+    A run that fails is recorded as failed, and the next one is taken.
 
     Raises:
         InterruptedRunError: when the user stops the run; the same sweep goes on with it later.
@@ -186,7 +186,7 @@ def work(
         run = by_name.get(trial.user_attrs.get(_RUN, ""))
         if run is None:
             # Another worker was faster, or this is the run of a larger sweep.
-            _again(study, trial)
+            _requeue(study, trial)
             raise optuna.TrialPruned
         try:
             return _train(trial, run, out / run.name, devices)
@@ -210,7 +210,7 @@ def work(
                 raise InterruptedRunError("the sweep was interrupted; the same command goes on with it")
         elif TrialState.RUNNING in states:
             time.sleep(HEARTBEAT_SECONDS / 10)
-            _fail_silent(study)
+            _requeue_stale(study)
         else:
             return
 
@@ -241,7 +241,7 @@ def sweep_rows(study: optuna.Study, runs: Sequence[SweepRun]) -> list[SweepRow]:
     return rows
 
 
-def _work_together(workers: int, arguments: tuple[Any, ...]) -> None:
+def _start_workers(workers: int, arguments: tuple[Any, ...]) -> None:
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_worker, args=(threads, *arguments)) for _ in range(workers)]
@@ -265,11 +265,12 @@ def _worker(
     devices: Devices | None,
     replicas: int,
 ) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(threads)
     # A spawned process would spawn its own, too, and those that decode images start faster as usual.
     multiprocessing.set_start_method(None, force=True)
     with suppress(InterruptedRunError):
-        work(_study(storage or _file(out)), out, runs, devices, replicas=replicas)
+        work(_open_study(storage or _file(out)), out, runs, devices, replicas=replicas)
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:
@@ -287,7 +288,7 @@ def _combination(path: Path, settings: dict[str, Any], overrides: Sequence[str])
     recipe = load_recipe(path, overrides)
     changes: dict[str, Any] = {}
     for key, value in settings.items():
-        changes |= _budget(recipe, value) if key == "budget" else {_SHORT.get(key, key): value}
+        changes |= _budget(recipe, value) if key == "budget" else {_SHORT_KEYS.get(key, key): value}
     changed = load_recipe(
         path, [*overrides, *(f"--{key}={json.dumps(value)}" for key, value in changes.items())]
     )
@@ -318,14 +319,13 @@ def _file(out: Path) -> str:
     return f"sqlite:///{out / STUDY}"
 
 
-def _study(storage: str) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+def _open_study(storage: str) -> optuna.Study:
     with _experimental():
         database = optuna.storages.RDBStorage(
             storage,
             heartbeat_interval=HEARTBEAT_SECONDS,
             grace_period=2 * HEARTBEAT_SECONDS,
-            heartbeat_stale_trial_callback=_again,
+            heartbeat_stale_trial_callback=_requeue,
         )
     return optuna.create_study(
         study_name="sweep", storage=database, directions=["maximize", "minimize"], load_if_exists=True
@@ -340,13 +340,13 @@ def _experimental() -> Iterator[None]:
         yield
 
 
-def _fail_silent(study: optuna.Study) -> None:
+def _requeue_stale(study: optuna.Study) -> None:
     """Put the runs of workers that have died back into the queue."""
     with _experimental():
         optuna.storages.fail_stale_trials(study)
 
 
-def _again(study: optuna.Study, trial: FrozenTrial | Trial) -> None:
+def _requeue(study: optuna.Study, trial: FrozenTrial | Trial) -> None:
     """Put the run of a trial back into the queue."""
     if _RUN in trial.user_attrs:
         study.enqueue_trial({}, user_attrs=trial.user_attrs)

@@ -8,14 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from torch import distributed as dist
+from typing import TYPE_CHECKING, Literal
 
 from sidestep.errors import RecipeError, SidestepError
+
+# The command line reads its options here, and does not wait for torch to show them.
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 ACCELERATORS = ("auto", "cpu", "cuda")
 STRATEGIES = ("auto", "ddp")
@@ -30,13 +29,12 @@ class Devices:
     Under torchrun the numbers are torchrun's and need not be given.
 
     Args:
-        accelerator: "auto", "cpu" or "cuda".
-        devices: number of processes on every node, one per device; one by default.
-        strategy: "auto", or "ddp" for several processes.
-        num_nodes: number of nodes, which a launcher has to have started; one by default.
-        graph: whether a GPU replays steps as CUDA graphs, where they can be recorded.
-        compile: whether the units of a routed network are compiled for training; None for where it is known
-            to pay, see `fused.training_execution`.
+        accelerator: auto, cpu or cuda.
+        devices: processes on every node, one per device (default: 1, or torchrun's).
+        strategy: auto, or ddp for several processes.
+        num_nodes: nodes, which SLURM has started (default: 1, or torchrun's).
+        graph: replay a GPU's steps as CUDA graphs.
+        compile: compile units for training (default: where it is known to pay).
     """
 
     accelerator: str = "auto"
@@ -66,7 +64,10 @@ class Devices:
         Raises:
             RecipeError: when the devices are not there, or not those that a launcher has started.
         """
-        under_torchrun = dist.is_torchelastic_launched()
+        from lightning_fabric import Fabric
+        from torch.distributed import is_torchelastic_launched
+
+        under_torchrun = is_torchelastic_launched()
         devices, num_nodes = self._of_torchrun() if under_torchrun else self._asked()
         self._check_gpus(devices)
         return Fabric(
@@ -111,6 +112,8 @@ class Devices:
 
     def _asked(self) -> tuple[int, int]:
         """Return processes per node and nodes as they were asked for, if they can be had."""
+        from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
         devices, num_nodes = self.devices or 1, self.num_nodes or 1
         if not SLURMEnvironment.detect():
             if num_nodes > 1:
@@ -128,6 +131,8 @@ class Devices:
     def _check_gpus(self, devices: int) -> None:
         if self.accelerator == "cpu":
             return
+        import torch
+
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if self.accelerator == "cuda" and not found:
             raise RecipeError("accelerator cuda needs a GPU, and torch finds none; set it to cpu or auto")

@@ -1,0 +1,154 @@
+"""Commands that measure runs: evaluate, calibrate, curve, bench."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from rich.console import Console
+
+from sidestep.cli.groups import Exits, Trained
+from sidestep.cli.options import Only
+from sidestep.cli.tables import bench_table, calibration_table, curve_table, report_table, show
+from sidestep.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """How a network is run.
+
+    Attributes:
+        execution: masked, gathered, cascade (early exits), or engine.
+        precision: of the engine.
+        decisions: the best option of every unit, or drawn with training's noise.
+        seed: of sampled decisions (default: 0).
+    """
+
+    execution: str = "masked"
+    precision: Literal["auto", "float32", "bfloat16"] | None = None
+    decisions: Literal["argmax", "sampled"] = "argmax"
+    seed: int | None = None
+
+
+def evaluate(
+    run: Path,
+    *,
+    how: Execution,
+    split: Literal["test", "val"] = "test",
+    exits: Exits,
+    trained: Trained,
+    json: bool = False,
+) -> None:
+    """Print accuracy, cost and paths of a run.
+
+    Args:
+        run: run folder.
+        how: the network is run.
+        split: part of the data.
+        exits: where images leave.
+        trained: which weights, on which data.
+        json: print one JSON object and nothing else.
+    """
+    from sidestep.runs.evaluate import evaluate as evaluate_run
+
+    report = evaluate_run(
+        run,
+        execution=how.execution,
+        precision=how.precision,
+        decisions=how.decisions,
+        seed=how.seed,
+        budget=exits.exit_budget() if exits.has_budget else None,
+        split=split,
+        checkpoint=trained.checkpoint,
+        source=trained.source,
+    ).as_dict()
+    title = f"{run} ({how.execution} execution, {how.decisions} decisions)"
+    show(report, report_table(report, title), json)
+
+
+def calibrate(run: Path, *, exits: Exits, trained: Trained, json: bool = False) -> None:
+    """Solve where images leave early exits for a budget, and keep that in the checkpoint.
+
+    Args:
+        run: run folder.
+        exits: the budget.
+        trained: which weights, on which data.
+        json: print one JSON object and nothing else.
+    """
+    from sidestep.runs.evaluate import calibrate as calibrate_run
+
+    budget = exits.exit_budget()
+    found = calibrate_run(run, budget, checkpoint=trained.checkpoint, source=trained.source)
+    show(asdict(found), calibration_table(found), json)
+    if not json:
+        cost = f"{2e-9 * found.macs:.4f} of {2e-9 * found.budget_macs:.4f} GFLOPs"
+        print(f"validation: {found.accuracy:.2%} at {cost} per image; kept in the checkpoint")
+
+
+def curve(
+    run: Path,
+    *,
+    exits: Annotated[Exits, Only("criterion", "no_temperatures")],
+    num_budgets: int = 20,
+    trained: Trained,
+) -> None:
+    """Draw accuracy over cost of a run's early exits.
+
+    Its folder gets exits.json, exits.csv and exits.png.
+
+    Args:
+        run: run folder.
+        exits: by which images leave.
+        num_budgets: number of budgets, from the cheapest to the dearest exit.
+        trained: which weights, on which data.
+    """
+    from sidestep.runs.evaluate import curve as curve_of_run
+
+    found = curve_of_run(
+        run,
+        criterion=exits.criterion,
+        scale=not exits.no_temperatures,
+        num_budgets=num_budgets,
+        checkpoint=trained.checkpoint,
+        source=trained.source,
+    )
+    Console().print(curve_table(found, str(run)))
+
+
+def bench(
+    run: Path,
+    *,
+    batch_sizes: str = "1,32,256",
+    seconds: float = 10.0,
+    trained: Annotated[Trained, Only("source")],
+    json: bool = False,
+) -> None:
+    """Measure a run's network beside its static origin in several runtimes.
+
+    Args:
+        run: run folder.
+        batch_sizes: images per call, with commas.
+        seconds: time limit of each precision and batch size.
+        trained: on which data.
+        json: print one JSON object and nothing else.
+    """
+    sizes = _batch_sizes(batch_sizes)
+    from sidestep.runs.timing import bench as bench_run
+    from sidestep.targets.native_engine import MISSING, engine_installed
+
+    if not engine_installed():
+        print(MISSING, file=sys.stderr)
+    result = bench_run(run, batch_sizes=sizes, seconds=seconds, source=trained.source).as_dict()
+    show(result, bench_table(result, str(run)), json)
+
+
+def _batch_sizes(text: str) -> list[int]:
+    try:
+        sizes = [int(size) for size in text.split(",")]
+    except ValueError:
+        sizes = [0]
+    if min(sizes) < 1:
+        raise UsageError(f"batch-sizes must be whole numbers from 1, got {text!r}; try 1,32,256")
+    return sizes

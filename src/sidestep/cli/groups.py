@@ -1,0 +1,59 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from sidestep.runs.evaluate import ExitBudget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """Which weights of a run, on which data.
+
+    Attributes:
+        checkpoint: of which epoch the weights are.
+        source: where the data lies now, if not where the recipe says.
+    """
+
+    checkpoint: Literal["best", "last"] = "best"
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exits:
+    """Where images leave a network with early exits.
+
+    Attributes:
+        budget: mean MACs with early exits, as a fraction of the full network's.
+        budget_gflops: the same in GFLOPs of 2 x MACs, instead.
+        criterion: confidence, margin, entropy or patience of exits, or a registered one.
+        no_temperatures: fit no temperatures of exits.
+    """
+
+    budget: float | None = None
+    budget_gflops: float | None = None
+    criterion: str = "confidence"
+    no_temperatures: bool = False
+
+    @property
+    def has_budget(self) -> bool:
+        """Return whether one was given."""
+        return self.budget is not None or self.budget_gflops is not None
+
+    def exit_budget(self) -> ExitBudget:
+        """Return the budget as Python's functions take it.
+
+        Raises:
+            RecipeError: when none or both were given.
+        """
+        from sidestep.runs.evaluate import ExitBudget
+
+        return ExitBudget(
+            fraction=self.budget,
+            gflops=self.budget_gflops,
+            criterion=self.criterion,
+            scale=not self.no_temperatures,
+        )

@@ -1,0 +1,54 @@
+"""Commands about plans: export, run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+from sidestep.cli.groups import Trained
+from sidestep.cli.options import Only
+from sidestep.cli.tables import predictions_table, show
+
+
+def export(
+    run: Path,
+    *,
+    to: str = "plan",
+    out: Path | None = None,
+    trained: Annotated[Trained, Only("checkpoint")],
+) -> None:
+    """Write a run's network as a file that other programs run.
+
+    Args:
+        run: run folder.
+        to: format: plan, see docs/plan.md, or a registered one.
+        out: file (default: best.plan or last.plan in the run folder).
+        trained: which weights.
+    """
+    from sidestep.runs.export import export_run
+
+    written = export_run(run, out, to=to, checkpoint=trained.checkpoint)
+    size = f"{written.num_bytes / 1e6:.2f} MB"
+    print(f"wrote {written.path}: {size}, {written.summary}")
+
+
+def run(
+    plan: Path,
+    images: list[Path],
+    *,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    json: bool = False,
+) -> None:
+    """Run a plan on pictures, in the native engine.
+
+    Args:
+        plan: file that `sidestep export` has written.
+        images: files of pictures.
+        precision: of the engine.
+        json: print one JSON object and nothing else.
+    """
+    from sidestep.targets.run_plan import run_plan
+
+    found = run_plan(plan, images, precision=precision)
+    show([asdict(prediction) for prediction in found], predictions_table(found, str(plan)), json)

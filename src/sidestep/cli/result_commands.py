@@ -1,0 +1,62 @@
+"""Commands about what there is and what came out: methods, results, ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sidestep.cli.tables import methods_table, show
+from sidestep.errors import UsageError
+
+
+def methods(*, json: bool = False) -> None:
+    """List the methods that recipes can name.
+
+    Args:
+        json: print one JSON object and nothing else.
+    """
+    from sidestep.methods import METHODS
+
+    show({name: method.summary for name, method in METHODS.items()}, methods_table(METHODS), json)
+
+
+def results(
+    runs: list[Path], *, title: str | None = None, out: Path | None = None, published: str | None = None
+) -> None:
+    """Write a results page from finished runs.
+
+    Args:
+        runs: run folders, one per row, and files (.json) that --out has written.
+        title: heading of the page (default: the first file's).
+        out: markdown file; figure (.png) and data to make it again (.json) go beside it (default: the page
+            on standard output).
+        published: draw the papers' points too: cifar10, cifar100 or imagenet.
+    """
+    from sidestep.results.page import results_page, save_results
+
+    if out is not None:
+        save_results(out, runs, title=title, published=published)
+    elif published is None:
+        print(results_page(title, runs), end="")
+    else:
+        raise UsageError(
+            f"published has no effect without out, got {published!r}; say with --out where page and figure go"
+        )
+
+
+def ledger(runs: list[Path], *, dataset: str | None = None, out: Path | None = None) -> None:
+    """Compare finished runs with what was published.
+
+    Args:
+        runs: run folders, and files (.json) of results pages.
+        dataset: cifar10, cifar100 or imagenet (default: all).
+        out: markdown file (default: standard output).
+    """
+    from sidestep.results.ledger import ledger as compare
+    from sidestep.results.ledger import ledger_page
+    from sidestep.results.published import published_points
+
+    page = ledger_page(compare(published_points(dataset), runs))
+    if out is None:
+        print(page, end="")
+    else:
+        out.write_text(page)
