@@ -124,9 +124,12 @@ def test_the_curve_is_kept_as_table_and_picture(run: Path, capsys: pytest.Captur
     last = record["points"][exits - 1]["point"]["macs"] / record["full_macs"]
     assert last == pytest.approx(float(rows[exits - 1]["fraction_of_full"]))
     assert len(record["points"][-1]["thresholds"]) == exits - 1
-    assert main(["results", str(run), "--figure", str(run.parent / "figure.png")]) == 0
-    page = capsys.readouterr().out
-    assert page.count("\n| run | ") == exits + 4 + 2 + 4
+    page_file = run.parent / "page.md"
+    assert main(["results", str(run), "--out", str(page_file)]) == 0
+    assert page_file.with_suffix(".png").read_bytes()[1:4] == b"PNG"
+    page = page_file.read_text()
+    # Exits, budgets, three tables of one row, and five headings.
+    assert page.count("\n| run | ") == exits + 4 + 3 + 5
 
 
 def test_bench_times_the_cascade(run: Path) -> None:
