@@ -26,7 +26,7 @@ NUM_CLASSES = 5
 
 def network_of(method: dict[str, Any], model: dict[str, Any], size: tuple[int, int] = SIZE) -> DynamicNetwork:
     """Return a lively network in evaluation mode."""
-    torch.manual_seed(0)
+    torch.manual_seed(5)
     recipe = from_dict(
         {
             "name": "any",

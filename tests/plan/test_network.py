@@ -16,7 +16,7 @@ from sidestep.networks.network import DynamicNetwork
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.plan.format import Plan, inputs_of, lists_of_ops
 from sidestep.plan.from_network import export_plan
-from sidestep.routing.exit_rule import Criterion, ExitRule, scores
+from sidestep.routing.exit_rule import ExitRule, scores
 from sidestep.routing.router import Router
 from tests import strategies
 from tests.doubles import EXIT_NETWORKS, lively_routed, relational_router, shared_exit_network, shared_network
@@ -256,7 +256,7 @@ def test_weights_that_are_not_finite_are_refused() -> None:
         plan_of(network)
 
 
-def dividing_rule(exit_logits: Tensor, criterion: Criterion) -> ExitRule:
+def dividing_rule(exit_logits: Tensor, criterion: str) -> ExitRule:
     """Return a rule by which a third of the images leaves at each of three exits, none of them narrowly."""
     temperatures = [0.8, 1.2, 1.0]
     first, second, _ = scores(exit_logits, criterion, temperatures)
@@ -269,7 +269,7 @@ def dividing_rule(exit_logits: Tensor, criterion: Criterion) -> ExitRule:
 @pytest.mark.parametrize(
     ("method", "criterion"), [("rdi_net", "confidence"), ("static", "margin"), ("rdi_net", "entropy")]
 )
-def test_attached_exits_let_images_leave_where_the_rule_says(method: str, criterion: Criterion) -> None:
+def test_attached_exits_let_images_leave_where_the_rule_says(method: str, criterion: str) -> None:
     images = strategies.images(24, 0, size=16)
     network = network_of(RDI_NET if method == "rdi_net" else {"name": method}, SMALL)
     attached = attach_exits(network, ["layer1", "layer2.0"], num_classes=NUM_CLASSES, width=4)
