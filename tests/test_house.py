@@ -16,7 +16,7 @@ MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_RESULTS = 400, 60, 60
 
 # A module, class or function that begins with an underscore, of another library.
 PRIVATE = re.compile(
-    r"^\s*(?:from|import) (?:torch|timm|lightning_fabric)\S*\._|import _\w|\btorch\._(?!_)\w+"
+    r"^\s*(?:from|import) (?:torch|timm|lightning_fabric)\S*(?:\._| import _)|\btorch\._(?!_)\w+"
 )
 
 

@@ -14,6 +14,7 @@ from tests.paths import SHARED
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="CIFAR-10 and the weights are not beside this checkout")
 @pytest.mark.parametrize(
     ("depth", "published", "gflops"), [(20, 0.9173, 0.0811), (32, 0.9263, 0.1377)], ids=["20", "32"]

@@ -69,6 +69,8 @@ def test_all_wrong_keys_of_a_recipe_are_named_at_once(capsys: pytest.CaptureFixt
 def test_an_interrupt_while_torch_is_imported_leaves_no_traceback(delay: float, tmp_path: Path) -> None:
     code = (
         "import os, signal, sys, threading\n"
+        # A shell that starts jobs in the background lets them ignore interrupts.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from sidestep.cli.main import script\n"
         f"sys.argv[1:] = ['train', {str(RECIPES / 'act_resnet110_cifar10.yaml')!r}]\n"
         f"threading.Timer({delay}, os.kill, (os.getpid(), signal.SIGINT)).start()\n"

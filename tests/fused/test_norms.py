@@ -19,6 +19,9 @@ from sidestep.layers.pool import averaging_by, global_average_pool, spatial_mean
 from sidestep.layers.residual import BasicBlock, BlockConfig, Bottleneck, HalfBlock, ResidualUnit
 from tests import strategies
 
+# Every program is compiled anew.
+pytestmark = pytest.mark.slow
+
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the compiler's own
 
 CHANNELS_LAST = torch.channels_last

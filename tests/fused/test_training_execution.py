@@ -51,7 +51,11 @@ def chosen(network: DynamicNetwork, wanted: bool | None, macs: float, fabric: Fa
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own
-@pytest.mark.parametrize("execution", [by_hand, compiled], ids=lambda execution: execution.name)
+@pytest.mark.parametrize(
+    "execution",
+    [by_hand, pytest.param(compiled, marks=pytest.mark.slow)],
+    ids=lambda execution: execution.name,
+)
 @pytest.mark.parametrize(
     "model",
     [
@@ -147,6 +151,7 @@ def test_units_are_compiled_unasked_where_it_pays(
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_a_compiler_that_does_not_work_is_noticed() -> None:
     network = build({"name": "rdi_net"})
     torch.compiler.reset()

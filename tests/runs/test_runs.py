@@ -181,7 +181,13 @@ def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"rdi_net", "static", "fixed_path"} <= json.loads(capsys.readouterr().out).keys()
 
 
-@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def _marked(path: Path) -> Any:
+    """Return a recipe, marked slow if its network is large."""
+    large = any(word in path.stem for word in ("imagenet", "resnet110", "ranet_cifar10", "msdnet_cifar10"))
+    return pytest.param(path, marks=pytest.mark.slow) if large else path
+
+
+@pytest.mark.parametrize("path", [_marked(path) for path in ALL], ids=lambda path: path.stem)
 def test_every_recipe_trains_two_steps_on_synthetic_data(path: Path, tmp_path: Path) -> None:
     """The digits stand in for the images, and a fresh network for the static weights."""
     # ConvNeXt divides the size by 32.
@@ -280,6 +286,7 @@ def test_an_unknown_execution_is_refused(run: Path) -> None:
         sidestep.evaluate(run, execution="magic")
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes(tmp_path: Path) -> None:
     recipe = write(tmp_path)
     arguments = ("train", recipe, "--out", tmp_path / "run", "--training.phases.0.epochs=6")

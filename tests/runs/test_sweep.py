@@ -135,6 +135,7 @@ def test_a_run_that_fails_does_not_stop_the_others(
     assert list(done(out)) == ["tiny-lr=0.05"]
 
 
+@pytest.mark.slow
 def test_a_run_whose_worker_was_killed_goes_on_in_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +163,7 @@ def test_a_run_whose_worker_was_killed_goes_on_in_another(
     assert (folder / "metrics.jsonl").read_text().splitlines()[: len(epochs)] == epochs
 
 
+@pytest.mark.slow
 def test_several_workers_share_the_runs(tmp_path: Path) -> None:
     command = ["sweep", str(write(tmp_path)), "--out", str(tmp_path / "out"), "--workers", "2"]
     assert main([*command, "--over", "seed=0,1,2"]) == 0
@@ -188,6 +190,7 @@ def test_nobody_cannot_train(name: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_replicas_in_one_process_are_the_runs_they_would_be_alone(tmp_path: Path) -> None:
     runs = sweep_runs([write(tmp_path)], ["seed=0,1,2"])
     together, alone = tmp_path / "together", tmp_path / "alone"

@@ -95,7 +95,10 @@ def test_the_bench_times_the_engine(run: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--execution", "engine", "--precision", "half"], "precision must be auto, float32 or bfloat16"),
+        (
+            ["--execution", "engine", "--precision", "half"],
+            "precision must be one of auto, float32, bfloat16",
+        ),
         (["--execution", "engine", "--decisions", "sampled"], "the engine knows arg-max decisions alone"),
         (["--precision", "float32"], "precision is the engine's alone"),
     ],

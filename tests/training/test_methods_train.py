@@ -93,7 +93,13 @@ def test_every_method_is_here() -> None:
     assert covered == set(METHODS)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+# Second variants of a method that is here already.
+SLOW = ("skipnet, feed-forward", "stochastic depth", "rdi_net with exits")
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in VARIANTS]
+)
 def test_a_stopped_run_resumes_bit_for_bit_and_runs_gathered(
     variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

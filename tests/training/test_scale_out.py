@@ -23,6 +23,8 @@ from sidestep.training import step as training_step
 from sidestep.training.checkpoint import load_checkpoint
 from tests.training.test_fit import rows
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 900
 CLOSE = 1e-4
 # Ten steps an epoch.
