@@ -18,6 +18,7 @@ from sidestep.errors import ExecutionError
 from sidestep.runs.evaluate import ExitBudget
 from sidestep.runs.recipe import from_dict
 from sidestep.targets import native_engine
+from sidestep.targets.run_plan import run_plan
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -139,6 +140,20 @@ def test_a_plan_runs_on_pictures(
     assert found[0]["executed"] == output.decisions.execution().sum().item() and found[0]["num_units"] == 3
     assert main(["run", "a.plan", *pictures]) == 0
     assert "wide.jpg" in capsys.readouterr().out
+
+
+@needs_engine
+def test_a_plan_without_units_runs_on_pictures(tmp_path: Path) -> None:
+    model = {"name": "msdnet", "num_scales": 2, "blocks": 2, "base": 1, "step": 1, "channels": 2, "growth": 2}
+    model |= {"gr_factor": [1, 2], "bn_factor": [1, 2]}
+    data, training = TINY["data"] | {"limit": 64}, TINY["training"] | {"max_steps": 2}
+    run = train(tmp_path, method={"name": "msdnet"}, model=model, data=data, training=training)
+    sidestep.calibrate(run, ExitBudget(fraction=0.9))
+    sidestep.export_run(run, tmp_path / "a.plan")
+    Image.new("L", (16, 16), 120).save(tmp_path / "grey.png")
+    (found,) = run_plan(tmp_path / "a.plan", [tmp_path / "grey.png"], precision="float32")
+    assert (found.executed, found.num_units) == (0, 0)
+    assert 0 < found.fraction <= 1
 
 
 @needs_engine

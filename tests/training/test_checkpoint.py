@@ -33,6 +33,13 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["last.safetensors"]
 
 
+def test_weights_that_several_routers_share_are_saved_under_every_name(tmp_path: Path) -> None:
+    shared = torch.arange(6.0)
+    save_checkpoint(tmp_path / "a.safetensors", Checkpoint(tensors={"a": shared, "b": shared}, values={}))
+    tensors = load_checkpoint(tmp_path / "a.safetensors").tensors
+    assert torch.equal(tensors["a"], shared) and torch.equal(tensors["b"], shared)
+
+
 @pytest.mark.parametrize("keep", [0, 4, 40, -3])
 def test_a_truncated_checkpoint_is_damaged(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "last.safetensors"

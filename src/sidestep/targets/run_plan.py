@@ -94,9 +94,11 @@ def _pixels(path: Path | str, size: tuple[int, int]) -> np.ndarray[Any, np.dtype
 def _cost_of(prices: dict[str, Any]) -> CostModel:
     """Return the price list in a plan."""
     exits = {name: torch.tensor(prices[name]) for name in ("exit_macs", "exit_units") if name in prices}
+    options = prices["option_macs"]
     return CostModel(
         fixed_macs=prices["fixed_macs"],
-        option_macs=torch.tensor(prices["option_macs"]),
+        # A network of exits alone has no units, and an empty list no second dimension.
+        option_macs=torch.tensor(options) if options else torch.zeros(0, 2),
         router_macs=torch.tensor(prices["router_macs"]),
         **exits,
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -41,7 +42,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         CheckpointError: when it cannot be written, a full disk for example; the old file is untouched.
     """
     values = json.dumps({"version": VERSION, **checkpoint.values})
-    tensors = {key: t.detach().cpu().contiguous() for key, t in checkpoint.tensors.items()}
+    # Copies: safetensors refuses tensors that share memory, as routers that share weights have them.
+    tensors = {
+        key: t.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, t in checkpoint.tensors.items()
+    }
     write_file(
         path,
         save(tensors, metadata={_KEY: values}),
