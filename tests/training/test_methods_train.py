@@ -71,8 +71,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny(variant: str) -> Recipe:
-    chosen = VARIANTS[variant]
+def tiny(variant: str, settings: dict[str, Any] | None = None) -> Recipe:
+    """Return the recipe of a variant, or of settings like those of the variants."""
+    chosen = settings or VARIANTS[variant]
     return from_dict(
         {
             "name": "tiny",

@@ -1,0 +1,77 @@
+"""Twenty steps of every method, and the file of their losses: `python -m tests.golden.make` writes it anew.
+
+A loss that changes says that a method, a network or the order of random numbers has changed; whoever makes
+the file anew says why in the commit.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+import sidestep
+from tests.training.test_methods_train import JOINT, VARIANTS, tiny
+
+CURVES = Path(__file__).parent / "curves.json"
+NUM_STEPS = 20
+BATCH_SIZE = 16
+# What `test_methods_train` has no variant of, or one in which no stage can halt.
+MORE: dict[str, dict[str, Any]] = {
+    "rdi_net": {
+        "method": {"name": "rdi_net", "router": {"dim": 8}},
+        "phases": [JOINT | {"name": "warm-up", "train": "blocks", "paths": "uniform"}, JOINT],
+    },
+    "vanilla": {"method": {"name": "rdi_net", "router": {"dim": 8, "gamma": 0}, "srm": {"alpha": 0}}},
+    "act": {"method": {"name": "act"}, "model": {"name": "cifar_preact_resnet14"}},
+    "sact": {"method": {"name": "sact"}, "model": {"name": "cifar_resnet14"}},
+    "fixed_path": {"method": {"name": "fixed_path", "path": "1 0 1"}},
+    "static": {"method": {"name": "static"}},
+}
+NAMES = tuple(dict.fromkeys((*VARIANTS, *MORE)))
+
+
+def recipe_of(name: str) -> sidestep.Recipe:
+    """Return the recipe of twenty steps, shared by its phases."""
+    recipe = tiny(name, MORE.get(name))
+    phases = [replace(phase, epochs=1) for phase in recipe.training.phases]
+    steps = NUM_STEPS // len(phases)
+    training = replace(recipe.training, phases=phases, batch_size=BATCH_SIZE, max_steps=steps)
+    return replace(recipe, data=replace(recipe.data, limit=steps * BATCH_SIZE, workers=0), training=training)
+
+
+def losses_of(recipe: sidestep.Recipe, folder: Path) -> list[float]:
+    """Train a recipe into a new folder and return the loss of every step."""
+    losses: list[float] = []
+    backward = Fabric.backward
+
+    def noting(fabric: Fabric, loss: Tensor, *arguments: Any, **options: Any) -> None:
+        losses.append(loss.item())
+        backward(fabric, loss, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fabric, "backward", noting)
+        sidestep.train(recipe, folder)
+    return losses
+
+
+def main() -> None:
+    """Write the file."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        curves = {name: losses_of(recipe_of(name), Path(folder) / name) for name in NAMES}
+    lines = [
+        f"{json.dumps(name)}: {json.dumps([float(f'{x:.7g}') for x in curves[name]])}" for name in curves
+    ]
+    CURVES.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()
