@@ -1,4 +1,9 @@
-"""One seed and one Hypothesis profile for every test."""
+"""One seed and one Hypothesis profile for every test, and no network for any."""
+
+import os
+
+# Before anything reads it: a hub that cannot be reached is asked again and again.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
