@@ -20,9 +20,7 @@ from sidestep.layers.residual import BasicBlock, BlockConfig, Bottleneck, HalfBl
 from tests import strategies
 
 # Every program is compiled anew.
-pytestmark = pytest.mark.slow
-
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the compiler's own
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # warnings are the compiler's own
 
 CHANNELS_LAST = torch.channels_last
 UNITS: dict[str, Callable[[], ResidualUnit]] = {

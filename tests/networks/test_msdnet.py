@@ -14,6 +14,7 @@ from sidestep.errors import RecipeError
 from sidestep.networks.msdnet import MsdNet, MsdNetConfig
 from tests import strategies
 from tests.doubles import EXIT_NETWORKS, lively_exits, shared_exit_network
+from tests.marks import slow_where
 from tests.reference.macs import CountedMacs, CountedOperations, in_millions
 from tests.reference.multi_scale import live_scales, msdnet
 
@@ -58,7 +59,7 @@ def meta_images(network: MsdNet) -> Tensor:
     return torch.empty(1, 3, size, size, device="meta")
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", slow_where(lambda name: name.startswith("imagenet"), PUBLISHED))
 def test_operations_and_parameters_are_those_of_the_specification_digit_for_digit(name: str) -> None:
     settings, at_once, first, parameters = PUBLISHED[name]
     network = on_meta(**settings)

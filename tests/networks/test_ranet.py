@@ -12,6 +12,7 @@ from sidestep.errors import RecipeError
 from sidestep.networks.ranet import RaNet, RaNetConfig
 from tests import strategies
 from tests.doubles import EXIT_NETWORKS, lively_exits, shared_exit_network
+from tests.marks import slow_where
 from tests.reference.macs import CountedMacs, CountedOperations, in_millions
 from tests.reference.multi_scale import ranet
 
@@ -53,7 +54,7 @@ def literal_operations(**settings: Any) -> list[int]:
     return counted.exits
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", slow_where(lambda name: name.startswith("imagenet"), PUBLISHED))
 def test_operations_and_parameters_are_those_of_the_specification_digit_for_digit(name: str) -> None:
     settings, operations, parameters = PUBLISHED[name]
     network, literal = on_meta(**settings), literal_operations(**settings)

@@ -132,6 +132,7 @@ def test_the_curve_is_kept_as_table_and_picture(run: Path, capsys: pytest.Captur
     assert page.count("\n| run | ") == exits + 4 + 3 + 5
 
 
+@pytest.mark.slow
 def test_bench_times_the_cascade(run: Path) -> None:
     sidestep.calibrate(run, sidestep.ExitBudget(fraction=0.6))
     rows = sidestep.bench(run, batch_sizes=(4,), seconds=0.1).rows

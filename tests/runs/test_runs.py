@@ -20,6 +20,7 @@ from sidestep.cli.main import main
 from sidestep.errors import CheckpointError, RecipeError
 from sidestep.networks.models import build_backbone
 from sidestep.runs.recipe import from_dict, load_recipe
+from tests.marks import slow_where
 from tests.paths import RECIPES
 
 ALL = sorted(RECIPES.glob("*.yaml"))
@@ -181,13 +182,15 @@ def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"rdi_net", "static", "fixed_path"} <= json.loads(capsys.readouterr().out).keys()
 
 
-def _marked(path: Path) -> Any:
-    """Return a recipe, marked slow if its network is large."""
-    large = any(word in path.stem for word in ("imagenet", "resnet110", "ranet_cifar10", "msdnet_cifar10"))
-    return pytest.param(path, marks=pytest.mark.slow) if large else path
+def _is_large(recipe: Path) -> bool:
+    """Return whether slow tests train a recipe: a large network, or one more method at the same depth."""
+    large = any(word in recipe.stem for word in ("imagenet", "resnet110", "ranet_cifar10", "msdnet_cifar10"))
+    return large or (
+        recipe.stem.endswith("finetune") and not recipe.stem.startswith(("rdi_net", "act", "codinet"))
+    )
 
 
-@pytest.mark.parametrize("path", [_marked(path) for path in ALL], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", slow_where(_is_large, ALL), ids=lambda path: path.stem)
 def test_every_recipe_trains_two_steps_on_synthetic_data(path: Path, tmp_path: Path) -> None:
     """The digits stand in for the images, and a fresh network for the static weights."""
     # ConvNeXt divides the size by 32.

@@ -202,6 +202,7 @@ def test_replicas_in_one_process_are_the_runs_they_would_be_alone(tmp_path: Path
         assert all(torch.equal(one.tensors[key], other.tensors[key]) for key in other.tensors)
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_all_replicas_and_the_sweep_goes_on_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ def test_reports_equal_those_of_masked_evaluation(run: Path) -> None:
 
 
 @needs_engine
+@pytest.mark.slow
 def test_static_networks_and_fixed_paths_run_too(tmp_path: Path) -> None:
     assert_same(train(tmp_path / "static", method={"name": "static"}))
     assert_same(train(tmp_path / "fixed", method={"name": "fixed_path", "path": "101"}))
@@ -84,6 +85,7 @@ def test_images_leave_at_exits(tmp_path: Path) -> None:
 
 
 @needs_engine
+@pytest.mark.slow
 def test_the_bench_times_the_engine(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["bench", str(run), "--batch-sizes", "1,4", "--seconds", "0.1", "--json"]
     assert main(arguments) == 0

@@ -14,6 +14,7 @@ from sidestep.methods import METHODS
 from sidestep.runs.recipe import Recipe, from_dict
 from sidestep.runs.train import train
 from sidestep.training.step import TrainingStep
+from tests.marks import slow_where
 from tests.training.test_fit import assert_same_run, at_step, rows
 
 JOINT = {"name": "joint", "epochs": 2, "lr": 0.01}
@@ -94,13 +95,11 @@ def test_every_method_is_here() -> None:
     assert covered == set(METHODS)
 
 
-# Second variants of a method that is here already.
-SLOW = ("skipnet, feed-forward", "stochastic depth", "rdi_net with exits")
+# One of every kind: routed, halting, with exits. The others are marked slow.
+QUICK = ("rdi_net, three options", "skipnet", "act", "msdnet")
 
 
-@pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in VARIANTS]
-)
+@pytest.mark.parametrize("variant", slow_where(lambda name: name not in QUICK, VARIANTS))
 def test_a_stopped_run_resumes_bit_for_bit_and_runs_gathered(
     variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
