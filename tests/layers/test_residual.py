@@ -70,7 +70,7 @@ def scaling_block(factor: float) -> BasicBlock:
     for conv, centre in ((block.conv1, 1.0), (block.conv2, factor)):
         nn.init.zeros_(conv.weight)
         conv.weight.data[0, 0, 1, 1] = centre
-    block.bn1.eps = block.bn2.eps = 0.0
+    block.bn1.eps = block.bn2.eps = 1e-12
     return block
 
 
@@ -331,7 +331,7 @@ def test_a_bottleneck_squeezes_to_a_quarter_and_has_its_stride_in_the_middle() -
 def test_a_bottleneck_agrees_with_hand_arithmetic() -> None:
     block = Bottleneck(4, 4, stride=1, stage=0).eval()
     for norm in (block.bn1, block.bn2, block.bn3):
-        norm.eps = 0.0
+        norm.eps = 1e-12
     for conv, factor in ((block.conv1, 0.25), (block.conv2, 2.0), (block.conv3, 3.0)):
         nn.init.zeros_(conv.weight)
         conv.weight.data[:, :, conv.kernel_size[0] // 2, conv.kernel_size[0] // 2] = factor
