@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
 from sidestep.errors import RecipeError
 from sidestep.execution.gather import run_chosen
 from sidestep.layers.unit import Unit
-from sidestep.routing.router import Router
 
 
 class RunUnit(Protocol):
@@ -19,22 +18,10 @@ class RunUnit(Protocol):
     def __call__(self, unit: Unit, x: Tensor, weights: Tensor) -> Tensor: ...
 
 
-class AskRouter(Protocol):
-    """A way to ask a router; returns what calling the router returns."""
-
-    def __call__(self, router: Router, index: int, features: Tensor, state: Any) -> tuple[Tensor, Any]: ...
-
-
 def blend(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
     """Return the unit's output, with every option computed for every image and blended by the weights."""
     out: Tensor = unit(x, weights)
     return out
-
-
-def ask(router: Router, index: int, features: Tensor, state: Any) -> tuple[Tensor, Any]:
-    """Return the (B, K) logits of a router in front of unit `index`, and its next state."""
-    logits, state = router(index, features, state)
-    return logits, state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +31,6 @@ class Execution:
     Attributes:
         name: as commands and reports say it.
         run: how a unit is run under its decisions.
-        ask: how a router is asked.
         computes_all: whether every option is computed for every image. Then weights may be soft, and
             gradients reach all of them; otherwise weights are one-hot, and what an image has done with costs
             no time.
@@ -53,7 +39,6 @@ class Execution:
 
     name: str
     run: RunUnit
-    ask: AskRouter = ask
     computes_all: bool
     leaves_early: bool = False
 

@@ -43,7 +43,7 @@ class Forward(ForwardPass):
         network: that is walked through.
         router: who is asked; None executes every unit.
         sampler: how logits become weights.
-        execution: how routers are asked and units are run.
+        execution: how units are run.
         rule: at which exit an image's answer is taken; None takes the last one's.
 
     Attributes:
@@ -74,7 +74,7 @@ class Forward(ForwardPass):
         if self.router is None:
             self.x = unit.execute(self.x)
             return
-        logits, self.state = self.execution.ask(self.router, index, self.x, self.state)
+        logits = self.ask(index)
         sample = self.sampler(logits)
         self.x = self.execution.run(unit, self.x, sample.weights)
         self.choices.append((logits, sample.weights, sample.relaxed))
@@ -135,7 +135,7 @@ class LeavingForward(Forward):
         network: with early exits.
         router: who is asked; None executes every unit.
         sampler: how logits become weights.
-        execution: how routers are asked and units are run.
+        execution: how units are run.
         rule: where images leave.
     """
 

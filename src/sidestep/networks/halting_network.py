@@ -152,7 +152,7 @@ class _HaltingForward(ForwardPass):
     Args:
         halting: scores units.
         units: of the network.
-        execution: how routers are asked and units are run.
+        execution: how units are run.
 
     Attributes:
         ended: what came out of every stage so far.
@@ -215,7 +215,7 @@ class _HaltingForward(ForwardPass):
         shares = stage.asked
         score = x.new_ones((), dtype=torch.float32)
         if not last:
-            logits, _ = self.execution.ask(self.halting, index + 1, x, None)
+            logits, _ = self.halting(index + 1, x, None)
             score = torch.sigmoid(logits.float())
             share = self.halting.share_of_macs(index + 1, running)
             shares = torch.cat([shares, share.unsqueeze(1)], dim=1)

@@ -41,13 +41,13 @@ class RoutedNetwork(DynamicNetwork):
         return self.backbone.stem(images)
 
     def stops(self) -> Iterator[Stop]:
-        exits = dict(zip(self._units_before, (*self.exits, self.backbone.head), strict=True))
-        numbers = {place: number for number, place in enumerate(exits)}
+        places = zip(self._units_before, (*self.exits, self.backbone.head), strict=True)
+        exits = {place: ExitStop(number, exit) for number, (place, exit) in enumerate(places)}
         for index, unit in enumerate(self.backbone.units):
             if index in exits:
-                yield ExitStop(numbers[index], exits[index])
+                yield exits[index]
             yield UnitStop(index, unit)
-        yield ExitStop(len(numbers) - 1, self.backbone.head)
+        yield exits[self._units_before[-1]]
 
     @property
     def units(self) -> Sequence[Unit]:
