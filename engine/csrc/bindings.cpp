@@ -95,11 +95,11 @@ void run(Engine& engine, const Batch& batch, size_t channels, const Array<float,
         throw PlanError("images must have " + std::to_string(engine.program().channels) + " channels, got " +
                         std::to_string(channels));
     const auto count = static_cast<size_t>(batch.count);
+    nb::gil_scoped_release release;
     if (scores.shape(0) != count || options.shape(0) != count || exits.shape(0) != count ||
         static_cast<int64_t>(scores.shape(1)) != engine.num_classes(batch.height, batch.width) ||
         static_cast<int64_t>(options.shape(1)) != engine.program().num_choices)
         throw PlanError("outputs do not fit the batch");
-    nb::gil_scoped_release release;
     engine.run(batch, {scores.data(), options.data(), exits.data()});
 }
 
@@ -130,12 +130,15 @@ NB_MODULE(_engine, module) {
     module.def("operations", &operations);
 
     nb::class_<Engine>(module, "Engine")
-        .def(nb::init<Program, const std::string&, const std::string&, int>(), "program"_a, "precision"_a,
-             "isa"_a, "num_threads"_a)
+        .def(nb::init<Program, const std::string&, const std::string&, int, int>(), "program"_a,
+             "precision"_a, "isa"_a, "num_threads"_a, "num_cores"_a)
         .def("run_planes", &run_planes, "images"_a, "scores"_a, "options"_a, "exits"_a)
         .def("run_bytes", &run_bytes, "images"_a, "scores"_a, "options"_a, "exits"_a)
-        .def("num_classes", &Engine::num_classes, "height"_a, "width"_a)
-        .def("bytes_per_image", &Engine::bytes_per_image, "height"_a, "width"_a)
+        // They wait for a call that is under way, during which other Python threads may go on.
+        .def("num_classes", &Engine::num_classes, "height"_a, "width"_a,
+             nb::call_guard<nb::gil_scoped_release>())
+        .def("bytes_per_image", &Engine::bytes_per_image, "height"_a, "width"_a,
+             nb::call_guard<nb::gil_scoped_release>())
         .def_prop_ro("weight_bytes", &Engine::weight_bytes)
         .def_prop_ro("num_threads", &Engine::num_threads)
         .def_prop_ro("num_choices", [](const Engine& engine) { return engine.program().num_choices; })

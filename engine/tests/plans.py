@@ -122,6 +122,8 @@ def write(plan: Plan, path: Path, version: Any = 1) -> None:
         "steps": plan.steps,
         "output": plan.output,
     }
+    if type(plan.temperature) is not float or plan.temperature != 1:
+        text["temperature"] = plan.temperature
     header: dict[str, Any] = {"__metadata__": {"sidestep_plan": json.dumps(text)}}
     body = b""
     for name, tensor in plan.tensors.items():

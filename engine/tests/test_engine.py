@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import resource
 import threading
+from pathlib import Path
 
 import numpy as np
 import plans
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sidestep_engine import Engine, PlanError
+from sidestep_engine import Engine, Plan, PlanError
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,12 @@ def test_arrays_that_are_not_contiguous(engine: Engine) -> None:
         (np.zeros((3, 32, 32), np.float32), "four dimensions"),
         (np.zeros((1, 4, 32, 32), np.float32), "must have 3 channels, got 4"),
         (np.zeros((1, 32, 32, 1), np.uint8), "must have 3 channels, got 1"),
+        (np.zeros((1, 32, 32, 3), np.float32), r"got 32 in .*normalised floats are \(B, C, H, W\)"),
+        (np.zeros((1, 3, 32, 32), np.uint8), r"got 32 in .*uint8 pixels are \(B, H, W, C\)"),
+        (np.zeros((1, 3, 32, 32), bool), "uint8 pixels or normalised floats"),
+        (np.zeros((1, 3, 32, 32), np.complex64), "uint8 pixels or normalised floats"),
+        ([[1.0], [1.0, 2.0]], "must be an array that NumPy can read"),
+        (None, "four dimensions"),
         (np.zeros((1, 3, 32, 32), np.int64), "uint8 pixels or normalised floats"),
         (np.zeros((1, 3, 0, 32), np.float32), "1 to 16384 pixels"),
         (np.zeros((1, 3, 32, 32), object), "uint8 pixels or normalised floats"),
@@ -140,3 +148,55 @@ def test_memory_is_stated_and_kept(engine: Engine) -> None:
 def test_wrong_settings_are_refused(settings_: dict[str, object], said: str) -> None:
     with pytest.raises(PlanError, match=said):
         Engine(plans.routed_resnet(1, (16,)), **settings_)  # type: ignore[arg-type]
+
+
+def exits_plan() -> Plan:
+    """Return a plan with two exits whose scores are the three channels' means, and other temperatures."""
+    maker = plans.Maker()
+    scores = maker.op("gap", **{"in": 0})
+    for threshold, temperature in ((0.99, 0.5), (0.6, 4.0)):
+        leave = {"logits": scores, "criterion": "confidence", "threshold": threshold}
+        maker.steps.append({"exit": leave | {"temperature": temperature}})
+    maker.steps.append({"exit": {"logits": scores, "criterion": "confidence", "threshold": 0.9}})
+    return dataclasses.replace(maker.plan(scores, 4), temperature=0.25)
+
+
+def test_probabilities_are_those_of_the_exit_that_was_taken(tmp_path: Path) -> None:
+    plans.write(exits_plan(), tmp_path / "a.plan")
+    engine = Engine.load(tmp_path / "a.plan", precision="float32")
+    scores = np.array([[3.0, 0, 0], [1.0, 0, 0], [2.0, 0, -99], [0.1, 0, 0]], np.float32)
+    output = engine(np.tile(scores[:, :, None, None], (1, 1, 4, 4)))
+    assert output.exits.tolist() == [0, 3, 1, 3]
+    temperatures = np.array([0.5, 4.0, 1.0, 0.25])[output.exits]
+    np.testing.assert_array_equal(output.temperatures, temperatures.astype(np.float32))
+    shares = np.exp(output.logits / temperatures[:, None])
+    np.testing.assert_allclose(output.probabilities, shares / shares.sum(axis=1, keepdims=True), rtol=1e-5)
+    assert output.probabilities.dtype == np.float32
+    assert engine(np.zeros((0, 3, 4, 4), np.float32)).probabilities.shape == (0, 3)
+
+
+def test_probabilities_of_large_scores_are_finite(engine: Engine) -> None:
+    output = dataclasses.replace(engine(pixels(2)), logits=np.array([[3e38, 0], [-3e38, 3e38]], np.float32))
+    np.testing.assert_array_equal(output.probabilities, [[1, 0], [0, 1]])
+
+
+@pytest.mark.parametrize("temperature", [0, -1, "1", None, True, 1e39, [1]])
+def test_a_temperature_is_a_number_above_0(temperature: object, tmp_path: Path) -> None:
+    plans.write(dataclasses.replace(exits_plan(), temperature=temperature), tmp_path / "a.plan")  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="temperature must be a number above 0"):
+        Engine.load(tmp_path / "a.plan")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.longdouble, ">f4"])
+def test_floats_of_any_precision_and_order(engine: Engine, dtype: object) -> None:
+    x = normalised(pixels(3)).astype(np.float16)
+    wanted = engine(x.astype(np.float32))
+    np.testing.assert_array_equal(engine(x.astype(dtype)).logits, wanted.logits)
+    np.testing.assert_array_equal(engine(x.tolist()).logits, wanted.logits)  # type: ignore[arg-type]
+
+
+def test_bytes_that_are_not_contiguous(engine: Engine) -> None:
+    x = pixels(6)
+    np.testing.assert_array_equal(engine(x[::2, :, ::-1]).logits, engine(x[::2, :, ::-1].copy()).logits)
+    planes = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(engine(planes.transpose(0, 2, 3, 1)).logits, engine(x).logits)

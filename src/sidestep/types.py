@@ -63,12 +63,21 @@ class RoutedOutput:
         exit_logits: (E, B, C) class scores of early exits, or None.
         ponder: (B, S) ponder cost N + R of every stage of a halting network, for SACT its mean over
             positions; its gradient flows through the remainder R alone. None elsewhere.
+        temperatures: (B,) that the exit at which an image left divides its logits by, or None where none
+            divides.
     """
 
     logits: Tensor
     decisions: Decisions
     exit_logits: Tensor | None = None
     ponder: Tensor | None = None
+    temperatures: Tensor | None = None
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Return (B, C) softmax(logits / temperature), by which an exit decides whether an image leaves."""
+        logits = self.logits.float()
+        return (logits if self.temperatures is None else logits / self.temperatures.unsqueeze(1)).softmax(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

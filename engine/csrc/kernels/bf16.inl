@@ -27,9 +27,10 @@ inline void store_entries(Entry* to, const Floats& v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(half));
 }
 
-// One instruction, which the compiler does not find for numbers that may be NaN.
+// One instruction, which the compiler does not find for numbers that may be NaN. Of two operands of which one
+// is NaN it returns the second.
 inline Floats positive(const Floats& v) {
-    return reinterpret_cast<Floats>(_mm512_max_ps(reinterpret_cast<__m512>(v), _mm512_setzero_ps()));
+    return reinterpret_cast<Floats>(_mm512_max_ps(_mm512_setzero_ps(), reinterpret_cast<__m512>(v)));
 }
 
 #include "epilogue.inl"

@@ -21,7 +21,7 @@ inline void store_entries(Entry* to, const Floats& v) {
 }
 
 inline Floats positive(const Floats& v) {
-    return v > 0 ? v : Floats{};
+    return v < 0 ? Floats{} : v;
 }
 
 #include "epilogue.inl"

@@ -52,6 +52,11 @@ void sum(const void* in, const Rows& rows, float* sums) {
     }
 }
 
+// The larger of two, or the first NaN.
+inline float larger(float largest, float value) {
+    return value > largest || value != value ? value : largest;
+}
+
 void window(const void* in, const Rows& rows, void* out, int64_t pixel_step, bool mean) {
     const auto* first = static_cast<const Entry*>(in);
     auto* to = static_cast<Entry*>(out);
@@ -63,7 +68,7 @@ void window(const void* in, const Rows& rows, void* out, int64_t pixel_step, boo
             for (int64_t x = 0; x < rows.pixels; ++x)
                 for (int64_t i = 0; i < 4; ++i) {
                     const float value = to_float(first[y * rows.row_step + x * pixel_step + c + i]);
-                    values[i] = mean ? values[i] + value : (value > values[i] ? value : values[i]);
+                    values[i] = mean ? values[i] + value : larger(values[i], value);
                 }
         for (int64_t i = 0; i < 4; ++i) to[c + i] = to_entry(mean ? values[i] * scale : values[i]);
     }

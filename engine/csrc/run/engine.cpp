@@ -13,26 +13,41 @@ float* floats(const Memory& memory) {
 
 }  // namespace
 
-Engine::Engine(Program program, const std::string& precision, const std::string& isa, int num_threads)
+Engine::Engine(Program program, const std::string& precision, const std::string& isa, int num_threads,
+               int num_cores)
     : program_(std::move(program)),
       kernels_(select_kernels(precision, isa)),
       packed_(pack(program_, kernels_, weights_)),
-      threads_(num_threads) {
-    for (int rank = 0; rank < threads_.size(); ++rank) scratch_.emplace_back(scratch_bytes(packed_));
+      num_threads_(num_threads),
+      num_cores_(num_cores),
+      state_(std::make_unique<State>()),
+      fork_handler_([this] {
+          static_cast<void>(state_.release());
+          state_ = std::make_unique<State>();
+      }) {
     for (int64_t c = 0; c < program_.channels; ++c) {
         scale_.push_back(1 / (255 * program_.std[c]));
         shift_.push_back(-program_.mean[c] / program_.std[c]);
     }
+    start(*state_);
+}
+
+void Engine::start(State& state) const {
+    std::vector<Memory> scratch;
+    for (int rank = 0; rank < num_threads_; ++rank) scratch.emplace_back(scratch_bytes(packed_));
+    state.scratch = std::move(scratch);
+    state.threads = std::make_unique<ThreadPool>(num_threads_, num_cores_);
 }
 
 Network Engine::network(const Workspace& workspace) const {
     return {program_, packed_, workspace.layout, kernels_, scale_, shift_};
 }
 
-Engine::Workspace& Engine::workspace(int64_t height, int64_t width) {
+Engine::Workspace& Engine::workspace(State& state, int64_t height, int64_t width) const {
     const auto key = std::pair(height, width);
-    auto found = workspaces_.find(key);
-    if (found == workspaces_.end()) found = workspaces_.emplace(key, new_workspace(height, width)).first;
+    auto found = state.workspaces.find(key);
+    if (found == state.workspaces.end())
+        found = state.workspaces.emplace(key, new_workspace(height, width)).first;
     return *found->second;
 }
 
@@ -40,22 +55,22 @@ std::unique_ptr<Engine::Workspace> Engine::new_workspace(int64_t height, int64_t
     auto made = std::make_unique<Workspace>();
     made->shapes = infer_shapes(program_, height, width);
     made->layout = lay_out(program_, made->shapes);
-    made->images.resize(threads_.size());
+    made->images.resize(num_threads_);
     for (std::vector<ImageMemory>& images : made->images) images.resize(MAX_ITEMS);
     for (const Place& place : made->layout.places)
         made->partial_sums_step = std::max(made->partial_sums_step, place.channels);
-    made->partial_sums = Memory(2 * threads_.size() * made->partial_sums_step * sizeof(float));
+    made->partial_sums = Memory(2 * num_threads_ * made->partial_sums_step * sizeof(float));
     return made;
 }
 
 int64_t Engine::num_classes(int64_t height, int64_t width) {
-    std::lock_guard lock(mutex_);
-    return workspace(height, width).shapes[program_.output].c;
+    std::lock_guard lock(state_->mutex);
+    return workspace(*state_, height, width).shapes[program_.output].c;
 }
 
 size_t Engine::bytes_per_image(int64_t height, int64_t width) {
-    std::lock_guard lock(mutex_);
-    const Layout& layout = workspace(height, width).layout;
+    std::lock_guard lock(state_->mutex);
+    const Layout& layout = workspace(*state_, height, width).layout;
     return layout.map_entries * kernels_.entry_size + layout.vector_floats * sizeof(float);
 }
 
@@ -90,21 +105,24 @@ WorkItem Engine::work_item(const Workspace& workspace, const Batch& batch, const
 }
 
 void Engine::run(const Batch& batch, const BatchResult& result) {
-    std::lock_guard lock(mutex_);
-    Workspace& ready = workspace(batch.height, batch.width);
+    State& state = *state_;
+    std::lock_guard lock(state.mutex);
+    if (!state.threads) start(state);
+    Workspace& ready = workspace(state, batch.height, batch.width);
     // An image alone is shared by all threads; several are dealt out.
-    if (batch.count == 1 && threads_.size() > 1)
-        run_shared(ready, batch, result);
+    if (batch.count == 1 && num_threads_ > 1)
+        run_shared(state, ready, batch, result);
     else
-        run_side_by_side(ready, batch, result);
+        run_side_by_side(state, ready, batch, result);
 }
 
-void Engine::run_side_by_side(Workspace& workspace, const Batch& batch, const BatchResult& result) {
+void Engine::run_side_by_side(State& state, Workspace& workspace, const Batch& batch,
+                              const BatchResult& result) const {
     const Network network = this->network(workspace);
     // As many as there are for every thread, so that none has nothing to do.
-    const int64_t count = std::clamp<int64_t>(batch.count / (2 * threads_.size()), 1, MAX_ITEMS);
+    const int64_t count = std::clamp<int64_t>(batch.count / (2 * num_threads_), 1, MAX_ITEMS);
     std::atomic<int64_t> next{0};
-    threads_.run([&](int rank) {
+    state.threads->run([&](int rank) {
         for (int64_t begin = next.fetch_add(count); begin < batch.count; begin = next.fetch_add(count)) {
             std::vector<WorkItem> items;
             for (int64_t i = begin; i < std::min(begin + count, batch.count); ++i) {
@@ -113,25 +131,26 @@ void Engine::run_side_by_side(Workspace& workspace, const Batch& batch, const Ba
                 item.maps = memory.maps.data();
                 item.vectors = item.shared_vectors = floats(memory.vectors);
             }
-            execute(network, {.scratch = scratch_[rank].data()}, items);
+            execute(network, {.scratch = state.scratch[rank].data()}, items);
         }
     });
 }
 
-void Engine::run_shared(Workspace& workspace, const Batch& batch, const BatchResult& result) {
+void Engine::run_shared(State& state, Workspace& workspace, const Batch& batch,
+                        const BatchResult& result) const {
     const Network network = this->network(workspace);
-    Barrier barrier(threads_.size());
-    std::vector<WorkItem> items(threads_.size(), work_item(workspace, batch, result, 0));
+    Barrier barrier(num_threads_, state.threads->spins());
+    std::vector<WorkItem> items(num_threads_, work_item(workspace, batch, result, 0));
     const ImageMemory& first = image_memory(workspace, 0, 0);
-    for (int rank = 0; rank < threads_.size(); ++rank) {
+    for (int rank = 0; rank < num_threads_; ++rank) {
         items[rank].maps = first.maps.data();
         items[rank].vectors = floats(image_memory(workspace, rank, 0).vectors);
         items[rank].shared_vectors = floats(first.vectors);
     }
-    threads_.run([&](int rank) {
-        const Worker worker{.scratch = scratch_[rank].data(),
+    state.threads->run([&](int rank) {
+        const Worker worker{.scratch = state.scratch[rank].data(),
                             .rank = rank,
-                            .group_size = threads_.size(),
+                            .group_size = num_threads_,
                             .barrier = &barrier,
                             .partial_sums = floats(workspace.partial_sums),
                             .partial_sums_step = workspace.partial_sums_step};

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <string>
 
+#include "run/forks.h"
 #include "run/network.h"
 
 namespace sidestep {
@@ -26,12 +27,14 @@ struct BatchResult {
 
 class Engine {
   public:
-    // Throws PlanError where the processor lacks the precision or the instruction set.
-    Engine(Program program, const std::string& precision, const std::string& isa, int num_threads);
+    // `num_cores` are those that the threads may use together. Throws PlanError where the processor lacks the
+    // precision or the instruction set, or the system the threads.
+    Engine(Program program, const std::string& precision, const std::string& isa, int num_threads,
+           int num_cores);
 
     const Program& program() const { return program_; }
     const Kernels& kernels() const { return kernels_; }
-    int num_threads() const { return threads_.size(); }
+    int num_threads() const { return num_threads_; }
 
     // Number of classes, for images of any size.
     int64_t num_classes(int64_t height, int64_t width);
@@ -56,25 +59,34 @@ class Engine {
         Memory partial_sums;                           // of threads that share an image
         int64_t partial_sums_step = 0;
     };
+    // What calls change, one at a time. A child of fork() gets one of its own and leaves its parent's as it
+    // is: the threads are not there, and a call may have been under way.
+    struct State {
+        std::mutex mutex;
+        std::unique_ptr<ThreadPool> threads;  // started with the engine, in a child with its first call
+        std::vector<Memory> scratch;          // of every thread
+        std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Workspace>> workspaces;
+    };
 
-    Workspace& workspace(int64_t height, int64_t width);
+    void start(State& state) const;
+    Workspace& workspace(State& state, int64_t height, int64_t width) const;
     std::unique_ptr<Workspace> new_workspace(int64_t height, int64_t width) const;
     Network network(const Workspace& workspace) const;
     ImageMemory& image_memory(Workspace& workspace, int rank, size_t index) const;
     WorkItem work_item(const Workspace& workspace, const Batch& batch, const BatchResult& result,
                        int64_t index) const;
-    void run_side_by_side(Workspace& workspace, const Batch& batch, const BatchResult& result);
-    void run_shared(Workspace& workspace, const Batch& batch, const BatchResult& result);
+    void run_side_by_side(State& state, Workspace& workspace, const Batch& batch,
+                          const BatchResult& result) const;
+    void run_shared(State& state, Workspace& workspace, const Batch& batch, const BatchResult& result) const;
 
     Program program_;
     const Kernels& kernels_;
     MemoryPool weights_;
     std::vector<Packed> packed_;
     std::vector<float> scale_, shift_;
-    std::vector<Memory> scratch_;  // of every thread
-    ThreadPool threads_;
-    std::mutex mutex_;
-    std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Workspace>> workspaces_;
+    const int num_threads_, num_cores_;
+    std::unique_ptr<State> state_;
+    ForkHandler fork_handler_;
 };
 
 }  // namespace sidestep

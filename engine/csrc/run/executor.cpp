@@ -9,6 +9,18 @@ namespace sidestep {
 #include "run/map_ops.inl"
 #include "run/vector_ops.inl"
 
+namespace {
+
+// The index of the largest score, the first of equal ones; what is no number is the largest, as in PyTorch.
+int64_t largest(const float* scores, int64_t count) {
+    int64_t best = 0;
+    for (int64_t i = 1; i < count && !std::isnan(scores[best]); ++i)
+        if (!(scores[i] <= scores[best])) best = i;
+    return best;
+}
+
+}  // namespace
+
 void Executor::run(std::span<const WorkItem> items) {
     Items here;
     for (const WorkItem& item : items) {
@@ -57,7 +69,7 @@ void Executor::take(const Choice& choice, Items& items, size_t index) {
     for (Items& of_option : items_of_option_) of_option.clear();
     for (const WorkItem* item : items) {
         const float* scores = vector(choice.scores, *item);
-        const int64_t option = std::max_element(scores, scores + count) - scores;
+        const int64_t option = largest(scores, static_cast<int64_t>(count));
         items_of_option_[option].push_back(item);
         if (!worker_.rank) item->result.options[choices_] = option;
     }
@@ -84,6 +96,7 @@ void Executor::run_option(const Option& option, const Copies& copies, const Item
         for (const WorkItem* item : items) copy(from, to, *item);
 }
 
+// With a logit that is no number no image leaves: every comparison is false.
 bool Executor::leaves(const Exit& exit, const WorkItem& item) const {
     const int64_t n = at(exit.logits).shape.c;
     const float* logits = vector(exit.logits, item);

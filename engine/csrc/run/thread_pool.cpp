@@ -1,6 +1,9 @@
 #include "run/thread_pool.h"
 
-#include <algorithm>
+#include <string>
+#include <system_error>
+
+#include "plan/error.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -11,9 +14,11 @@ namespace sidestep {
 namespace {
 
 // Rounds of waiting before a thread gives its core away: within a task, and between two, where it takes less
-// time than waking a thread that sleeps.
+// time than waking a thread that sleeps. Within a task it then offers the core to others for some turns, and
+// sleeps after that: another process may have the core of the thread that it waits for.
 constexpr int SPIN_IN_TASK = 1 << 9;
 constexpr int SPIN_BETWEEN_TASKS = 1 << 12;
+constexpr int YIELDS_IN_TASK = 1 << 7;
 
 void pause() {
 #if defined(__x86_64__)
@@ -30,6 +35,19 @@ bool spin(int rounds, const Done& done) {
     return done();
 }
 
+// Waits until done(value), where whoever makes that true notifies those that wait for the value.
+template <class T, class Done>
+void wait_until(const std::atomic<T>& value, bool spins, const Done& done) {
+    auto now = [&] { return done(value.load(std::memory_order_acquire)); };
+    if (spins) {
+        if (spin(SPIN_IN_TASK, now)) return;
+        for (int i = 0; i < YIELDS_IN_TASK && !now(); ++i) std::this_thread::yield();
+    }
+    for (T seen = value.load(std::memory_order_acquire); !done(seen);
+         seen = value.load(std::memory_order_acquire))
+        value.wait(seen, std::memory_order_acquire);
+}
+
 }  // namespace
 
 void Barrier::wait() {
@@ -37,25 +55,38 @@ void Barrier::wait() {
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
         arrived_.store(0, std::memory_order_relaxed);
         round_.store(round + 1, std::memory_order_release);
+        round_.notify_all();
         return;
     }
-    auto done = [&] { return round_.load(std::memory_order_acquire) != round; };
-    while (!spin(SPIN_IN_TASK, done)) std::this_thread::yield();
+    wait_until(round_, spins_, [&](unsigned now) { return now != round; });
 }
 
-ThreadPool::ThreadPool(int num_threads) : threads_(num_threads - 1) {
-    std::lock_guard lock(mutex_);
-    for (int rank = 1; rank < num_threads; ++rank)
-        threads_[rank - 1].thread = std::thread([this, rank] { serve(rank); });
+ThreadPool::ThreadPool(int num_threads, int num_cores)
+    : spins_(num_threads <= num_cores), threads_(num_threads - 1) {
+    try {
+        std::lock_guard lock(mutex_);
+        for (int rank = 1; rank < num_threads; ++rank)
+            threads_[rank - 1].thread = std::thread([this, rank] { serve(rank); });
+    } catch (const std::system_error& error) {
+        end();
+        throw PlanError("num_threads must be as many as this system can start, got " +
+                        std::to_string(num_threads) + " (" + error.what() + "); ask for fewer");
+    }
 }
 
 ThreadPool::~ThreadPool() {
+    end();
+}
+
+// Of threads that were started.
+void ThreadPool::end() {
     {
         std::lock_guard lock(mutex_);
         stop_ = true;
     }
     wake_.notify_all();
-    for (PoolThread& thread : threads_) thread.thread.join();
+    for (PoolThread& thread : threads_)
+        if (thread.thread.joinable()) thread.thread.join();
 }
 
 void ThreadPool::run(const std::function<void(int)>& task) {
@@ -68,12 +99,11 @@ void ThreadPool::run(const std::function<void(int)>& task) {
         round_.fetch_add(1, std::memory_order_release);
         caller_core_ = current_core();
         for (PoolThread& thread : threads_)
-            if (thread.sleeps) thread.affinity.avoid(thread.thread, caller_core_);
+            if (spins_ && thread.sleeps) thread.affinity.avoid(thread.thread, caller_core_);
     }
     wake_.notify_all();
     call(task, 0);
-    auto done = [&] { return running_.load(std::memory_order_acquire) == 0; };
-    while (!spin(SPIN_IN_TASK, done)) std::this_thread::yield();
+    wait_until(running_, spins_, [](int left) { return left == 0; });
     if (error_) std::rethrow_exception(error_);
 }
 
@@ -91,11 +121,11 @@ void ThreadPool::serve(int rank) {
     unsigned seen = 0;
     while (true) {
         auto called = [&] { return round_.load(std::memory_order_acquire) != seen || stop_.load(); };
-        if (!spin(SPIN_BETWEEN_TASKS, called)) sleep(thread, called);
+        if (!spin(spins_ ? SPIN_BETWEEN_TASKS : 0, called)) sleep(thread, called);
         if (stop_) return;
         seen = round_.load(std::memory_order_acquire);
         call(*task_, rank);
-        running_.fetch_sub(1, std::memory_order_acq_rel);
+        if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) running_.notify_all();
         thread.affinity.release(thread.thread);
     }
 }
@@ -105,7 +135,7 @@ void ThreadPool::sleep(PoolThread& thread, const Called& called) {
     std::unique_lock lock(mutex_);
     if (called()) return;
     // Now and not when it is called, when somebody waits for it.
-    thread.affinity.avoid(thread.thread, caller_core_);
+    if (spins_) thread.affinity.avoid(thread.thread, caller_core_);
     thread.sleeps = true;
     wake_.wait(lock, called);
     thread.sleeps = false;

@@ -13,14 +13,16 @@
 
 namespace sidestep {
 
-// Makes `size` threads wait for each other. They spin: what they wait for is short.
+// Makes `size` threads wait for each other. What they wait for is short, so that they spin before they sleep;
+// but not where there are more threads than cores, since one that spins keeps another from its work.
 class Barrier {
   public:
-    explicit Barrier(int size) : size_(size) {}
+    Barrier(int size, bool spins) : size_(size), spins_(spins) {}
     void wait();
 
   private:
     const int size_;
+    const bool spins_;
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<unsigned> round_{0};
 };
@@ -29,12 +31,17 @@ class Barrier {
 // wait for their turn.
 class ThreadPool {
   public:
-    explicit ThreadPool(int num_threads);
+    // `num_cores` are those that the threads may use together. Throws PlanError where the system has no more
+    // threads to give.
+    ThreadPool(int num_threads, int num_cores);
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
     ThreadPool& operator=(const ThreadPool&) = delete;
 
     int size() const { return static_cast<int>(threads_.size()) + 1; }
+
+    // Whether there is a core for every thread, so that those that wait may spin.
+    bool spins() const { return spins_; }
 
     // Calls task(rank) once for every rank in [0, size()) and returns when all have returned. Rethrows the
     // first exception. A task that waits at a barrier must not throw.
@@ -47,11 +54,13 @@ class ThreadPool {
         WakeAffinity affinity;
     };
 
+    void end();
     void serve(int rank);
     template <class Called>
     void sleep(PoolThread& thread, const Called& called);
     void call(const std::function<void(int)>& task, int rank);
 
+    const bool spins_;
     std::mutex turn_;
     std::mutex mutex_;
     std::condition_variable wake_;

@@ -2,7 +2,7 @@
 
 static float apply(ops::Function function, float x, float slope) {
     switch (function) {
-        case ops::Function::relu: return x > 0 ? x : slope != 0 ? slope * x : 0;
+        case ops::Function::relu: return !(x < 0) ? x : slope != 0 ? slope * x : 0;  // NaN stays
         case ops::Function::sigmoid: return 1 / (1 + std::exp(-x));
         case ops::Function::tanh: return std::tanh(x);
         case ops::Function::sqrt: return std::sqrt(x);

@@ -3,6 +3,7 @@
 from sidestep_engine._engine import PlanError
 from sidestep_engine.engine import Engine, Output
 from sidestep_engine.plan import Plan, parse_plan, read_plan
+from sidestep_engine.processors import available_processors
 
-__all__ = ["Engine", "Output", "Plan", "PlanError", "parse_plan", "read_plan"]
+__all__ = ["Engine", "Output", "Plan", "PlanError", "available_processors", "parse_plan", "read_plan"]
 __version__ = "0.1.0"

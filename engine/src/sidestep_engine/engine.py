@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from sidestep_engine import _engine
 from sidestep_engine._engine import PlanError
 from sidestep_engine.plan import Plan, read_plan
+from sidestep_engine.processors import available_processors
 
 Precision = Literal["auto", "float32", "bfloat16"]
 _MOST_THREADS = 1024
@@ -27,20 +27,37 @@ class Output:
         options: (B, L) int64, the option that ran at every choice, 0 the cheapest; -1 where the image had
             left.
         exits: (B) int64, the exit at which the image left; the number of exits where it stayed to the end.
+        temperatures: (B) float32, by which that exit divides its logits before it makes them probabilities.
     """
 
     logits: np.ndarray
     options: np.ndarray
     exits: np.ndarray
+    temperatures: np.ndarray
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Return (B, C) float32 softmax(logits / temperature): what decides whether an image leaves."""
+        scaled = self.logits.astype(np.float64) / self.temperatures[:, None]
+        # What is no number stays none: no warning says more than that.
+        with np.errstate(invalid="ignore"):
+            shifted = np.exp(scaled - scaled.max(axis=1, keepdims=True, initial=-np.inf))
+            shares = shifted / shifted.sum(axis=1, keepdims=True)
+        probabilities: np.ndarray = shares.astype(np.float32)
+        return probabilities
 
 
 class Engine:
     """Runs a plan. Calls from several threads are safe and take turns; each uses all of the engine's threads.
 
+    A child that is forked may use its parent's engines, and starts threads of its own; copies, pickled ones
+    too, are made of the same plan with the same precision and number of threads.
+
     Args:
         plan: what to run.
         precision: of maps and weights; "auto" takes bfloat16 where the processor multiplies it natively.
-        num_threads: threads that share the work; None takes all processors that this process may use.
+        num_threads: threads that share the work; None takes as many as `available_processors` says. More than
+            that do not spin while they wait, and take longer.
         isa: instruction set, one of "base", "avx2", "avx512" and "amx" (bfloat16 only); "auto" for the best
             one.
 
@@ -51,7 +68,8 @@ class Engine:
     def __init__(
         self, plan: Plan, *, precision: Precision = "auto", num_threads: int | None = None, isa: str = "auto"
     ) -> None:
-        threads = num_threads if num_threads is not None else _processors()
+        processors = available_processors()
+        threads = num_threads if num_threads is not None else min(processors, _MOST_THREADS)
         if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= _MOST_THREADS:
             raise PlanError(f"num_threads must be from 1 to {_MOST_THREADS}, got {num_threads!r}")
         self.plan = plan
@@ -59,9 +77,14 @@ class Engine:
             program = _engine.read_program(
                 plan.steps, plan.output, plan.channels, plan.mean, plan.std, plan.tensors
             )
-            self._native = _engine.Engine(program, precision, isa, threads)
+            self._native = _engine.Engine(program, precision, isa, threads, processors)
+            self._temperatures = np.array([*_temperatures(plan), plan.temperature], dtype=np.float32)
         except (TypeError, OverflowError) as error:
             raise PlanError(f"a plan's numbers must fit 64 bits and its names be Unicode: {error}") from None
+        self._asked_isa = isa
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _engine_of, (self.plan, self.precision, self.num_threads, self._asked_isa)
 
     @classmethod
     def load(
@@ -108,35 +131,65 @@ class Engine:
     def __call__(self, images: np.ndarray) -> Output:
         """Return scores, options and exits of a batch.
 
+        Pixels that are no number make logits that are none, as in PyTorch.
+
         Args:
-            images: (B, H, W, C) uint8 pixels, or (B, C, H, W) normalised floats; any B, also 0, and any
-                size that the network can take. Arrays that are not contiguous are copied.
+            images: (B, H, W, C) uint8 pixels, or (B, C, H, W) normalised floats of any precision; any B, also
+                0, and any size that the network can take. Arrays that are not contiguous are copied.
 
         Raises:
             PlanError: for another shape or type.
         """
-        images = np.asarray(images)
-        if images.ndim != 4:
-            raise PlanError(f"images must have four dimensions, got shape {images.shape}")
+        images = _array(images)
         run: Callable[..., None]
         if images.dtype == np.uint8:
             run, (height, width) = self._native.run_bytes, images.shape[1:3]
-        elif images.dtype.kind == "f":
-            run, (height, width) = self._native.run_planes, images.shape[2:]
-            images = images.astype(np.float32, copy=False)
         else:
-            raise PlanError(f"images must be uint8 pixels or normalised floats, got {images.dtype}")
+            run, (height, width) = self._native.run_planes, images.shape[2:]
+            # A number beyond float32 becomes an infinite one; that is no reason to warn.
+            with np.errstate(over="ignore"):
+                images = images.astype(np.float32, copy=False)
+        self._check_channels(images)
         count = images.shape[0]
-        output = Output(
-            logits=np.empty((count, self._native.num_classes(height, width)), dtype=np.float32),
-            options=np.empty((count, self._native.num_choices), dtype=np.int64),
-            exits=np.empty(count, dtype=np.int64),
+        logits = np.empty((count, self._native.num_classes(height, width)), dtype=np.float32)
+        options = np.empty((count, self._native.num_choices), dtype=np.int64)
+        exits = np.empty(count, dtype=np.int64)
+        run(np.ascontiguousarray(images), logits, options, exits)
+        return Output(logits=logits, options=options, exits=exits, temperatures=self._temperatures[exits])
+
+    def _check_channels(self, images: np.ndarray) -> None:
+        wanted, pixels = self.plan.channels, images.dtype == np.uint8
+        if images.shape[3 if pixels else 1] != wanted:
+            order = "uint8 pixels are (B, H, W, C)" if pixels else "normalised floats are (B, C, H, W)"
+            raise PlanError(
+                f"images must have {wanted} channels, got {images.shape[3 if pixels else 1]} in an array of "
+                f"shape {images.shape}; {order}"
+            )
+
+
+def _temperatures(plan: Plan) -> list[float]:
+    """Return those of all exits of a plan that can be run; 1 where none is written."""
+    written = [step["exit"].get("temperature") for step in plan.steps if "exit" in step]
+    return [1.0 if temperature is None else float(temperature) for temperature in written]
+
+
+def _engine_of(plan: Plan, precision: Precision, num_threads: int, isa: str) -> Engine:
+    return Engine(plan, precision=precision, num_threads=num_threads, isa=isa)
+
+
+def _array(images: Any) -> np.ndarray:
+    """Return images as an array of four dimensions and of a type that engines take."""
+    try:
+        array = np.asarray(images)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PlanError(f"images must be an array that NumPy can read: {error}") from None
+    if array.ndim != 4:
+        raise PlanError(
+            f"images must have four dimensions, got shape {array.shape}; one image is a batch of one"
         )
-        run(np.ascontiguousarray(images), output.logits, output.options, output.exits)
-        return output
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), _MOST_THREADS)
-    return min(os.cpu_count() or 1, _MOST_THREADS)
+    if array.dtype != np.uint8 and array.dtype.kind != "f":
+        raise PlanError(
+            f"images must be uint8 pixels or normalised floats, got {array.dtype}; pixels are (B, H, W, C), "
+            "floats (B, C, H, W)"
+        )
+    return array

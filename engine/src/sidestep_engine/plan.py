@@ -16,6 +16,7 @@ VERSION = 1
 KEY = "sidestep_plan"
 
 _MOST_HEADER_BYTES = 100_000_000
+_MOST_TEMPERATURE = 3e38
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,8 @@ class Plan:
     Attributes:
         steps: as in the file; engines check them.
         output: value that holds the class scores.
+        temperature: by which the scores of an image that stayed to the end are divided before they become
+            probabilities.
         channels: of the images.
         size: height and width that the network was trained on.
         mean: of the pixels in [0, 1], by channel.
@@ -45,6 +48,7 @@ class Plan:
     cost: dict[str, Any]
     about: dict[str, Any]
     tensors: dict[str, np.ndarray]
+    temperature: float = 1.0
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -87,6 +91,9 @@ def _plan(plan: dict[str, Any], tensors: dict[str, np.ndarray]) -> Plan:
     classes = plan.get("classes", [])
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise PlanError("classes must be a list of names")
+    temperature = plan.get("temperature", 1.0)
+    if not _number(temperature) or not 0 < temperature <= _MOST_TEMPERATURE:
+        raise PlanError(f"temperature must be a number above 0, got {temperature!r}")
     return Plan(
         steps=_field(plan, "steps", list),
         output=_field(plan, "output", int),
@@ -98,6 +105,7 @@ def _plan(plan: dict[str, Any], tensors: dict[str, np.ndarray]) -> Plan:
         cost=plan.get("cost") or {},
         about=plan.get("about") or {},
         tensors=tensors,
+        temperature=float(temperature),
     )
 
 
@@ -149,9 +157,13 @@ def _field(values: dict[str, Any], name: str, kind: type) -> Any:
 
 def _numbers(values: dict[str, Any], name: str) -> list[float]:
     numbers = _field(values, name, list)
-    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
+    if not all(_number(number) for number in numbers):
         raise PlanError(f"{name} must be a list of numbers")
     return [float(number) for number in numbers]
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _whole(value: Any) -> bool:

@@ -113,6 +113,7 @@ class Forward(ForwardPass):
             logits=exit_logits[exits, rows],
             decisions=replace(decided, exits=F.one_hot(exits, self.network.num_exits).float()),
             exit_logits=exit_logits,
+            temperatures=None if self.rule is None else self.rule.temperatures_of(exits),
         )
 
     def _leaving(self, exit_logits: Tensor) -> Tensor:
@@ -184,10 +185,11 @@ class LeavingForward(Forward):
         decided = [_padded(part.decided, self.network.units_before[-1]) for part in self.left]
         weights = torch.cat([decisions.weights for decisions in decided])[order]
         asked = torch.cat([d.asked for d in decided if d.asked is not None])[order]
-        exits = F.one_hot(exits, self.network.num_exits).float()
+        taken = F.one_hot(exits, self.network.num_exits).float()
         return RoutedOutput(
             logits=torch.cat([part.logits for part in self.left])[order],
-            decisions=Decisions(weights=weights, asked=asked, exits=exits),
+            decisions=Decisions(weights=weights, asked=asked, exits=taken),
+            temperatures=self.rule.temperatures_of(exits),
         )
 
 

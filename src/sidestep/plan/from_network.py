@@ -87,8 +87,11 @@ def export_plan(network: DynamicNetwork, card: PlanCard, rule: ExitRule | None =
     walk(prepared, symbolic_image(card.input_size), export)
     steps, output = simplify(writer.steps, export.logits)
     used = {name for ops in lists_of_ops(steps) for op in ops for name in weights_of(op)}
+    document: dict[str, Any] = {"version": VERSION, **card.as_dict(), "steps": steps, "output": output}
+    if rule is not None and rule.temperatures is not None:
+        document["temperature"] = float(rule.temperatures[-1])
     return Plan(
-        document={"version": VERSION, **card.as_dict(), "steps": steps, "output": output},
+        document=document,
         tensors={name: tensor for name, tensor in writer.weights.tensors.items() if name in used},
     )
 

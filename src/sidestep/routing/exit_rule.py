@@ -156,6 +156,16 @@ class ExitRule:
         """Return the number of exits, the last one included."""
         return len(self.thresholds) + 1
 
+    def temperatures_of(self, exits: Tensor) -> Tensor | None:
+        """Return the (B,) temperatures of exits, or None where logits are not divided.
+
+        Args:
+            exits: (B,) indices.
+        """
+        if self.temperatures is None:
+            return None
+        return torch.tensor(self.temperatures, dtype=torch.float32, device=exits.device)[exits]
+
     def certainty(self, index: int, logits: Tensor, before: Certainty | None) -> Certainty:
         """Return how certain exit `index` is of every image.
 

@@ -23,7 +23,7 @@ class Prediction:
     Attributes:
         path: of the file.
         label: name of the most probable class, or its number where the plan has no names.
-        probability: of that class, in [0, 1].
+        probability: of that class, in [0, 1], by the exit at which the image left and its temperature.
         executed: number of units that were executed.
         num_units: number of units that could be.
         fraction: MACs, routers included, over those of the static network.
@@ -59,7 +59,7 @@ def run_plan(
     cost = _cost_of(engine.plan.cost)
     said = routed(output, cost)
     executed, fractions = said.decisions.execution().sum(dim=1), cost.fraction(said.decisions)
-    best = said.logits.softmax(dim=1).max(dim=1)
+    best = said.probabilities.max(dim=1)
     names = engine.plan.classes
     return [
         Prediction(
