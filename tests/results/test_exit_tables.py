@@ -25,10 +25,12 @@ def test_a_page_shows_early_exits_beside_networks_without(tmp_path: Path) -> Non
     gain = "above anytime exits of equal mean cost at 1 of 1 budgets between the first and the last exit"
     assert f"{summary}{gain}, by +3.83 points on average" in page
     assert "- bare: no curve; `sidestep curve` makes one." in page
-    assert "| exits | 1 | 80.00 | 10.00 | 0.0200 | 20.0 % | 1.250 | 1.00 | 5.00 |" in page
-    assert "| skips | - | 93.12 | 40.05 | 0.0801 | 58.2 % | - | - | - |" in page
-    assert "| exits | 50.0 % | 25.50 | 0.0510 | 51.0 % | +2.00 % | 89.00 | 85.17 |" in page
-    assert "| skips | - | 40.05 | 0.0801 | 58.2 % | - | 93.12 | - |" in page
+    anytime = "80.00 @ 20.0 %, 90.00 @ 80.0 % | 1.250, 1.500 | 1.00, 2.00 | 5.00, 6.00 |"
+    assert f"| exits | 0.1000 | {anytime}" in page
+    assert "| skips | 0.1376 | 93.12 @ 58.2 % | - | - | - |" in page
+    budgeted = "80.00 (80.00) @ 20.0 %, 89.00 (85.17) @ 51.0 %, 90.00 (90.00) @ 80.0 % |"
+    assert f"| exits | 0.1000 | {budgeted}" in page
+    assert "| skips | 0.1376 | 93.12 @ 58.2 % |\n" in page
     assert "| run | saves by | 93.0 % | 92.5 % | 92.0 % | 91.0 % | 89.0 % |" in page
     assert "| exits | exits | - | - | - | - | 0.0510 (37.1 %) |" in page
 

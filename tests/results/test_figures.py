@@ -2,14 +2,23 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from sidestep.errors import RecipeError
 from sidestep.results.figures import (
+    ExitLines,
+    Line,
+    Point,
     accuracy_cost_figure,
     keep_rates_figure,
     save_accuracy_cost,
@@ -29,15 +38,47 @@ def legend(axes: Axes) -> list[str]:
     return [text.get_text() for text in found.get_texts()]
 
 
-def test_runs_of_one_name_are_a_line_that_rises_in_cost() -> None:
-    series = {"ours": [(0.1, 92.0), (0.05, 90.0)], "static": [(0.2, 93.0)]}
-    (axes,) = accuracy_cost_figure(series, [], {}).axes
+def line(name: str, *points: tuple[float, float]) -> Line:
+    return Line(name=name, points=tuple(Point(gflops=cost, percent=percent) for cost, percent in points))
+
+
+def test_points_of_a_line_rise_in_cost() -> None:
+    lines = [line("ours", (0.1, 92.0), (0.05, 90.0)), line("static", (0.2, 93.0))]
+    (axes,) = accuracy_cost_figure(lines, [], []).axes
     ours, static = axes.get_lines()
     assert list(ours.get_xdata()) == [0.05, 0.1] and list(ours.get_ydata()) == [90.0, 92.0]
     assert list(static.get_xdata()) == [0.2]
     assert to_hex(ours.get_color()) != to_hex(static.get_color())
-    assert legend(axes) == ["ours", "static"]
+    assert legend(axes) == ["ours", "static"] and not axes.containers
     assert "GFLOPs" in axes.get_xlabel() and "%" in axes.get_ylabel()
+
+
+def test_lines_of_one_family_have_one_colour_and_other_markers() -> None:
+    lines = [replace(line(name, (0.1, 92.0)), family=family) for name, family in ("ax", "by", "cx", "dx")]
+    (axes,) = accuracy_cost_figure([*lines, line("e", (0.2, 92.0))], [], []).axes
+    colors = {drawn.get_label(): to_hex(drawn.get_color()) for drawn in axes.get_lines()}
+    markers = [drawn.get_marker() for drawn in axes.get_lines() if drawn.get_label() in "acd"]
+    assert colors["a"] == colors["c"] == colors["d"] and len(set(colors.values())) == 3
+    assert len(set(markers)) == 3
+
+
+def test_deviations_over_seeds_are_error_bars() -> None:
+    seeds = Point(gflops=0.1, percent=92.0, gflops_deviation=0.01, percent_deviation=0.5)
+    (axes,) = accuracy_cost_figure(
+        [Line(name="three", points=(seeds,)), line("one", (0.2, 93.0))], [], []
+    ).axes
+    (bars,) = axes.containers
+    across, upright = bars.lines[2]  # type: ignore[index]
+    assert across.get_segments()[0][:, 0] == pytest.approx([0.09, 0.11])
+    assert upright.get_segments()[0][:, 1] == pytest.approx([91.5, 92.5])
+    assert legend(axes) == ["three", "one"]
+
+
+def test_names_are_shown_as_the_user_has_them() -> None:
+    lines = [line("_hidden", (0.1, 92.0)), line("a $x_1$ b", (0.2, 93.0)), line("no\udcffname", (0.3, 94.0))]
+    figure = accuracy_cost_figure(lines, [], [])
+    assert legend(figure.axes[0]) == [" _hidden", r"a \$x_1\$ b", "no?name"]
+    figure.savefig(BytesIO())
 
 
 def test_published_points_are_in_gflops_named_once_and_without_ablations() -> None:
@@ -47,19 +88,20 @@ def test_published_points_are_in_gflops_named_once_and_without_ablations() -> No
         published("memory", 0.2, read="memory"),
         published("ablation", 0.4, place="table 2"),
     ]
-    (axes,) = accuracy_cost_figure({"ours": [(0.1, 92.0)]}, points, {}).axes
+    (axes,) = accuracy_cost_figure([line("ours", (0.1, 92.0))], points, []).axes
     offsets = [tuple(map(float, drawn.get_offsets()[0])) for drawn in axes.collections]
     assert offsets == [(0.2, 93.0), (0.3, 93.0), (0.4, 93.0)]
     assert legend(axes) == ["ours", "paper, published", "memory, published (not checked)"]
 
 
 def test_anytime_exits_are_stairs_and_budgets_a_line_of_one_colour() -> None:
-    exits = {"net": {"anytime": [(0.1, 80.0), (0.3, 90.0)], "budgeted": [(0.1, 80.0), (0.2, 88.0)]}}
-    (axes,) = accuracy_cost_figure({"ours": [(0.1, 92.0)]}, [], exits).axes
-    ours, anytime, budgeted = axes.get_lines()
-    assert (anytime.get_drawstyle(), budgeted.get_drawstyle()) == ("steps-post", "default")
-    assert list(budgeted.get_xdata()) == [0.1, 0.2]
-    assert to_hex(anytime.get_color()) == to_hex(budgeted.get_color()) != to_hex(ours.get_color())
+    anytime, budgeted = line("", (0.1, 80.0), (0.3, 90.0)).points, line("", (0.1, 80.0), (0.2, 88.0)).points
+    exits = [ExitLines(name="net", curves={"anytime": anytime, "budgeted": budgeted})]
+    (axes,) = accuracy_cost_figure([line("ours", (0.1, 92.0))], [], exits).axes
+    ours, stairs, curve = axes.get_lines()
+    assert (stairs.get_drawstyle(), curve.get_drawstyle()) == ("steps-post", "default")
+    assert list(curve.get_xdata()) == [0.1, 0.2]
+    assert to_hex(stairs.get_color()) == to_hex(curve.get_color()) != to_hex(ours.get_color())
     assert legend(axes) == ["ours", "net, anytime", "net, budgeted"]
 
 
@@ -74,10 +116,11 @@ REPORT = {
 
 
 def test_keep_rates_are_bars_over_all_images_and_a_map_of_classes() -> None:
-    top, bottom, *_ = keep_rates_figure(REPORT, ["cat", "dog"]).axes
+    figure = keep_rates_figure(REPORT, ["cat", "dog"])
+    top, bottom, *_ = figure.axes
     assert [bar.get_height() for bar in top.patches] == [1.0, 0.25, 0.5]
     assert [bar.get_x() + bar.get_width() / 2 for bar in top.patches] == pytest.approx([1, 2, 3])
-    assert top.get_title() == "93.12% at 0.0801 GFLOPs (58.2% of the static network), 42 paths"
+    assert figure.get_suptitle() == "93.12% at 0.0801 GFLOPs (58.2% of the static network), 42 paths"
     (image,) = bottom.get_images()
     array = image.get_array()
     assert array is not None and array.tolist() == REPORT["keep_rates_per_class"]
@@ -85,30 +128,71 @@ def test_keep_rates_are_bars_over_all_images_and_a_map_of_classes() -> None:
     assert [label.get_text() for label in bottom.get_yticklabels()] == ["cat", "dog"]
 
 
-def test_many_classes_are_not_named() -> None:
-    names = [f"class {index}" for index in range(21)]
-    report = REPORT | {"keep_rates_per_class": [[1.0, 0.0, 0.5]] * 21}
-    _, bottom, *_ = keep_rates_figure(report, names).axes
-    assert not {label.get_text() for label in bottom.get_yticklabels()} & set(names)
+def a_map(num_classes: int, num_units: int = 3, name: str = "class {}") -> tuple[Figure, Axes]:
+    report = REPORT | {
+        "keep_rates": [0.5] * num_units,
+        "keep_rates_per_class": [[0.5] * num_units] * num_classes,
+    }
+    figure = keep_rates_figure(report, [name.format(index) for index in range(num_classes)])
+    figure.savefig(BytesIO())
+    return figure, figure.axes[1]
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 10, 21, 100, 120, 200])
+def test_every_class_is_named_and_names_do_not_overlap(num_classes: int) -> None:
+    _, bottom = a_map(num_classes)
+    labels = bottom.get_yticklabels()
+    assert [label.get_text() for label in labels] == [f"class {index}" for index in range(num_classes)]
+    assert gaps_between(labels) >= 0 and labels[0].get_fontsize() >= 5
+
+
+@pytest.mark.parametrize("num_classes", [1000, 5000])
+def test_of_very_many_classes_every_nth_is_named(num_classes: int) -> None:
+    figure, bottom = a_map(num_classes)
+    labels, places = bottom.get_yticklabels(), bottom.get_yticks()
+    assert len(labels) > 50 and set(places[1:] - places[:-1]) == {places[1] - places[0]}
+    assert [label.get_text() for label in labels] == [f"class {int(place)}" for place in places]
+    assert gaps_between(labels) >= 0 and labels[0].get_fontsize() >= 5
+    assert figure.get_size_inches()[1] < 50
+
+
+def gaps_between(labels: Sequence[Text]) -> float:
+    """Return the least distance of two labels in pixels, the lower below the upper one."""
+    boxes = [label.get_window_extent() for label in labels]
+    return min((above.y0 - below.y1 for above, below in pairwise(boxes)), default=0.0)
+
+
+@pytest.mark.parametrize("num_units", [1, 2, 3, 4, 8, 15, 54])
+def test_units_are_whole_numbers(num_units: int) -> None:
+    _, bottom = a_map(4, num_units)
+    low, high = bottom.get_xlim()
+    ticks = [tick for tick in bottom.get_xticks() if low <= tick <= high]
+    assert ticks and all(tick == int(tick) and 1 <= tick <= num_units for tick in ticks)
+
+
+@pytest.mark.parametrize("name", ["_{}", "$\\frac{}", "\udcff{}", "[bold]{}", "a long name " * 9 + "{}"])
+def test_any_name_of_a_class_can_be_drawn(name: str) -> None:
+    _, bottom = a_map(3, name=name)
+    assert all(label.get_text() for label in bottom.get_yticklabels())
 
 
 def test_figures_are_pictures(tmp_path: Path) -> None:
     save_keep_rates(tmp_path / "keep.png", REPORT, ["cat", "dog"])
-    save_accuracy_cost(tmp_path / "cost.png", {"ours": [(0.1, 92.0)]}, published_points("cifar10"))
+    save_accuracy_cost(tmp_path / "cost.png", [line("ours", (0.1, 92.0))], published_points("cifar10"))
     for path in tmp_path.iterdir():
         assert path.read_bytes()[1:4] == b"PNG"
 
 
 @pytest.mark.parametrize(("name", "start"), [("a.svg", b"<?xml"), ("a.PDF", b"%PDF"), ("a.png", b"\x89PNG")])
 def test_the_ending_decides_the_format(name: str, start: bytes, tmp_path: Path) -> None:
-    save_accuracy_cost(tmp_path / name, {"ours": [(0.1, 92.0)]})
+    save_accuracy_cost(tmp_path / name, [line("ours", (0.1, 92.0))])
     assert (tmp_path / name).read_bytes().startswith(start)
 
 
 @pytest.mark.parametrize("name", ["a.docx", "a", "png"])
 def test_other_endings_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"figure must end in one of .*png.*, got .*; png suits pages"):
-        save_accuracy_cost(tmp_path / name, {"ours": [(0.1, 92.0)]})
+        save_accuracy_cost(tmp_path / name, [line("ours", (0.1, 92.0))])
     assert not list(tmp_path.iterdir())
 
 
@@ -118,8 +202,9 @@ import matplotlib
 matplotlib.use("svg")
 settings = dict(matplotlib.rcParams)
 from pathlib import Path
-from sidestep.results.figures import save_accuracy_cost
-save_accuracy_cost(Path({str(tmp_path / "a.png")!r}), {{"ours": [(0.1, 92.0)]}})
+from sidestep.results.figures import Line, Point, save_accuracy_cost
+point = Point(gflops=0.1, percent=92.0)
+save_accuracy_cost(Path({str(tmp_path / "a.png")!r}), [Line(name="ours", points=(point,))])
 assert dict(matplotlib.rcParams) == settings
 from matplotlib import pyplot
 assert pyplot.get_fignums() == [] and matplotlib.get_backend() == "svg"

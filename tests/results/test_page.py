@@ -8,7 +8,7 @@ import pytest
 
 from sidestep.cli.main import main
 from sidestep.errors import CheckpointError, OutputError, RecipeError
-from sidestep.results.page import accuracy_cost, exit_curves, results_page, save_results
+from sidestep.results.page import results_page, save_results
 from sidestep.results.page_data import page_data, read_results
 from sidestep.results.run_result import Timing, read_result
 from tests.finished_runs import add_bench, write_exit_run, write_run
@@ -71,43 +71,6 @@ def test_all_timings_stand_in_a_table_by_batch_size(tmp_path: Path) -> None:
     assert "| one | float32 | 1 / 256 | 5.000 / 0.110 | - / 0.200 | - / 0.100 | - / 0.050 |" in page
     assert "| one | bfloat16 | 256 | 0.070 | - | - | - |" in page
     assert "Milliseconds an image" not in results_page("Fine-tuning", runs[:1])
-
-
-def test_points_of_one_recipe_are_one_series(tmp_path: Path) -> None:
-    names = {"a": "rdi_net_resnet32_c10", "b": "vanilla_resnet32_c10", "c": "rdi_net_resnet32_c10"}
-    runs = [
-        write_run(tmp_path / folder, {"name": name, "training.seed": seed})
-        for seed, (folder, name) in enumerate(names.items())
-    ]
-    series = accuracy_cost(runs)
-    assert {name: len(points) for name, points in series.items()} == {"rdi_net": 2, "vanilla": 1}
-    assert series["vanilla"] == [(0.0801, pytest.approx(93.12))]
-
-
-def test_names_of_recipes_stay_whole_where_short_ones_would_be_equal_or_empty(tmp_path: Path) -> None:
-    names = ["net", "net_a"]
-    runs = [write_run(tmp_path / name, {"name": name}) for name in names]
-    assert list(accuracy_cost(runs)) == names
-
-
-def test_static_networks_are_points_of_their_own(tmp_path: Path) -> None:
-    settings = {"name": "static_small", "method": {"name": "static"}}
-    runs = [
-        write_run(tmp_path / f"static{depth}", settings | {"model.name": f"cifar_resnet{depth}"})
-        for depth in (8, 20)
-    ]
-    assert list(accuracy_cost(runs)) == ["static cifar_resnet8", "static cifar_resnet20"]
-
-
-def test_curves_of_exits_are_no_points(tmp_path: Path) -> None:
-    runs = [write_exit_run(tmp_path / "one"), write_run(tmp_path / "two")]
-    assert exit_curves(runs) == {
-        "one": {
-            "anytime": [(0.02, 80.0), (pytest.approx(0.08), 90.0)],
-            "budgeted": [(0.02, 80.0), (pytest.approx(0.051), 89.0), (pytest.approx(0.08), 90.0)],
-        }
-    }
-    assert accuracy_cost(runs[:1]) == {}
 
 
 def sources(folder: Path) -> list[Path]:

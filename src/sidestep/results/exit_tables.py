@@ -7,6 +7,7 @@ from itertools import pairwise
 from math import floor
 
 from sidestep.evaluation.exit_curve import CurvePoint
+from sidestep.evaluation.thresholds import ExitPoint
 from sidestep.results.kept_curve import KeptCurve
 from sidestep.results.markdown import table
 from sidestep.results.run_result import RunResult
@@ -16,9 +17,10 @@ _STEPS_DOWN = (0.0, 0.5, 1.0, 2.0, 4.0)
 
 _WHAT = """Thresholds and temperatures are solved on the validation split; accuracy and cost are the test
 split's. Costs are means over images, exits and routers in; fractions are of the run's own full network, all
-exits asked. Networks without exits stand below, with what they cost."""
-_BY_LOT = """The last column is the best that anytime exits reach at the same mean cost, when a lot sends
-every image to one of two exits."""
+exits asked. Networks without exits stand beside them with their one point; the file beside this page has all
+figures."""
+_BY_LOT = """In brackets is the best that anytime exits reach at the same mean cost, when a lot sends every
+image to one of two exits."""
 _AT_EQUAL = """The smallest mean cost at which a run is so accurate, in GFLOPs and as a fraction of its own
 full network, read off the curves above (between two budgets, off the line that joins them)."""
 
@@ -107,57 +109,43 @@ def _summary(kept: KeptCurve | None) -> str:
 
 def _anytime(results: Sequence[RunResult]) -> list[str]:
     names = [
-        "run", "exit", "accuracy %", "MACs, M", "GFLOPs", "of full", "temperature", "calibration error %",
+        "run", "full GFLOPs", "accuracy % @ of full, exit by exit", "temperatures", "calibration error %",
         "without temperature %",
     ]  # fmt: skip
     rows = []
     for result in results:
         if result.exits is None:
+            rows.append([result.folder, *_alone(result), *"---"])
             continue
         curve = result.exits.curve
-        for exit, row in enumerate(result.exits.points("anytime")):
-            errors = (curve.calibration_errors[exit], curve.raw_calibration_errors[exit])
-            rows.append(
-                [
-                    result.folder,
-                    str(exit + 1),
-                    f"{100 * row.point.accuracy:.2f}",
-                    *_cost(row.point.macs, curve.full_macs),
-                    f"{curve.temperatures[exit]:.3f}",
-                    *(f"{100 * error:.2f}" for error in errors),
-                ]
-            )
-    for result in results:
-        if result.exits is None:
-            rows.append([result.folder, "-", f"{result.percent:.2f}", *_whole_cost(result), *"---"])
+        points = [_reached(row.point, curve.full_macs) for row in result.exits.points("anytime")]
+        errors = (curve.calibration_errors, curve.raw_calibration_errors)
+        rows.append(
+            [
+                result.folder,
+                _gflops(curve.full_macs),
+                ", ".join(points),
+                ", ".join(f"{temperature:.3f}" for temperature in curve.temperatures),
+                *(", ".join(f"{100 * error:.2f}" for error in of_exits) for of_exits in errors),
+            ]
+        )
     return table(names, rows)
 
 
 def _budgeted(results: Sequence[RunResult]) -> list[str]:
-    names = [
-        "run", "budget, of full", "MACs, M", "GFLOPs", "of full", "off the budget by", "accuracy %",
-        "anytime by lot %",
-    ]  # fmt: skip
     rows = []
     for result in results:
         if result.exits is None:
+            rows.append([result.folder, *_alone(result)])
             continue
         full_macs, anytime = result.exits.curve.full_macs, result.exits.accuracy_cost("anytime")
+        points = []
         for row in result.exits.points("budgeted"):
-            rows.append(
-                [
-                    result.folder,
-                    _percent((row.budget_macs or 0.0) / full_macs),
-                    *_cost(row.point.macs, full_macs),
-                    f"{100 * _deviation(row):+.2f} %",
-                    f"{100 * row.point.accuracy:.2f}",
-                    f"{by_lot(anytime, 2e-9 * row.point.macs):.2f}",
-                ]
-            )
-    for result in results:
-        if result.exits is None:
-            rows.append([result.folder, "-", *_whole_cost(result), "-", f"{result.percent:.2f}", "-"])
-    return table(names, rows)
+            rival = by_lot(anytime, 2e-9 * row.point.macs)
+            points.append(_reached(row.point, full_macs, f" ({rival:.2f})"))
+        rows.append([result.folder, _gflops(full_macs), ", ".join(points)])
+    heading = "accuracy % (anytime by lot %) @ of full, budget by budget"
+    return table(["run", "full GFLOPs", heading], rows)
 
 
 def _equal_accuracy(results: Sequence[RunResult]) -> list[str]:
@@ -191,12 +179,18 @@ def _deviation(row: CurvePoint) -> float:
     return 0.0 if row.budget_macs is None else row.point.macs / row.budget_macs - 1
 
 
-def _cost(macs: float, full_macs: float) -> list[str]:
-    return [f"{1e-6 * macs:.2f}", f"{2e-9 * macs:.4f}", _percent(macs / full_macs)]
+def _gflops(macs: float) -> str:
+    return f"{2e-9 * macs:.4f}"
 
 
-def _whole_cost(result: RunResult) -> list[str]:
-    return _cost(result.gflops / 2e-9, _full_gflops(result) / 2e-9)
+def _reached(point: ExitPoint, full_macs: float, rival: str = "") -> str:
+    return f"{100 * point.accuracy:.2f}{rival} @ {_percent(point.macs / full_macs)}"
+
+
+def _alone(result: RunResult) -> list[str]:
+    """Return the full cost and the one point of a network without a curve."""
+    full = _full_gflops(result)
+    return [f"{full:.4f}", f"{result.percent:.2f} @ {_percent(result.gflops / full)}"]
 
 
 def _percent(fraction: float) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from sidestep.results.markdown import table
 from sidestep.results.page_data import read_results
 from sidestep.results.published import PublishedPoint
+from sidestep.results.run_groups import with_deviation
 from sidestep.results.run_result import RunResult
 
 # A run stands beside a published network when its cost differs by at most this share.
@@ -78,7 +79,7 @@ def ledger_page(rows: Sequence[LedgerRow]) -> str:
         "",
         f"Published numbers beside ours: {len(run)} of {len(rows)} have runs whose cost is within "
         f"{COST_TOLERANCE:.0%}. Best epoch by the validation split,",
-        "test accuracy, routers included, GFLOPs are 2 x MACs; means over seeds.",
+        "test accuracy, routers included, GFLOPs are 2 x MACs; of several runs mean and deviation.",
         "",
         *table(
             [*_COLUMNS, "ours %", "GFLOPs", "seeds", "recipes", "commits"],
@@ -107,8 +108,8 @@ def _published(point: PublishedPoint) -> list[str]:
 def _ours(row: LedgerRow) -> list[str]:
     seeds = sorted({int(run.recipe["training"]["seed"]) for run in row.runs})
     return [
-        f"{row.percent:.2f}",
-        f"{row.gflops:.3f}",
+        with_deviation([run.percent for run in row.runs], 2),
+        with_deviation([run.gflops for run in row.runs], 3),
         ", ".join(map(str, seeds)),
         ", ".join(sorted({run.recipe_name for run in row.runs})),
         ", ".join(sorted({str(run.environment.get("commit", "unknown")) for run in row.runs})),

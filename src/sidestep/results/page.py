@@ -12,20 +12,23 @@ from sidestep.evaluation.bench import ENGINE
 from sidestep.evaluation.rivals import STATIC_PYTORCH
 from sidestep.files import write_file
 from sidestep.results.exit_tables import exit_sections
-from sidestep.results.figures import save_accuracy_cost
+from sidestep.results.figures import ExitLines, Line, Point, save_accuracy_cost
 from sidestep.results.kept_curve import KINDS
 from sidestep.results.markdown import table
 from sidestep.results.page_data import PageData, page_data, read_results
 from sidestep.results.published import published_points
 from sidestep.results.recipe_tables import recipe_sections
+from sidestep.results.run_groups import RunGroup, lines_of, mean_and_deviation, run_groups, with_deviation
 from sidestep.results.run_result import RunResult
 from sidestep.results.timing_tables import timing_sections
-
-Points = list[tuple[float, float]]
 
 _WHAT = """Test split; costs with routers; GFLOPs are 2 x MACs; best epoch by the validation split.
 Milliseconds are those of an image in the largest batch of `sidestep bench`, float32: gathered and
 the run's static origin in PyTorch, in the same minute, and the network in the native engine."""
+_SEEDS = """Runs that differ in their seed alone: mean and deviation of a sample."""
+_MOST_EPOCHS = 8
+_CURVES = f"""Accuracy at a share of the static network's MACs, epoch by epoch; of more than {_MOST_EPOCHS}
+epochs some, by number, the best one among them."""
 
 
 def results_page(title: str | None, folders: Sequence[Path]) -> str:
@@ -70,10 +73,11 @@ def save_results(
     return [out, compact, figure]
 
 
-def accuracy_cost(folders: Sequence[Path]) -> dict[str, Points]:
-    """Return GFLOPs and accuracy in percent of the best checkpoints by recipe, named by words that differ.
+def accuracy_cost(folders: Sequence[Path]) -> list[Line]:
+    """Return GFLOPs and accuracy in percent of the best checkpoints, named by their run folders.
 
-    Static networks are named by themselves. Runs with a curve of exits are left to `exit_curves`.
+    Runs that differ in their seed alone are one point, with its deviation; a line joins points that differ in
+    one setting, which is a number. Runs with a curve of exits are left to `exit_curves`.
 
     Args:
         folders: finished run folders and compact files.
@@ -81,8 +85,8 @@ def accuracy_cost(folders: Sequence[Path]) -> dict[str, Points]:
     return _accuracy_cost(read_results(folders))
 
 
-def exit_curves(folders: Sequence[Path]) -> dict[str, dict[str, Points]]:
-    """Return GFLOPs and accuracy in percent along the curves of early exits, by run folder and kind of curve.
+def exit_curves(folders: Sequence[Path]) -> list[ExitLines]:
+    """Return GFLOPs and accuracy in percent along the curves of early exits, of seeds their means.
 
     Args:
         folders: finished run folders and compact files; runs without a curve are left out.
@@ -90,34 +94,39 @@ def exit_curves(folders: Sequence[Path]) -> dict[str, dict[str, Points]]:
     return _exit_curves(read_results(folders))
 
 
-def _accuracy_cost(results: Sequence[RunResult]) -> dict[str, Points]:
-    static: dict[str, Points] = {}
-    others: dict[str, Points] = {}
-    for result in results:
-        if result.exits is not None:
-            continue
-        if result.method == "static" and not result.has_exits:
-            points = static.setdefault(f"static {result.network}", [])
-        else:
-            points = others.setdefault(result.recipe_name, [])
-        points.append((result.gflops, result.percent))
-    return static | dict(zip(_distinct(list(others)), others.values(), strict=True))
+def _accuracy_cost(results: Sequence[RunResult]) -> list[Line]:
+    groups = run_groups([result for result in results if result.exits is None])
+    return [
+        Line(
+            name=name,
+            points=tuple(_point(group.gflops, group.percent) for group in line),
+            family=line[0].results[0].recipe_name,
+        )
+        for name, line in lines_of(groups)
+    ]
 
 
-def _exit_curves(results: Sequence[RunResult]) -> dict[str, dict[str, Points]]:
-    return {
-        result.folder: {kind: result.exits.accuracy_cost(kind) for kind in KINDS}
-        for result in results
-        if result.exits is not None
-    }
+def _exit_curves(results: Sequence[RunResult]) -> list[ExitLines]:
+    groups = run_groups([result for result in results if result.exits is not None])
+    return [
+        ExitLines(name=group.name, curves={kind: _mean_curve(group, kind) for kind in KINDS})
+        for group in groups
+    ]
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Return names of recipes without the words that all of them share."""
-    words = [name.split("_") for name in names]
-    shared = set(words[0]).intersection(*words) if len(words) > 1 else set()
-    short = ["_".join(word for word in name if word not in shared) for name in words]
-    return short if all(short) and len(set(short)) == len(short) else list(names)
+def _mean_curve(group: RunGroup, kind: str) -> tuple[Point, ...]:
+    """Return the points of a curve; of several seeds the means at every exit, or at every budget."""
+    curves = [result.exits.accuracy_cost(kind) for result in group.results if result.exits is not None]
+    return tuple(
+        _point(*(mean_and_deviation(values) for values in zip(*points, strict=True)))
+        for points in zip(*curves, strict=False)
+    )
+
+
+def _point(gflops: tuple[float, float], percent: tuple[float, float]) -> Point:
+    return Point(
+        gflops=gflops[0], percent=percent[0], gflops_deviation=gflops[1], percent_deviation=percent[1]
+    )
 
 
 def _make(folder: Path) -> None:
@@ -132,7 +141,16 @@ def _make(folder: Path) -> None:
 def _page(data: PageData) -> str:
     picture = [] if data.figure is None else [f"![Accuracy over cost]({data.figure})", ""]
     lines = [f"# {data.title}", "", *picture, *_WHAT.splitlines(), "", *_rows(data.results)]
-    lines += [*exit_sections(data.results), "", "## Validation curves", "", *_curves(data.results)]
+    lines += [
+        *_over_seeds(data.results),
+        *exit_sections(data.results),
+        "",
+        "## Validation curves",
+        "",
+        *_CURVES.splitlines(),
+        "",
+        *_curves(data.results),
+    ]
     lines += [*timing_sections(data.results), *recipe_sections(data.results)]
     return "\n".join(lines) + "\n"
 
@@ -171,11 +189,48 @@ def _milliseconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+def _over_seeds(results: Sequence[RunResult]) -> list[str]:
+    groups = [group for group in run_groups(results) if len(group.results) > 1]
+    if not groups:
+        return []
+    names = [
+        "runs",
+        "method",
+        "seeds",
+        "best: accuracy %",
+        "GFLOPs",
+        "of static",
+        "last: accuracy %",
+        "minutes",
+    ]
+    return ["", "## Over seeds", "", *_SEEDS.splitlines(), "", *table(names, map(_group_row, groups))]
+
+
+def _group_row(group: RunGroup) -> list[str]:
+    best, last = ([result.reports[name] for result in group.results] for name in ("best", "last"))
+    return [
+        group.name,
+        group.results[0].method,
+        ", ".join(map(str, group.seeds)),
+        with_deviation([100 * report["accuracy"] for report in best], 2),
+        with_deviation([report["gflops"] for report in best], 4),
+        with_deviation([100 * report["fraction_of_full"] for report in best], 1) + " %",
+        with_deviation([100 * report["accuracy"] for report in last], 2),
+        with_deviation([result.minutes for result in group.results], 1),
+    ]
+
+
 def _curves(results: Sequence[RunResult]) -> list[str]:
-    lines = []
-    for result in results:
-        points = [
-            f"{100 * accuracy:.2f} @ {100 * fraction:.0f} %" for accuracy, fraction in result.validation
-        ]
-        lines.append(f"- {result.folder}: " + (", ".join(points) or "not trained"))
-    return lines
+    return [f"- {result.folder}: {_curve(result.validation)}" for result in results]
+
+
+def _curve(validation: Sequence[tuple[float, float]]) -> str:
+    if not validation:
+        return "not trained"
+    words = [f"{100 * accuracy:.2f} @ {100 * fraction:.0f} %" for accuracy, fraction in validation]
+    if len(words) <= _MOST_EPOCHS:
+        return ", ".join(words)
+    last = len(words) - 1
+    shown = {round(place * last / (_MOST_EPOCHS - 2)) for place in range(_MOST_EPOCHS - 1)}
+    shown.add(max(range(len(words)), key=lambda epoch: validation[epoch][0]))
+    return ", ".join(f"{epoch + 1}: {words[epoch]}" for epoch in sorted(shown))

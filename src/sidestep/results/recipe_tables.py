@@ -13,6 +13,8 @@ from sidestep.results.run_result import RunResult
 
 Settings = dict[str, Any]
 
+_YAML_WIDTH = 110
+
 _WHAT = """Settings that more than half of the runs have, phases by name. The table below says where a run has
 others, and which of these it has not."""
 
@@ -20,7 +22,7 @@ others, and which of these it has not."""
 def recipe_sections(results: Sequence[RunResult]) -> list[str]:
     """Return the lines that say on what machine and with which settings the runs of a page were made.
 
-    Where methods differ, their settings stand apart, by method.
+    Where methods differ, their settings stand apart, by method. What is long is folded.
 
     Args:
         results: of the page, in the order of its rows.
@@ -30,20 +32,34 @@ def recipe_sections(results: Sequence[RunResult]) -> list[str]:
     apart = ["method"] if len(methods) > 1 else []
     common = shared_settings([_without(recipe, [*apart, "name"]) for recipe in recipes])
     lines = ["", "## How they were made", "", *_environments(results)]
-    lines += ["", "### Settings", "", *_WHAT.splitlines(), "", *_yaml(common)]
-    known = {}
+    lines += [
+        "",
+        "### Settings",
+        "",
+        *_WHAT.splitlines(),
+        "",
+        *_folded("Of all methods" if apart else "All", common),
+    ]
+    known, of_methods = {}, {}
     for method in methods:
-        runs = [result for result in results if result.method == method]
-        own = shared_settings([{key: run.recipe[key] for key in apart} for run in runs])
+        own = shared_settings(
+            [{key: run.recipe[key] for key in apart} for run in results if run.method == method]
+        )
         known[method] = common | own
-        if list(own.get("method", {})) not in ([], ["name"]):
-            names = ", ".join(run.folder for run in runs)
-            lines += ["", f"### Method {method}: {names}", "", *_yaml(own)]
+        if settings := _without(own.get("method", {}), ["name"]):
+            of_methods[method] = settings
+    if of_methods:
+        lines += ["", "### Settings of methods", "", *_folded("Of all their runs", of_methods)]
     differing = [
         departures(_without(recipe, ["name"]), known[result.method])
         for result, recipe in zip(results, recipes, strict=True)
     ]
     return [*lines, "", "### Runs", "", *_differences(results, differing)]
+
+
+def without_labels(recipe: Settings) -> Settings:
+    """Return a recipe without its name, phases by name: what decides what is trained."""
+    return _without(_with_names(recipe), ["name"])
 
 
 def shared_settings(recipes: Sequence[Settings]) -> Settings:
@@ -133,9 +149,16 @@ def _differences(results: Sequence[RunResult], differing: Sequence[dict[str, str
     return table(heads, rows)
 
 
-def _yaml(settings: Settings) -> list[str]:
-    text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=110)
-    return ["```yaml", *text.strip().splitlines(), "```"]
+def _folded(summary: str, settings: Settings) -> list[str]:
+    """Return settings that a reader unfolds: a group begins a line, which breaks where it is long."""
+    lines = [line for key, value in settings.items() for line in _group(key, value)]
+    return [f"<details><summary>{summary}</summary>", "", "```yaml", *lines, "```", "", "</details>"]
+
+
+def _group(key: str, value: Any) -> list[str]:
+    text = yaml.safe_dump(value, sort_keys=False, default_flow_style=True, width=_YAML_WIDTH)
+    first, *others = text.removesuffix("...\n").strip().splitlines()
+    return [f"{key}: {first}", *(f"  {line}" for line in others)]
 
 
 def _flow(value: Any) -> str:
