@@ -42,7 +42,8 @@ def literal(unit: PreactUnit, x: Tensor) -> tuple[Tensor, Tensor]:
     before = activated(state, "bn1", x, leak, eps)
     branch = before
     for number in range(1, 4 if isinstance(unit, PreactBottleneck) else 3):
-        inner = before if number == 1 else activated(state, f"bn{number}", branch, leak, eps)
+        # On CIFAR the leaky ReLU of 0.1 is applied twice between the convolutions.
+        inner = before if number == 1 else activated(state, f"bn{number}", branch, leak * leak, eps)
         convolution = getattr(unit, f"conv{number}")
         weight, stride = state[f"conv{number}.weight"], convolution.stride
         branch = functional.conv2d(inner, weight, stride=stride, padding=weight.shape[2] // 2)

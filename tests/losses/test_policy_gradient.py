@@ -27,9 +27,11 @@ def one_hot(executed: Tensor) -> Tensor:
     return F.one_hot(executed.long(), 2).float()
 
 
-@given(st.integers(1, 4), st.integers(1, 5), st.floats(0, 2), st.floats(0, 1), strategies.seeds)
+@given(
+    st.integers(1, 4), st.integers(1, 5), st.floats(0, 2), st.floats(0, 1), st.booleans(), strategies.seeds
+)
 def test_returns_and_their_loss_are_those_of_the_loops(
-    batch: int, gates: int, alpha: float, gamma: float, seed: int
+    batch: int, gates: int, alpha: float, gamma: float, scale_task: bool, seed: int
 ) -> None:
     generator = strategies.generator(seed)
     executed = torch.randint(0, 2, (batch, gates), generator=generator)
@@ -37,8 +39,8 @@ def test_returns_and_their_loss_are_those_of_the_loops(
     ours = torch.randn(batch, gates, 2, generator=generator).requires_grad_()
     theirs = ours.detach().clone().requires_grad_()
 
-    returns = skipping_return(one_hot(executed), task, alpha=alpha, gamma=gamma)
-    expected = reference.skipping_returns(executed.tolist(), task.tolist(), alpha, gamma)
+    returns = skipping_return(one_hot(executed), task, alpha=alpha, gamma=gamma, scale_task=scale_task)
+    expected = reference.skipping_returns(executed.tolist(), task.tolist(), alpha, gamma, scale_task)
     torch.testing.assert_close(returns, torch.tensor(expected), rtol=1e-4, atol=1e-5)
 
     loss = reinforce_loss(log_softmax(ours), one_hot(executed), returns)
@@ -47,6 +49,22 @@ def test_returns_and_their_loss_are_those_of_the_loops(
     loss.backward()
     literal.backward()
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_what_a_skipped_gate_is_worth_in_both_programs_of_skipnet() -> None:
+    # Of 32 gates one is skipped or none, and the network is as sure in both cases.
+    executed = torch.ones(2, 32, dtype=torch.long)
+    executed[1, 31] = 0
+    task = torch.tensor([1.5, 1.5])
+    cifar = skipping_return(one_hot(executed), task, alpha=0.1)[:, 0]
+    torch.testing.assert_close(cifar, torch.tensor([-1.5, 0.1 / 32 - 1.5]))
+    imagenet = skipping_return(one_hot(executed), task, alpha=0.01, scale_task=True)[:, 0]
+    torch.testing.assert_close(imagenet, 0.01 / 32 * torch.tensor([-1.5, 1 - 1.5]))
+    # A gate is worth a whole nat there: skipping all, which leaves the 6.9 of a thousand equal classes, pays.
+    extremes, task = torch.stack([torch.zeros(32), torch.ones(32)]), torch.tensor([6.9, 0.0])
+    for settings, pays in ((dict(alpha=0.01, scale_task=True), True), (dict(alpha=0.1), False)):
+        skipping, running = skipping_return(one_hot(extremes), task, **settings)[:, 0]  # type: ignore[arg-type]
+        assert (skipping > running) == pays
 
 
 def test_returns_carry_no_gradient() -> None:

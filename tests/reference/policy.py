@@ -9,11 +9,12 @@ from torch import Tensor
 
 
 def skipping_returns(
-    executed: list[list[int]], task: list[float], alpha: float, gamma: float
+    executed: list[list[int]], task: list[float], alpha: float, gamma: float, scale_task: bool = False
 ) -> list[list[float]]:
     returns = []
-    for row, loss in zip(executed, task, strict=True):
+    for row, value in zip(executed, task, strict=True):
         gates = len(row)
+        loss = value * alpha / gates if scale_task else value
         returns.append(
             [
                 sum(gamma ** (k - g) * (1 - row[k]) * alpha / gates for k in range(g, gates))

@@ -23,9 +23,9 @@ def _block(state: dict[str, Tensor], name: str, x: Tensor, stage: int, index: in
     stride = 2 if index == 0 and stage > 1 else 1
     before = _activated(state, f"{name}.bn1", x)
     branch = functional.conv2d(before, state[f"{name}.conv1.weight"], stride=stride, padding=1)
-    branch = functional.conv2d(
-        _activated(state, f"{name}.bn2", branch), state[f"{name}.conv2.weight"], padding=1
-    )
+    # The released code's BatchNorm has a leaky ReLU, and its convolution applies another one behind it.
+    twice = _leaky(_activated(state, f"{name}.bn2", branch))
+    branch = functional.conv2d(twice, state[f"{name}.conv2.weight"], padding=1)
     shortcut = before if (stage, index) == (1, 0) else x
     if stride == 2:
         pooled = sum(shortcut[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4
@@ -40,4 +40,8 @@ def _activated(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
         state[f"{name}.{key}"].view(shape) for key in ("running_mean", "running_var", "weight", "bias")
     )
     normed = (x - mean) / torch.sqrt(var + 1e-3) * weight + bias
-    return torch.maximum(normed, 0.1 * normed)
+    return _leaky(normed)
+
+
+def _leaky(x: Tensor) -> Tensor:
+    return torch.maximum(x, 0.1 * x)

@@ -27,7 +27,7 @@ MODEL: dict[str, Any] = {
     "skip": "relu", "preact": False, "init": None, "pretrained": False, "units": "blocks",
     "exits": {"at": [], "width": 64}, "ranet": RANET, "msdnet": MSDNET,
 }  # fmt: skip
-COMMON = {"init": None, "exits": {"at": [], "width": 64}}
+COMMON = {"init": None, "init_head": "load", "exits": {"at": [], "width": 64}}
 BLOCKS = {"mix": "output", "se_ratio": None, "skip": "relu"}
 
 
@@ -50,10 +50,14 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "cifar, shortcut": (
         "rdi_net",
         {"shortcut": "B", "skip": "linear", "init": "w.safetensors", "exits": {"at": ["layer1"], "width": 8}},
-        {"name": "cifar_resnet32", **BLOCKS, "shortcut": "B", "options": 2, "skip": "linear"}
+        {"name": "cifar_resnet32", **COMMON, **BLOCKS, "shortcut": "B", "options": 2, "skip": "linear"}
         | {"init": "w.safetensors", "exits": {"at": ["layer1"], "width": 8}},
     ),
-    "cifar, preact": ("act", {"preact": True}, {"name": "cifar_preact_resnet32", **COMMON}),
+    "cifar, preact": (
+        "act",
+        {"preact": True},
+        {"name": "cifar_preact_resnet32", **COMMON, "inner_leak": 0.1},
+    ),
     "imagenet": (
         "rdi_net",
         {"name": "resnet50", "mix": "branch", "shortcut": "B"},
@@ -117,3 +121,20 @@ def test_a_recipe_written_by_hand_can_leave_keys_out() -> None:
 def test_what_was_wrong_stays_wrong(model: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         from_dict(version_1(model))
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "key", "then", "today"),
+    [
+        ("model", "cifar_preact_resnet32", "inner_leak", 0.1, 0.01),
+        ("method", "blockdrop", "policy_shortcut", "B", "pool_end"),
+    ],
+)
+def test_what_a_run_did_not_know_is_what_it_was_and_what_a_person_leaves_out_is_todays(
+    section: str, name: str, key: str, then: object, today: object
+) -> None:
+    by_hand = {"method": {"name": "act"}, "training": {"phases": []}} | {section: {"name": name}}
+    written = from_dict(by_hand).as_dict()
+    assert written[section].pop(key) == today
+    assert from_dict(written).as_dict()[section][key] == then
+    assert from_dict(by_hand).as_dict()[section][key] == today

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import nn
 
 import sidestep
 from sidestep.backbones.static_weights import load_weights
+from sidestep.backbones.timm_units import wrap_network
 from sidestep.errors import RecipeError
+from sidestep.methods import METHODS
 from sidestep.routing.relational import RelationalRouter
 from sidestep.routing.router import ConstantRouter
 from sidestep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -139,3 +142,55 @@ def test_a_path_that_does_not_fit_the_network_is_refused() -> None:
 def test_what_has_no_residual_units_is_refused(model: Any, found: str) -> None:
     with pytest.raises(RecipeError, match=f"model must be a timm network .* got {found}; choose one"):
         sidestep.wrap(model)
+
+
+def model_of_maps() -> nn.Module:
+    return network("resnet10t").eval()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_wrapped_and_runs_or_is_refused_in_a_sentence(method: str) -> None:
+    settings = {"codinet": {"num_units": 2}, "fixed_path": {"path": "1010"}}.get(method, {})
+    if method in ("act", "sact", "ranet", "msdnet"):
+        with pytest.raises(
+            RecipeError, match=f"method must choose which units run .* got '{method}', which has"
+        ):
+            sidestep.wrap(model_of_maps(), method=method, **settings)
+        with pytest.raises(RecipeError, match="method must choose"):
+            sidestep.wrap(model_of_maps(), method=method, target=0.6)
+        return
+    dynamic = sidestep.wrap(model_of_maps(), method=method, **settings)
+    images = strategies.images(2, 0, size=32)
+    with torch.no_grad():
+        assert dynamic(images).decisions.weights.shape == (2, 4, 2)
+        sidestep.measure_cost(dynamic, (32, 32))
+
+
+def test_a_method_of_ones_own_with_a_network_of_its_own_is_refused() -> None:
+    class Other(sidestep.RoutedNetwork):
+        pass
+
+    METHODS.add(replace(METHODS["rdi_net"], name="guest", network=Other))
+    try:
+        with pytest.raises(RecipeError, match="got 'guest', which has a network of its own"):
+            sidestep.wrap(model_of_maps(), method="guest")
+    finally:
+        METHODS.remove("guest")
+
+
+@pytest.mark.parametrize("gate", ["feedforward1", "feedforward2"])
+def test_gates_that_look_at_maps_refuse_tokens(gate: str) -> None:
+    model = network("vit_tiny_patch16_224", img_size=32, depth=2)
+    with pytest.raises(RecipeError, match=f"method skipnet with gate '{gate}' looks at feature maps"):
+        sidestep.wrap(model, method="skipnet", gate=gate)
+    assert sidestep.wrap(model, method="skipnet").eval()(strategies.images(2, 0, size=32)).logits.shape == (
+        2,
+        5,
+    )
+
+
+@pytest.mark.parametrize("name", ["act", "sact"])
+def test_halting_refuses_tokens(name: str) -> None:
+    backbone = wrap_network(network("vit_tiny_patch16_224", img_size=32, depth=2))
+    with pytest.raises(RecipeError, match=f"method {name} looks at feature maps, so model.name must be"):
+        METHODS[name].router(backbone, METHODS[name].settings())

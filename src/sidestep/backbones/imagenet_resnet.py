@@ -18,6 +18,7 @@ WIDTHS = (64, 128, 256, 512)
 
 # The block of every depth, and how many of it every stage has.
 DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+    10: (BasicBlock, (1, 1, 1, 1)),
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
@@ -31,7 +32,7 @@ class ImageNetResNetConfig:
     """Settings of an ImageNet ResNet.
 
     Args:
-        depth: 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks) layers.
+        depth: 10, 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks) layers; 10 is BlockDrop's policy.
         num_classes: classes of the head.
         mix: how units blend soft weights, see `ResidualUnit`.
         se_ratio: r of squeeze-and-excitation at the end of every branch, or None for a plain ResNet.
@@ -62,7 +63,7 @@ class ImageNetResNetConfig:
 
 
 class ImageNetResNet(StagedBackbone):
-    """A ResNet-18, 34, 50, 101 or 152 that takes the state dicts of torchvision's and timm's.
+    """A ResNet-10, 18, 34, 50, 101 or 152 that takes the state dicts of torchvision's and timm's.
 
     A shortcut is projected (option B) where shapes change, and a bottleneck has its stride in the 3x3
     convolution. Convolutions start from Kaiming's normal distribution by fan-out and BatchNorm from weight 1,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from sidestep.backbones import cifar_resnet, imagenet_resnet
 from sidestep.backbones.backbone import StagedBackbone
 from sidestep.errors import RecipeError
-from sidestep.layers.norm import CIFAR, IMAGENET, NormStyle
+from sidestep.layers.norm import CIFAR, CIFAR_INNER_LEAK, IMAGENET, NormStyle
 from sidestep.layers.pool import global_average_pool
 from sidestep.layers.preact import PreactBlock, PreactBottleneck
 from sidestep.layers.residual import Bottleneck, residual_stages
@@ -49,6 +49,7 @@ class PreactResNetConfig:
             "imagenet".
         num_classes: classes of the head.
         images: "cifar" for 32x32 images, "imagenet" for photographs.
+        inner_leak: slope below zero between the convolutions of a block on "cifar", see `PreactBlock`.
 
     Raises:
         RecipeError: naming the first setting that is wrong.
@@ -57,8 +58,18 @@ class PreactResNetConfig:
     depth: int = 32
     num_classes: int = 10
     images: Images = "cifar"
+    inner_leak: float = CIFAR_INNER_LEAK
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.inner_leak <= 1.0:
+            raise RecipeError(
+                f"inner_leak must be in [0, 1], got {self.inner_leak}; the released code of ACT has "
+                f"{CIFAR_INNER_LEAK:g}"
+            )
+        if self.images == "imagenet" and self.inner_leak != CIFAR_INNER_LEAK:
+            raise RecipeError(
+                f"inner_leak has no effect on ImageNet, which has ReLUs, got {self.inner_leak}; drop it"
+            )
         if self.images not in get_args(Images):
             raise RecipeError(
                 f"images must be one of {', '.join(get_args(Images))}, got {self.images!r}; "
@@ -133,9 +144,10 @@ class PreactResNet(StagedBackbone):
     """A ResNet of pre-activation blocks, after the released code of SACT.
 
     The stem is a convolution without BatchNorm, which the first block begins with; the head has the last one.
-    On CIFAR a leaky ReLU follows every BatchNorm, and the head averages over positions first; on ImageNet it
-    is ReLU, and positions are averaged behind it. State-dict names are those of the other ResNets here, with
-    the head's BatchNorm as `bn`; weights of timm's resnetv2_50, 101 and 152 load as well.
+    On CIFAR a leaky ReLU follows every BatchNorm, twice behind the first convolution of a block, and the head
+    averages over positions first; on ImageNet it is ReLU, and positions are averaged behind it. State-dict
+    names are those of the other ResNets here, with the head's BatchNorm as `bn`; weights of timm's
+    resnetv2_50, 101 and 152 load as well.
     """
 
     def __init__(self, config: PreactResNetConfig) -> None:
@@ -144,16 +156,17 @@ class PreactResNet(StagedBackbone):
         if config.images == "cifar":
             self.halting_style = CIFAR
         layout = self._layout = _LAYOUTS[config.images]
+        slope = {"inner_leak": config.inner_leak} if config.images == "cifar" else {}
         kernel, stride = layout.stem
         self.conv1 = nn.Conv2d(3, layout.widths[0], kernel, stride=stride, padding=kernel // 2, bias=False)
         widths = [width * layout.expansion for width in layout.widths]
         self.add_stages(
             residual_stages(
-                layout.block,
+                partial(layout.block, **slope),
                 stem=layout.widths[0],
                 widths=widths,
                 nums_blocks=config.nums_blocks,
-                first=layout.first,
+                first=layout.first and partial(layout.first, **slope),
             )
         )
         norm = nn.BatchNorm1d if layout.head == "pool_first" else nn.BatchNorm2d

@@ -149,6 +149,13 @@ class WrappedNetwork(Backbone):
         network: nn.Module = self.network
         return network
 
+    @property
+    def head_names(self) -> set[str]:
+        # timm says what the classifier of a network is called, or the two of a distilled one.
+        known = (getattr(self.network, "pretrained_cfg", None) or {}).get("classifier", ())
+        names = (known,) if isinstance(known, str) else tuple(known)
+        return {key for key in self.network.state_dict() for name in names if key.startswith(f"{name}.")}
+
     def train(self, mode: bool = True) -> Self:
         """Set the mode of the network and of its units, and return self."""
         super().train(mode)

@@ -30,5 +30,7 @@ class NormStyle:
 # What the released code of ACT and SACT has in its networks for CIFAR and for ImageNet, and without
 # activation.
 CIFAR = NormStyle(leak=0.1, eps=1e-3)
+# Between the convolutions of a block on CIFAR the leaky ReLU is applied twice, 0.1 * 0.1.
+CIFAR_INNER_LEAK = 0.01
 IMAGENET = NormStyle(leak=0.0, eps=1e-5)
 BARE = NormStyle(leak=1.0, eps=1e-5)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from sidestep.layers.norm import CIFAR, IMAGENET, NormStyle
+from sidestep.layers.norm import CIFAR, CIFAR_INNER_LEAK, IMAGENET, NormStyle
 from sidestep.layers.overwriting import may_overwrite
 from sidestep.layers.positions import share_of_macs
 from sidestep.layers.shortcut import make_shortcut
@@ -17,7 +18,7 @@ from sidestep.layers.unit import Unit
 class PreactUnit(Unit):
     """Convolutions behind BatchNorm and activation each, beside a shortcut (He et al. 2016b).
 
-    With a_n(x) = act(BN_n(x)), S the shortcut and B(x) = conv_N(a_N(... conv_1(a_1(x))))::
+    With a_n(x) = act_n(BN_n(x)), S the shortcut and B(x) = conv_N(a_N(... conv_1(a_1(x))))::
 
         execute(x) = S(x) + B(x)
         skip(x)    = S(x)
@@ -30,6 +31,8 @@ class PreactUnit(Unit):
         activates_shortcut: whether the source of the shortcut is a_1(x) instead of x.
         style: of BatchNorm and activation.
         stage: index of the stage.
+        inner_leak: slope below zero of the activations between convolutions, act_2 and so on; None is that
+            of `style`.
     """
 
     bn1: nn.Module
@@ -42,9 +45,11 @@ class PreactUnit(Unit):
         activates_shortcut: bool,
         style: NormStyle,
         stage: int,
+        inner_leak: float | None = None,
     ) -> None:
         super().__init__(in_channels=convolutions[0].in_channels, stage=stage)
         self.style = style
+        self.inner_style = style if inner_leak is None else replace(style, leak=inner_leak)
         self.num_convolutions = len(convolutions)
         for number, convolution in enumerate(convolutions, start=1):
             self.add_module(f"bn{number}", nn.BatchNorm2d(convolution.in_channels, eps=style.eps))
@@ -83,7 +88,7 @@ class PreactUnit(Unit):
         (_, first), *rest = self._layers()
         branch: Tensor = first(activated)
         for norm, convolution in rest:
-            branch = convolution(self.style.activate(norm(branch), inplace=True))
+            branch = convolution(self.inner_style.activate(norm(branch), inplace=True))
         return branch, self._shortcut(activated if self.activates_shortcut else x)
 
     def _activate(self, x: Tensor) -> Tensor:
@@ -96,18 +101,29 @@ class PreactUnit(Unit):
 class PreactBlock(PreactUnit):
     """Two 3x3 convolutions with leaky ReLU and a pooled shortcut, the block of ACT and SACT on CIFAR.
 
+    The released code applies its leaky ReLU twice behind the first convolution, whose BatchNorm has one
+    already: the slope is 0.1 * 0.1 there.
+
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output; twice the input's in a stage opener, which has stride 2.
         stride: 1, or 2 for a stage opener.
         stage: index of the stage.
         first: whether this is the network's first block, whose shortcut is a(x) instead of x.
+        inner_leak: slope below zero between the convolutions.
     """
 
     expansion = 1
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, stride: int, stage: int, first: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int,
+        stage: int,
+        first: bool = False,
+        inner_leak: float = CIFAR_INNER_LEAK,
     ) -> None:
         super().__init__(
             [
@@ -118,6 +134,7 @@ class PreactBlock(PreactUnit):
             activates_shortcut=first,
             style=CIFAR,
             stage=stage,
+            inner_leak=inner_leak,
         )
 
 

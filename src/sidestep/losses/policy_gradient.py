@@ -8,22 +8,28 @@ from torch import Tensor
 from sidestep.types import RoutedOutput
 
 
-def skipping_return(weights: Tensor, task_loss: Tensor, *, alpha: float, gamma: float = 1.0) -> Tensor:
+def skipping_return(
+    weights: Tensor, task_loss: Tensor, *, alpha: float, gamma: float = 1.0, scale_task: bool = False
+) -> Tensor:
     """Return the (B, G) return of every gate's decision (SkipNet, hybrid reinforcement learning).
 
-    With a_k = 1 when gate k executes, R_g = sum_{k>=g} gamma^(k-g) (1 - a_k) alpha / G - gamma^(G-g) CE.
+    With a_k = 1 when gate k executes, R_g = sum_{k>=g} gamma^(k-g) (1 - a_k) alpha / G - gamma^(G-g) CE. The
+    released code for ImageNet has alpha / G before the CE as well: R_g is alpha / G times the number of gates
+    that are skipped from g on, less the CE.
 
     Args:
         weights: (B, G, 2) one-hot decisions.
         task_loss: (B,) cross-entropy of every image.
         alpha: reward of skipping all gates.
         gamma: discount per gate.
+        scale_task: whether alpha / G scales the cross-entropy too.
     """
     skipped = weights[..., 0].detach()
     num_gates = skipped.shape[1]
-    following = -task_loss.detach()
+    scale = alpha / num_gates
+    following = -task_loss.detach() * (scale if scale_task else 1.0)
     returns = []
-    for reward in reversed((skipped * (alpha / num_gates)).unbind(dim=1)):
+    for reward in reversed((skipped * scale).unbind(dim=1)):
         following = reward + gamma * following
         returns.append(following)
     return torch.stack(returns[::-1], dim=1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from sidestep.backbones.backbone import Backbone
 from sidestep.errors import RecipeError
 from sidestep.losses.ponder import ponder_loss
-from sidestep.methods.method import OPENERS_RUN, Method, check_two_options
+from sidestep.methods.method import OPENERS_RUN, Method, check_maps, check_two_options
 from sidestep.networks.halting_network import HaltingNetwork
 from sidestep.routing.halting_units import HaltingRouter
 from sidestep.types import Batch, CostModel, RoutedOutput
@@ -41,7 +41,9 @@ class HaltingConfig:
 
 
 def _router(backbone: Backbone, settings: HaltingConfig, *, spatial: bool) -> HaltingRouter:
-    check_two_options(backbone, "sact" if spatial else "act")
+    name = "sact" if spatial else "act"
+    check_two_options(backbone, name)
+    check_maps(backbone, f"method {name}")
     units = backbone.units
     return HaltingRouter(
         [unit.in_channels for unit in units],

@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sidestep.backbones.backbone import Backbone
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
+from sidestep.backbones.imagenet_resnet import ImageNetResNet, ImageNetResNetConfig
 from sidestep.errors import RecipeError
+from sidestep.layers.shortcut import Shortcut
 from sidestep.losses.policy_gradient import entropy, reinforce_loss, self_critical_advantage
 from sidestep.methods.method import Method, check_two_options
 from sidestep.routing.policy import LastUnitsRouter, PolicyRouter
@@ -22,13 +24,19 @@ from sidestep.routing.router import Router
 from sidestep.routing.samplers import Categorical, Noise, Sampler, bounded_log_probs
 from sidestep.types import Batch, CostModel, RoutedOutput
 
+# The depth of the policy network for photographs; no ResNet for 32x32 images has it.
+_FOR_PHOTOGRAPHS = 10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockDropConfig:
     """Settings of BlockDrop.
 
     Args:
-        policy_depth: depth of the policy network, a CIFAR ResNet (paper: 8).
+        policy_depth: depth of the policy network: 8, or another 6n + 2, is a ResNet for 32x32 images, 10 the
+            one for photographs, with a block in each of its four stages.
+        policy_shortcut: where shapes change in a policy for 32x32 images: "pool_end" as in the released code,
+            or another one, see `make_shortcut`. That for photographs has projections, as a ResNet-18.
         shrink: factor by which the policy's images are average-pooled; 2 on ImageNet.
         alpha: bound of the probabilities that training draws from, in [0.5, 1]; 0.8 keeps them in [0.2, 0.8].
         penalty: reward of a wrong prediction; more negative keeps more blocks.
@@ -40,6 +48,7 @@ class BlockDropConfig:
     """
 
     policy_depth: int = 8
+    policy_shortcut: Shortcut = "pool_end"
     shrink: int = 1
     alpha: float = 0.8
     penalty: float = -1.0
@@ -49,6 +58,16 @@ class BlockDropConfig:
     free_units: float | None = None
 
     def __post_init__(self) -> None:
+        if self.policy_depth != _FOR_PHOTOGRAPHS and (self.policy_depth < 8 or (self.policy_depth - 2) % 6):
+            raise RecipeError(
+                f"policy_depth must be 6n + 2 for 32x32 images or {_FOR_PHOTOGRAPHS} for photographs, got "
+                f"{self.policy_depth}; the paper uses 8 and 10"
+            )
+        if self.policy_depth == _FOR_PHOTOGRAPHS and self.policy_shortcut != "pool_end":
+            raise RecipeError(
+                f"policy_shortcut has no effect with policy_depth {_FOR_PHOTOGRAPHS}, which has projections, "
+                f"got {self.policy_shortcut!r}; drop it"
+            )
         if not 0.5 <= self.alpha <= 1:
             raise RecipeError(f"alpha must be in [0.5, 1], got {self.alpha}; the paper uses 0.8")
         if self.penalty > 0:
@@ -68,8 +87,23 @@ class BlockDropConfig:
 
 def _router(backbone: Backbone, settings: BlockDropConfig) -> PolicyRouter:
     check_two_options(backbone, "blockdrop")
-    config = CifarResNetConfig(depth=settings.policy_depth, num_classes=len(backbone.units), shortcut="B")
-    return PolicyRouter(CifarResNet(config), shrink=settings.shrink)
+    return PolicyRouter(_policy(settings, num_units=len(backbone.units)), shrink=settings.shrink)
+
+
+def _policy(settings: BlockDropConfig, num_units: int) -> Backbone:
+    """Return the policy network, which starts as in the released code: convolutions by fan-out."""
+    if settings.policy_depth == _FOR_PHOTOGRAPHS:
+        return ImageNetResNet(ImageNetResNetConfig(depth=_FOR_PHOTOGRAPHS, num_classes=num_units))
+    network = CifarResNet(
+        CifarResNetConfig(
+            depth=settings.policy_depth, num_classes=num_units, shortcut=settings.policy_shortcut
+        )
+    )
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    network.fc.reset_parameters()
+    return network
 
 
 def _curriculum(router: Router, settings: BlockDropConfig) -> Router:

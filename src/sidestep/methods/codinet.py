@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sidestep.backbones.backbone import Backbone
 from sidestep.errors import RecipeError
@@ -63,7 +63,13 @@ def _router(backbone: Backbone, settings: CoDiNetConfig) -> GateRouter:
             f"num_units must be at most the network's {len(units)} blocks, got {settings.num_units}; "
             "0.6 of them is a usual budget"
         )
-    return GateRouter([unit.in_channels for unit in units], settings.gate, num_options=backbone.num_options)
+    router = GateRouter([unit.in_channels for unit in units], settings.gate, num_options=backbone.num_options)
+    # As in the released code; a gate that is given a bias starts near it instead.
+    layers = [router.inner] if settings.gate.bias is not None else [router.inner, router.decide]
+    for module in (part for layer in layers for part in layer.modules()):
+        if isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+    return router
 
 
 def _sampler(settings: CoDiNetConfig, noise: Noise) -> Sampler:

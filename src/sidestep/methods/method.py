@@ -56,6 +56,19 @@ def check_two_options(backbone: Backbone, method: str) -> None:
         )
 
 
+def check_maps(backbone: Backbone, who: str) -> None:
+    """Refuse a backbone of tokens where a router looks at the positions of maps.
+
+    Raises:
+        RecipeError: naming who looks.
+    """
+    if backbone.tokens:
+        raise RecipeError(
+            f"{who} looks at feature maps, so model.name must be a network of maps, got a "
+            f"{type(backbone).__name__}, which has tokens; take a ResNet or a ConvNeXt"
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method(Generic[Settings]):
     """One paper's choices.

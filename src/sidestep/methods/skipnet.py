@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from sidestep.backbones.backbone import Backbone
 from sidestep.errors import RecipeError
 from sidestep.losses.policy_gradient import reinforce_loss, skipping_return
-from sidestep.methods.method import Method, check_two_options
+from sidestep.methods.method import Method, check_maps, check_two_options
 from sidestep.routing.feedforward import FeedForwardRouter
 from sidestep.routing.recurrent import RecurrentRouter
 from sidestep.routing.router import Router
@@ -36,7 +36,10 @@ class SkipNetConfig:
             "sampled" draws without a gradient, for the policy gradient.
         policy_weight: factor of the policy gradient, averaged over the batch. The CIFAR code has 0.01 on the
             batch's sum, so 0.01 x batch size here, the ImageNet code 0.01 on the mean.
-        alpha: reward of skipping every gate: 0.1 on CIFAR, 0.01 on ImageNet.
+        alpha: reward of skipping every gate: 0.1 on CIFAR, and on ImageNet 0.01 together with scale_task.
+        scale_task: whether alpha over the number of gates scales the cross-entropy that ends the return too,
+            as in the ImageNet code: a skipped gate is then worth as much as a whole nat of cross-entropy,
+            whatever alpha is.
         gamma: discount of rewards per gate.
         sharpness: factor on the logits that are drawn from; 20 makes the policy nearly deterministic, as the
             ImageNet code does before its hybrid phase.
@@ -47,6 +50,7 @@ class SkipNetConfig:
     decisions: Literal["hard", "soft", "sampled"] = "hard"
     policy_weight: float = 0.0
     alpha: float = 0.1
+    scale_task: bool = False
     gamma: float = 1.0
     sharpness: float = 1.0
 
@@ -74,6 +78,7 @@ def _router(backbone: Backbone, settings: SkipNetConfig) -> Router:
     channels = [unit.in_channels for unit in backbone.units]
     if settings.gate == "recurrent":
         return RecurrentRouter(channels, width=settings.width)
+    check_maps(backbone, f"method skipnet with gate {settings.gate!r}")
     return FeedForwardRouter(channels, deep=settings.gate == "feedforward1")
 
 
@@ -92,7 +97,9 @@ def _losses(
     # The first unit has no gate.
     logits, weights = decisions.logits[:, 1:], decisions.weights[:, 1:]
     task = F.cross_entropy(output.logits.float(), batch.labels, reduction="none")
-    returns = skipping_return(weights, task, alpha=settings.alpha, gamma=settings.gamma)
+    returns = skipping_return(
+        weights, task, alpha=settings.alpha, gamma=settings.gamma, scale_task=settings.scale_task
+    )
     policy = reinforce_loss(log_softmax(logits * settings.sharpness), weights, returns)
     return {"policy": settings.policy_weight * policy}
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 from sidestep.backbones.backbone import Backbone
 from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
 from sidestep.backbones.imagenet_resnet import DEPTHS, ImageNetResNet, ImageNetResNetConfig
-from sidestep.backbones.preact_resnet import PREACT_DEPTHS, Images, PreactResNet, PreactResNetConfig
+from sidestep.backbones.preact_resnet import PREACT_DEPTHS, PreactResNet, PreactResNetConfig
 from sidestep.errors import RecipeError
+from sidestep.layers.norm import CIFAR_INNER_LEAK
 from sidestep.layers.residual import Mix, Skip
 from sidestep.layers.shortcut import Shortcut
 from sidestep.networks.msdnet import MsdNet, MsdNetConfig, MsdNetSettings
@@ -47,7 +48,7 @@ class CifarResNetSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageNetResNetSettings:
-    """Settings of "resnet18", 34, 50, 101, 152: a ResNet for photographs of 224x224.
+    """Settings of "resnet10", 18, 34, 50, 101, 152: a ResNet for photographs of 224x224.
 
     Args:
         mix: how units blend soft weights: "output" (RDI-Net eq. 9) or "branch" (ConvNet-AIG).
@@ -62,8 +63,20 @@ class ImageNetResNetSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CifarPreactResNetSettings:
+    """Settings of "cifar_preact_resnet32" and others of 6n + 2 layers, pre-activation ResNets as in ACT.
+
+    Args:
+        inner_leak: slope below zero between the two convolutions of a block; 0.01 is that of the released
+            code, which applies its leaky ReLU of 0.1 twice there.
+    """
+
+    inner_leak: float = CIFAR_INNER_LEAK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PreactResNetSettings:
-    """Pre-activation ResNets, as in ACT and SACT, have no settings: their name says everything."""
+    """Pre-activation ResNets for photographs, as in SACT, have no settings: their name says everything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,18 +130,26 @@ def _imagenet_config(settings: ImageNetResNetSettings, name: str, num_classes: i
     )
 
 
+def build_cifar_preact(
+    settings: CifarPreactResNetSettings, name: str, num_classes: int, size: Size | None
+) -> Backbone:
+    return PreactResNet(_cifar_preact_config(settings, name, num_classes))
+
+
+def check_cifar_preact(config: ModelConfig) -> None:
+    _cifar_preact_config(config.settings, config.name, num_classes=10)
+
+
+def _cifar_preact_config(
+    settings: CifarPreactResNetSettings, name: str, num_classes: int
+) -> PreactResNetConfig:
+    depth = _depth(name, _CIFAR_PREACT)
+    return PreactResNetConfig(depth=depth, num_classes=num_classes, inner_leak=settings.inner_leak)
+
+
 def build_preact(settings: PreactResNetSettings, name: str, num_classes: int, size: Size | None) -> Backbone:
-    return PreactResNet(_preact_config(name, num_classes))
-
-
-def check_preact(config: ModelConfig) -> None:
-    _preact_config(config.name, num_classes=10)
-
-
-def _preact_config(name: str, num_classes: int) -> PreactResNetConfig:
-    images: Images = "imagenet" if name in PREACT_DEPTH_OF else "cifar"
-    depth = PREACT_DEPTH_OF[name] if images == "imagenet" else _depth(name, _CIFAR_PREACT)
-    return PreactResNetConfig(depth=depth, num_classes=num_classes, images=images)
+    config = PreactResNetConfig(depth=PREACT_DEPTH_OF[name], num_classes=num_classes, images="imagenet")
+    return PreactResNet(config)
 
 
 def build_timm_model(settings: TimmSettings, name: str, num_classes: int, size: Size | None) -> Backbone:

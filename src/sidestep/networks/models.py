@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from sidestep.backbones.backbone import Backbone
 from sidestep.errors import RecipeError
@@ -77,12 +77,13 @@ class ModelConfig:
 
     Args:
         name: "cifar_resnet20", 32, 38, 44, 56, 74, 110, 152: a ResNet for 32x32 images with 6n + 2 layers;
-            "resnet18", 34, 50, 101, 152: a ResNet for photographs of 224x224; "cifar_preact_resnet32" and
-            "preact_resnet50", 101, 152: the same with activations before every convolution, as in
-            ACT and SACT; "timm/" and the name of a ResNet, ConvNeXt or ViT in timm; "ranet", "msdnet"; or a
+            "resnet10", 18, 34, 50, 101, 152: a ResNet for photographs of 224x224; "cifar_preact_resnet32"
+            and "preact_resnet50", 101, 152: the same with activations before every convolution, as in ACT
+            and SACT; "timm/" and the name of a ResNet, ConvNeXt or ViT in timm; "ranet", "msdnet"; or a
             registered model.
         settings: of that model, an instance of its settings class; None is its defaults.
         init: file of static weights to start from (safetensors or torch state dict); also the teacher.
+        init_head: "load" takes the classifier from that file too, "new" starts it anew, for other classes.
         pretrained: start from weights that the model downloads.
         exits: early exits on a network that has none of its own.
 
@@ -93,13 +94,14 @@ class ModelConfig:
     name: str = "cifar_resnet32"
     settings: Any = None
     init: str | None = None
+    init_head: Literal["load", "new"] = "load"
     pretrained: bool = False
     exits: AttachConfig = field(default_factory=AttachConfig)
 
     def __post_init__(self) -> None:
         model = MODELS[self.name]
         object.__setattr__(self, "settings", own_settings(model, self.name, self.settings))
-        defaults = {"init": None, "pretrained": False, "exits": AttachConfig()}
+        defaults = {"init": None, "init_head": "load", "pretrained": False, "exits": AttachConfig()}
         for key, default in defaults.items():
             if key not in model.common and getattr(self, key) != default:
                 raise RecipeError(f"{key} has no effect on {self.name!r}; drop it")
@@ -107,11 +109,13 @@ class ModelConfig:
             raise RecipeError(
                 f"pretrained has no effect beside init {self.init!r}, got true; drop one of them"
             )
+        if self.init_head == "new" and self.init is None:
+            raise RecipeError("init_head has no effect without init, got 'new'; set init, or drop it")
         if model.check is not None:
             model.check(self)
 
 
-_COMMON = ("init", "pretrained", "exits")
+_COMMON = ("init", "init_head", "pretrained", "exits")
 
 _CIFAR_RESNET = Model(
     name="cifar_resnet<6n+2>",
@@ -123,9 +127,9 @@ _CIFAR_RESNET = Model(
 _CIFAR_PREACT_RESNET = Model(
     name="cifar_preact_resnet<6n+2>",
     summary="pre-activation ResNet for 32x32 images (He et al. 2016b), as in ACT and SACT",
-    settings=families.PreactResNetSettings,
-    build=families.build_preact,
-    check=families.check_preact,
+    settings=families.CifarPreactResNetSettings,
+    build=families.build_cifar_preact,
+    check=families.check_cifar_preact,
 )
 _IMAGENET_RESNETS = [
     Model(
@@ -143,7 +147,6 @@ _PREACT_RESNETS = [
         summary="pre-activation ResNet for photographs (He et al. 2016b), as in SACT",
         settings=families.PreactResNetSettings,
         build=families.build_preact,
-        check=families.check_preact,
     )
     for name in families.PREACT_DEPTH_OF
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -15,7 +14,9 @@ class FeedForwardRouter(Router):
     """Convolutional gates (SkipNet's FFGate-I and FFGate-II); the first unit has none and always executes.
 
     FFGate-I pools by 2 and has two 3x3 convolutions, the second with stride 2; FFGate-II has that one alone.
-    A gate costs an eighth of its block or more: 15.6 % and 12.5 % of a block of a CIFAR ResNet.
+    A gate costs an eighth of its block or more: 15.6 % and 12.5 % of a block of a CIFAR ResNet. Weights start
+    as in the released code, whose last layer is a 1x1 convolution and so has the rule of convolutions,
+    N(0, 2 / fan-out): a deviation of 1 with two outputs. Gates are far apart from the start.
 
     Args:
         channels: input channels of every unit.
@@ -43,12 +44,11 @@ def _deep(channels: int) -> nn.Sequential:
 
 def _convolution(channels: int, *, stride: int) -> nn.Sequential:
     convolution = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
-    nn.init.normal_(convolution.weight, std=math.sqrt(2 / (9 * channels)))
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
 
 
 def _decide(channels: int) -> nn.Linear:
     linear = nn.Linear(channels, 2)
-    nn.init.normal_(linear.weight, std=math.sqrt(2 / (2 * channels)))
-    nn.init.zeros_(linear.bias)
+    nn.init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
     return linear

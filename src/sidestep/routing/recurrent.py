@@ -17,7 +17,9 @@ class RecurrentRouter(Router):
     """An LSTM over units, shared by all (SkipNet's RNN gate); the first unit always executes.
 
     Every unit has a linear embedding of its pooled input; the LSTM, whose state is zero for a new image, and
-    the linear map to the logit of executing are shared.
+    the linear map to the logit of executing are shared. Embeddings start as the convolutions that they are in
+    the released code, N(0, 2 / fan-out), what is shared by Xavier's rule with zero biases, as in its ImageNet
+    program.
 
     Args:
         channels: input channels of every unit.
@@ -26,11 +28,14 @@ class RecurrentRouter(Router):
 
     def __init__(self, channels: Sequence[int], *, width: int = 10) -> None:
         super().__init__()
-        self.embed = nn.ModuleList(nn.Linear(c, width) for c in channels[1:])
+        embeddings = [nn.Linear(c, width) for c in channels[1:]]
+        self.embed = nn.ModuleList(embeddings)
         self.lstm = nn.LSTMCell(width, width)
         self.decide = nn.Linear(width, 1)
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias") or ".bias_" in name:
+        for embed in embeddings:
+            nn.init.kaiming_normal_(embed.weight, mode="fan_out", nonlinearity="relu")
+        for name, parameter in [*self.lstm.named_parameters(), *self.decide.named_parameters()]:
+            if name.startswith("bias"):
                 nn.init.zeros_(parameter)
             else:
                 nn.init.xavier_normal_(parameter)

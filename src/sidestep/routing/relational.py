@@ -34,7 +34,8 @@ class RelationalConfig:
         share_gcn: which routers share one GCN weight; the paper shares none.
         normalize_adj: divide edge weights by their sum; needed for gamma near 1 with a long reach, where
             the unnormalised sum diverges.
-        batch_norm: BatchNorm between the alignment layer and its ReLU (released code; the paper is silent).
+        batch_norm: BatchNorm between the alignment layer and its ReLU (eq. 6), as in the released code; the
+            paper prints none.
         gate_bias: bias of skip and execute at the start; the paper is silent, ConvNet-AIG's (0.1, 2.0) makes
             P(execute) 0.87.
         initial_rates: P(execute) of every unit at the start, in (0, 1), instead of gate_bias: gates that
@@ -104,9 +105,9 @@ class RelationalRouter(Router):
         s_n  = relu(W_n z_n)
         logits_n = decide_n(s_n)
 
-    Departures from the paper: its adjacency (eq. 4) is upper triangular, with which the last row of eq. 7
-    would see nothing but itself, so the transpose is used; the first routers see the predecessors that
-    exist (the released code repeats features instead).
+    Departures from the paper: BatchNorm in eq. 6, which the released code has; its adjacency (eq. 4) is upper
+    triangular, with which the last row of eq. 7 would see nothing but itself, so the transpose is used; the
+    first routers see the predecessors that exist (the released code repeats features instead).
 
     Args:
         channels: input channels of every unit.

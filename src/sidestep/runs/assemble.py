@@ -77,7 +77,7 @@ def job_of(recipe: Recipe, fabric: Fabric) -> Job:
     with seeded(recipe.training.seed):
         network = _untrained(recipe, data.num_classes, data.input_size)
         _check_exits(network, recipe)
-        teacher = _start_from_static(network, recipe, data)
+        teacher, notes = _start_from_static(network, recipe, data)
     cost = measure_cost(network, data.input_size)
     if fabric.world_size > 1:
         synchronize_batch_norm(network)
@@ -94,6 +94,7 @@ def job_of(recipe: Recipe, fabric: Fabric) -> Job:
             "class_names": list(data.class_names),
             "input_size": list(data.input_size),
         },
+        notes=notes,
     )
 
 
@@ -111,8 +112,10 @@ def _check_exits(network: DynamicNetwork, recipe: Recipe) -> None:
         )
 
 
-def _start_from_static(network: DynamicNetwork, recipe: Recipe, data: Data) -> Backbone | None:
-    """Load the static origin into the network, and return a copy of it if it is to teach."""
+def _start_from_static(
+    network: DynamicNetwork, recipe: Recipe, data: Data
+) -> tuple[Backbone | None, list[str]]:
+    """Load the static origin; return a copy of it if it is to teach, and sentences about what was loaded."""
     teaches = recipe.training.distillation.weight > 0
     blocks = network.parts()["blocks"]
     if recipe.model.init is None:
@@ -123,13 +126,19 @@ def _start_from_static(network: DynamicNetwork, recipe: Recipe, data: Data) -> B
         if recipe.model.pretrained:
             trained = build_backbone(recipe.model, data.num_classes, data.input_size)
             blocks.load_state_dict(trained.state_dict())
-        return None
-    load_static_weights(blocks, Path(recipe.model.init))
+        return None, []
+    new_head = recipe.model.init_head == "new"
+    if new_head and teaches:
+        raise RecipeError(
+            "model.init_head must be load with training.distillation, whose teacher has to know the classes, "
+            "got 'new'; set training.distillation.weight to 0, or train the static network first"
+        )
+    notes = load_static_weights(blocks, Path(recipe.model.init), new_head=new_head)
     if not teaches:
-        return None
+        return None, notes
     teacher = build_backbone(recipe.model, data.num_classes, data.input_size)
     load_static_weights(teacher, Path(recipe.model.init))
-    return teacher
+    return teacher, notes
 
 
 def _placed(module: Any, recipe: Recipe, fabric: Fabric) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable, Collection
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -74,29 +74,55 @@ class Section:
         return {key: values[key], **_some(values, self.common(self.registry[values[key]])), **own}
 
 
-def build(cls: type, values: Any, place: str, errors: list[str]) -> Any:
-    """Return an instance of a dataclass made from a mapping, or None after adding to `errors`."""
+def build(cls: type, values: Any, place: str, errors: list[str], base: Any = None) -> Any:
+    """Return an instance of a dataclass made from a mapping, or None after adding to `errors`.
+
+    Args:
+        cls: the dataclass.
+        values: what the recipe says.
+        place: where it says that, for errors.
+        errors: are added to.
+        base: instance that says what the mapping leaves out, as settings inside of others have it: a method
+            may give its gate other defaults than the class of gates does. None is the defaults of `cls`.
+    """
     if not isinstance(values, dict):
         errors.append(f"{place} must be a mapping, got {values!r}")
         return None
-    names = {field.name for field in fields(cls)}
+    names = {field.name for field in fields(cls) if field.init}
     before = len(errors)
     errors += [unknown(key, place, place, names) for key in values if key not in names]
-    built = convert(cls, _some(values, names), place, errors)
+    built = convert(cls, _some(values, names), place, errors, base)
     hints = get_type_hints(cls)
     for field in fields(cls):
-        required = field.default is MISSING and field.default_factory is MISSING
+        required = base is None and field.default is MISSING and field.default_factory is MISSING
         if required and field.name not in values:
             errors.append(
                 f"{place}.{field.name} is required, got nothing; set it to a {_describe(hints[field.name])}"
             )
+    if base is not None:
+        built = {name: getattr(base, name) for name in names} | built
     return None if len(errors) > before else construct(cls, built, place, errors)
 
 
-def convert(cls: type, values: dict[str, Any], place: str, errors: list[str]) -> dict[str, Any]:
-    """Return values of fields of a dataclass in the types of these fields; errors are added."""
+def convert(
+    cls: type, values: dict[str, Any], place: str, errors: list[str], base: Any = None
+) -> dict[str, Any]:
+    """Return values of fields of a dataclass in the types of these fields; errors are added.
+
+    Args:
+        cls: the dataclass.
+        values: of some of its fields, as the recipe says them.
+        place: where it says them.
+        errors: are added to.
+        base: see `build`; its fields stand for what settings inside of others leave out.
+    """
     hints = get_type_hints(cls)
-    return {name: _value(hints[name], value, f"{place}.{name}", errors) for name, value in values.items()}
+    known = fields(cls)
+    bases = {each.name: _default(each) if base is None else getattr(base, each.name) for each in known}
+    return {
+        name: _value(hints[name], value, f"{place}.{name}", errors, bases[name])
+        for name, value in values.items()
+    }
 
 
 def construct(cls: type, values: dict[str, Any], place: str, errors: list[str]) -> Any:
@@ -135,9 +161,18 @@ def _some(values: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names}
 
 
-def _value(hint: Any, value: Any, place: str, errors: list[str]) -> Any:
-    if is_dataclass(hint):
-        return build(typing.cast(type, hint), value, place, errors)
+def _default(field: Field[Any]) -> Any:
+    """Return what a field is when nothing is said, or None."""
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return None if field.default is MISSING else field.default
+
+
+def _value(hint: Any, value: Any, place: str, errors: list[str], base: Any = None) -> Any:
+    nested = [each for each in _alternatives(hint) if is_dataclass(each)]
+    if nested and (hint is nested[0] or isinstance(value, dict)):
+        cls = typing.cast(type, nested[0])
+        return build(cls, value, place, errors, base if isinstance(base, cls) else None)
     if get_origin(hint) is list and is_dataclass(get_args(hint)[0]) and isinstance(value, list):
         return [
             _value(get_args(hint)[0], item, f"{place}.{index}", errors) for index, item in enumerate(value)

@@ -54,16 +54,46 @@ _SECTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+# What runs trained with that were written before a setting was there: section, beginning of the name,
+# settings.
+_EARLIER: list[tuple[str, str, dict[str, Any]]] = [
+    ("model", "cifar_preact_resnet", {"inner_leak": 0.1}),
+    ("method", "blockdrop", {"policy_shortcut": "B"}),
+]
+
+
 def upgrade_recipe(values: dict[str, Any]) -> dict[str, Any]:
     """Return the plain values of a recipe with the keys of today.
 
-    Version 1 wrote no version. What it says that is wrong stays, so that errors name it.
+    Version 1 wrote no version. What it says that is wrong stays, so that errors name it. Runs write every
+    setting there is, so one that a run does not know is what it was at that time; what a person leaves out is
+    today's default.
 
     Args:
         values: of a recipe of any version; left untouched.
     """
     if "version" in values:
-        return values
+        return _as_it_was(values)
+    model = values.get("model")
+    of_a_run = isinstance(model, dict) and model.keys() >= _DEFAULTS.keys()
+    changed = _from_version_1(values)
+    return _as_it_was(changed) if of_a_run else changed
+
+
+def _as_it_was(values: dict[str, Any]) -> dict[str, Any]:
+    changed = {}
+    for section, beginning, earlier in _EARLIER:
+        part = values.get(section)
+        if (
+            isinstance(part, dict)
+            and str(part.get("name")).startswith(beginning)
+            and earlier.keys() - part.keys()
+        ):
+            changed[section] = earlier | part
+    return values | changed if changed else values
+
+
+def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
     changed = dict(values)
     if isinstance(values.get("model"), dict):
         changed["model"] = _model(values["model"])

@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from sidestep.backbones.timm_units import Granularity, wrap_network
-from sidestep.methods import METHODS
+from sidestep.errors import RecipeError
+from sidestep.methods import METHODS, Method
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.runs.recipe import method_settings
 
@@ -29,15 +30,18 @@ def wrap(
 
     Args:
         model: a ResNet, ConvNeXt or VisionTransformer of timm.
-        method: name of the method, see `sidestep methods`.
+        method: name of the method, see `sidestep methods`; one that chooses which units run, as those with
+            networks of their own (act, sact, ranet, msdnet) do not.
         units: "blocks", or "sublayers" for attention and MLP of a ViT block as two units.
         settings: of the method, named and checked as in a recipe; groups are dictionaries. Those of losses
             and samplers (target and gate_mode of RDI-Net) matter to training alone.
 
     Raises:
-        RecipeError: for settings that a recipe would refuse, all at once, and for a model without residual
-            units that are known.
+        RecipeError: for settings that a recipe would refuse, all at once, for a method that has a network of
+            its own, and for a model without residual units that are known.
     """
+    if method in METHODS:
+        _check_wraps(METHODS[method])
     chosen = method_settings(method, settings, "wrap")
     backbone = wrap_network(model, units)
     router = METHODS[method].router(backbone, chosen)
@@ -48,3 +52,17 @@ def wrap(
     # train() would reach parts of the model that were set apart, such as a BatchNorm that is frozen.
     network.training = network.exits.training = model.training
     return network
+
+
+def _check_wraps(method: Method[Any]) -> None:
+    """Refuse a method whose decisions a `RoutedNetwork` does not carry out."""
+    if method.model is None and method.network is RoutedNetwork:
+        return
+    way_out = f"train a recipe with model.name {method.model or 'timm/<name>'}"
+    fitting = ", ".join(
+        name for name, each in METHODS.items() if each.model is None and each.network is RoutedNetwork
+    )
+    raise RecipeError(
+        f"method must choose which units run to wrap a network, as {fitting} do, got {method.name!r}, which "
+        f"has a network of its own; {way_out}"
+    )

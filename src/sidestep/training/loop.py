@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Job:
         data: splits; without a validation split the last epoch is the best.
         config: phases and the rest.
         values: plain values that go into every checkpoint (the recipe).
+        notes: sentences that are said before the first step.
     """
 
     network: DynamicNetwork
@@ -62,6 +63,7 @@ class Job:
     data: Data
     config: TrainingConfig
     values: dict[str, Any]
+    notes: Sequence[str] = ()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -112,6 +114,8 @@ def fit(
         stop_flag() as stop,
         own_stream(fabric.device),
     ):
+        for note in job.notes if fabric.is_global_zero else ():
+            log.say(note)
         if execution is compiled:
             log.say(
                 "the first steps take a minute longer, since units are compiled; --compile false avoids it"

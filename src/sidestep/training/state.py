@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sidestep.backbones.static_weights import load_weights
+from sidestep.errors import TrainingError
 from sidestep.networks.network import DynamicNetwork
 from sidestep.training.checkpoint import Checkpoint
 
@@ -32,6 +34,22 @@ class Position:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
+class WeightAverage(ModelEmaV3):
+    """timm's moving average, in which a tensor that has several names moves once in a step.
+
+    timm goes by the names, and would move a weight that n routers share n times.
+    """
+
+    def apply_update_(self, model: nn.Module, decay: float) -> None:
+        pairs = list(zip(_saved_once(self.module), _saved_once(model), strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        move: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        move([mean for mean, _ in floats], [now for _, now in floats], 0)
+        for mean, now in pairs:
+            if not mean.is_floating_point():
+                mean.copy_(now)
+
+
 class TrainingState:
     """The parts of a run that change: weights, their average, the optimiser's momentum, the position.
 
@@ -40,11 +58,15 @@ class TrainingState:
     Args:
         network: what learns.
         ema_decay: decay of the weights' moving average; 0 keeps none.
+
+    Raises:
+        TrainingError: for a network of which a part cannot be saved, before anything is trained.
     """
 
     def __init__(self, network: DynamicNetwork, *, ema_decay: float) -> None:
+        _check_saved(network)
         self.network = network
-        self.ema = ModelEmaV3(network, decay=ema_decay, use_warmup=True) if ema_decay else None
+        self.ema = WeightAverage(network, decay=ema_decay, use_warmup=True) if ema_decay else None
         self.position = Position()
 
     @property
@@ -89,6 +111,22 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) 
             value = torch.empty_like(parameter).copy_(value)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _check_saved(network: nn.Module) -> None:
+    for name, value in network.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise TrainingError(
+                f"{name} must be a tensor to be saved in checkpoints, got a {type(value).__name__}; keep it "
+                "in a buffer, or leave it out of the state dict"
+            )
+
+
+def _saved_once(module: nn.Module) -> list[Tensor]:
+    """Return the tensors of the state dict, each once, under whatever number of names it is there."""
+    saved = module.state_dict().keys()
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return [tensor for name, tensor in named if name in saved]
 
 
 def _prefixed(section: str, module: nn.Module) -> dict[str, Tensor]:
