@@ -222,7 +222,7 @@ def test_soft_decisions_reach_every_parameter_in_training(mix: Mix) -> None:
 
 @pytest.mark.parametrize("depth", [0, 20, 32, 51, 200])
 def test_other_depths_are_refused_with_those_that_exist(depth: int) -> None:
-    message = f"depth must be one of 18, 34, 50, 101, 152 on ImageNet, got {depth}"
+    message = f"depth must be one of 10, 18, 34, 50, 101, 152 on ImageNet, got {depth}"
     with pytest.raises(RecipeError, match=message):
         ImageNetResNetConfig(depth=depth)
 
