@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from lightning_fabric import Fabric
+from lightning_fabric.loggers.logger import Logger
 
 from sidestep.evaluation.report import evaluate_network
 from sidestep.fused.training_execution import training_execution
@@ -17,6 +20,7 @@ from sidestep.runs.recipe import Recipe, load_recipe
 from sidestep.runs.run_folder import check_empty, open_run, resumable, start_run_folder
 from sidestep.training.devices import Devices
 from sidestep.training.distributed import all_succeed, named_errors
+from sidestep.training.loggers import named_loggers
 from sidestep.training.loop import Job, fit
 
 # Trainings may share a process, and whatever builds a network draws weights from torch's one generator.
@@ -29,6 +33,7 @@ def train(
     *,
     resume: bool = False,
     devices: Devices | None = None,
+    loggers: Sequence[Logger] = (),
 ) -> Path:
     """Train a recipe into a run folder and return the folder.
 
@@ -37,6 +42,8 @@ def train(
         out: the run folder, `runs/<recipe name>` by default.
         resume: go on with the interrupted run in that folder.
         devices: where; one process by default, or those of torchrun.
+        loggers: of Lightning Fabric, that get the figures of every epoch beside the one that `devices` names;
+            those that have the methods of `training.loggers.Shows` get histograms and pictures too.
 
     Raises:
         SidestepError: for anything that cannot work, before a file is written.
@@ -60,7 +67,16 @@ def train(
         if fabric.is_global_zero:
             start_run_folder(folder, recipe)
         fabric.barrier()
-        fit(job, folder, fabric, resume=checkpoint, graph=devices.graph, execution=execution)
+        named = partial(named_loggers, devices.logger, folder, recipe=recipe.as_dict())
+        fit(
+            job,
+            folder,
+            fabric,
+            resume=checkpoint,
+            graph=devices.graph,
+            execution=execution,
+            loggers=lambda steps: [*named(resume_step=steps), *loggers],
+        )
         if fabric.is_global_zero:
             with _one_at_a_time:
                 _report(folder, job, fabric)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 from sidestep.errors import RecipeError, SidestepError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 ACCELERATORS = ("auto", "cpu", "cuda")
+LOGGERS = ("tensorboard", "wandb", "none")
 STRATEGIES = ("auto", "ddp")
 # Names the process that starts the others of its node, to these.
 _STARTER = "SIDESTEP_STARTER"
@@ -35,6 +37,7 @@ class Devices:
         num_nodes: nodes, which SLURM has started (default: 1, or torchrun's).
         graph: replay a GPU's steps as CUDA graphs.
         compile: compile units for training (default: where it is known to pay).
+        logger: where figures go beside metrics.jsonl: tensorboard, wandb or none.
     """
 
     accelerator: str = "auto"
@@ -43,14 +46,21 @@ class Devices:
     num_nodes: int | None = None
     graph: bool = True
     compile: bool | None = None
+    logger: str = "tensorboard"
 
     def __post_init__(self) -> None:
         for name, value, known in (
             ("accelerator", self.accelerator, ACCELERATORS),
             ("strategy", self.strategy, STRATEGIES),
+            ("logger", self.logger, LOGGERS),
         ):
             if value not in known:
                 raise RecipeError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        if self.logger == "wandb" and find_spec("wandb") is None:
+            raise RecipeError(
+                "logger wandb needs the package wandb, which is not installed; "
+                "`pip install sidestep[wandb]`, or choose tensorboard"
+            )
         for name, number in (("devices", self.devices), ("num-nodes", self.num_nodes)):
             if number is not None and number < 1:
                 raise RecipeError(f"{name} must be at least 1, got {number}; leave it out for one")

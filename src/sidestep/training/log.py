@@ -1,12 +1,14 @@
-"""What a run writes while it trains: metrics.jsonl, TensorBoard events, and progress on the terminal."""
+"""What a run writes while it trains: metrics.jsonl, figures for loggers, and progress on the terminal."""
 
 from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.loggers.logger import Logger
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -16,11 +18,13 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from torch.utils.tensorboard import SummaryWriter
+
+from sidestep.training.loggers import Shows
+from sidestep.training.pictures import Picture
 
 
 class RunLog:
-    """One row per epoch in metrics.jsonl and TensorBoard, and a bar that shows the epoch under way.
+    """One row per epoch in metrics.jsonl and for all loggers, and a bar that shows the epoch under way.
 
     A resumed run continues the same file: rows beyond the checkpoint it starts from are dropped.
 
@@ -28,10 +32,14 @@ class RunLog:
         folder: the run folder.
         resume_step: optimiser steps already done; 0 starts afresh.
         active: False on processes that leave the writing to the first one.
+        loggers: who gets the numbers of every epoch, and histograms and pictures where they take them.
     """
 
-    def __init__(self, folder: Path, *, resume_step: int = 0, active: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, resume_step: int = 0, active: bool = True, loggers: Sequence[Logger] = ()
+    ) -> None:
         self._active = active
+        self._loggers = loggers
         self._path = folder / "metrics.jsonl"
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -46,19 +54,17 @@ class RunLog:
             disable=not active or threading.current_thread() is not threading.main_thread(),
         )
         self._task = self._progress.add_task("", total=1, figures="")
-        self._events: SummaryWriter | None = None
         if active:
             self._truncate(resume_step)
-            self._events = SummaryWriter(str(folder), purge_step=resume_step + 1)
 
     def __enter__(self) -> RunLog:
         self._progress.start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self._progress.stop()
-        if self._events is not None:
-            self._events.close()
+        for logger in self._loggers:
+            logger.finalize("success" if kind is None else "failed")
 
     def begin_epoch(self, title: str, *, done: int, steps: int) -> None:
         """Start the bar of an epoch of which `done` of `steps` steps are behind."""
@@ -75,15 +81,28 @@ class RunLog:
         self._progress.console.print(sentence, highlight=False)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append one epoch's row; nested figures become TensorBoard tags like train/loss."""
+        """Append one epoch's row; nested figures become tags of loggers like train/loss."""
         if not self._active:
             return
         with open(self._path, "a") as file:
             file.write(json.dumps(row) + "\n")
-        if self._events is not None:
-            for tag, value in _scalars(row):
-                self._events.add_scalar(tag, value, row["step"])
+        keep_rates = (row.get("val") or {}).get("keep_rates")
+        for logger in self._loggers:
+            logger.log_metrics(dict(_scalars(row)), step=row["step"])
+            if keep_rates and isinstance(logger, Shows):
+                logger.log_histogram("val/keep_rates", keep_rates, row["step"])
         self.say(_sentence(row))
+
+    @property
+    def shows_pictures(self) -> bool:
+        """Return whether some logger takes pictures."""
+        return self._active and any(isinstance(logger, Shows) for logger in self._loggers)
+
+    def show(self, pictures: Sequence[Picture], step: int) -> None:
+        """Give pictures to the loggers that take them."""
+        for logger in self._loggers:
+            if isinstance(logger, Shows):
+                logger.log_pictures("val/pictures", pictures, step)
 
     def _truncate(self, step: int) -> None:
         lines = self._path.read_text().splitlines() if self._path.exists() else []

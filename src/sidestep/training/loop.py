@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.loggers.logger import Logger
 
 from sidestep.backbones.backbone import Backbone
 from sidestep.data import Data, Shard
@@ -28,6 +29,7 @@ from sidestep.training.interrupt import StopFlag, stop_flag
 from sidestep.training.log import RunLog
 from sidestep.training.meter import Meter, add_sums
 from sidestep.training.optimizer import TensorRates, build_optimizer, build_schedule
+from sidestep.training.pictures import MOST_PICTURES, pictures_of
 from sidestep.training.state import TrainingState, restore_optimizer
 from sidestep.training.step import TrainingStep, select_parameters
 from sidestep.training.training_config import Phase, TrainingConfig
@@ -37,6 +39,14 @@ from sidestep.types import CostModel
 CHECKPOINT_SECONDS = 60.0
 LOG_EVERY = 10
 LAST, BEST = "last.safetensors", "best.safetensors"
+
+# Optimiser steps that a resumed run has done -> loggers.
+MakeLoggers = Callable[[int], Sequence[Logger]]
+
+
+def no_loggers(steps_done: int) -> Sequence[Logger]:
+    """Return no loggers: metrics.jsonl says everything."""
+    return []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +100,7 @@ def fit(
     resume: Checkpoint | None = None,
     graph: bool = True,
     execution: Execution = masked,
+    loggers: MakeLoggers = no_loggers,
 ) -> None:
     """Train through all phases, and leave last and best checkpoint and the metrics in `folder`.
 
@@ -100,6 +111,7 @@ def fit(
         resume: the last checkpoint of an interrupted run.
         graph: whether a GPU replays its steps as CUDA graphs, where these can be recorded.
         execution: how the network is run in training, see `fused.training_execution`.
+        loggers: who gets the figures beside metrics.jsonl; called in the first process alone.
 
     Raises:
         TrainingError: when the loss is not finite; the last good checkpoint stays.
@@ -109,8 +121,10 @@ def fit(
     if resume is not None:
         trainer.state.restore(resume)
     position = trainer.state.position
+    active = fabric.is_global_zero
+    made = loggers(position.steps_done) if active else []
     with (
-        RunLog(folder, resume_step=position.steps_done, active=fabric.is_global_zero) as log,
+        RunLog(folder, resume_step=position.steps_done, active=active, loggers=made) as log,
         stop_flag() as stop,
         own_stream(fabric.device),
     ):
@@ -280,6 +294,8 @@ class _Trainer:
             row["val"] = report.as_dict()
         row["seconds"] = seconds + self._lap()
         log.write(row)
+        if position.epoch == self.job.epochs(phase):
+            self._show(log)
         if self._is_best(report):
             self._save(BEST)
         self._save(LAST)
@@ -295,6 +311,20 @@ class _Trainer:
                 self.job.cost,
                 num_classes=self.job.data.num_classes,
             )
+
+    def _show(self, log: RunLog) -> None:
+        """Show some validation images at the end of a phase."""
+        val = self.job.data.val
+        if val is None or not log.shows_pictures:
+            return
+        network, was_training = self.state.evaluated, self.state.evaluated.training
+        names = self.job.data.class_names
+        with self.fabric.autocast():
+            found = pictures_of(
+                network.eval(), val.eval_batches(batch_size=MOST_PICTURES), self.job.cost, names
+            )
+        network.train(was_training)
+        log.show(found, self.state.position.steps_done)
 
     def _is_best(self, report: Report | None) -> bool:
         """Tell all processes whether this epoch of the last phase is the best within the allowed cost."""
