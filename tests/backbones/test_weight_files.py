@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import re
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,6 +186,51 @@ def test_advice_is_given_where_it_is_right(tmp_path: Path) -> None:
         assert not any(word in text for word in ("shortcut", "se_ratio", "classes", "init_head"))
     ranet = advice(tiny_ranet(), backbone())
     assert "another network" in ranet and "shortcut" not in ranet
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy"])
+def test_damaged_torch_files_have_a_sentence_wherever_the_damage_is(kind: str, tmp_path: Path) -> None:
+    network, path = nn.Linear(4, 4), tmp_path / "w.pth"
+    content = {"model": network.state_dict(), "epoch": 3}
+    torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
+    whole, draw = path.read_bytes(), random.Random(0)
+    refused = 0
+    for turn in range(300):
+        damaged = bytearray(whole[: draw.randrange(1, len(whole)) if turn % 3 else len(whole)])
+        for _ in range(draw.choice((1, 3, 20))):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            load_static_weights(network, path)
+        except CheckpointError:
+            refused += 1
+    assert refused > 200
+
+
+def test_arguments_of_a_script_beside_the_tensors_do_no_harm(tmp_path: Path) -> None:
+    network = backbone()
+    load_static_weights(network, saved(tmp_path, {"model": STATE, "args": Namespace(lr=0.1, data=["a"])}))
+    assert_loaded(network, STATE)
+
+
+def test_names_of_released_codes_are_understood(tmp_path: Path) -> None:
+    """BlockDrop's blocks and shortcuts by stage; `shortcut` and `linear` as in ConvNet-AIG and CoDiNet."""
+    for theirs in (backbone(shortcut="B"), backbone("resnet10", num_classes=10)):
+        state = theirs.state_dict()
+        flat, others = {}, {}
+        for name, tensor in state.items():
+            stage, block, rest = re.fullmatch(r"(?:layer(\d+)\.(\d+)\.)?(.*)", name).groups()  # type: ignore[union-attr]
+            others[name.replace("downsample", "shortcut").replace("fc.", "linear.")] = tensor
+            if stage is None:
+                flat[name] = tensor
+            elif rest.startswith("downsample."):
+                flat[f"ds.{int(stage) - 1}.{rest.removeprefix('downsample.')}"] = tensor
+            else:
+                flat[f"blocks.{int(stage) - 1}.{block}.{rest}"] = tensor
+        for content in ({"resnet": flat, "agent": AGENT}, {"state_dict": below("module.", others)}):
+            mine = backbone(shortcut="B") if "layer4.0.bn1.weight" not in state else backbone("resnet10")
+            load_static_weights(mine, saved(tmp_path, content))
+            assert_loaded(mine, state)
 
 
 def test_a_file_without_tensors_or_with_a_single_one_has_its_sentence(tmp_path: Path) -> None:

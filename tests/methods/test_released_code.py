@@ -147,3 +147,17 @@ def test_blockdrops_policy_starts_as_released() -> None:
     for layer in weights(policy, convolutions=True)("")[3:]:
         assert deviation([layer]) == pytest.approx((2 / (9 * layer.shape[0])) ** 0.5, rel=0.05)
     assert deviation(weights(policy)("fc")) == pytest.approx(1 / (8 * 3**0.5), rel=0.05)
+
+
+def test_convolutions_for_32x32_images_start_by_fan_in_and_not_as_pytorchs() -> None:
+    torch.manual_seed(0)
+    theirs: list[Tensor] = []
+    ours: list[Tensor] = []
+    network = build_backbone(model_config("cifar_resnet20", shortcut="B"), 10)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == 64:
+            ours.append(module.weight)
+            theirs.append(nn.Conv2d(64, 64, 3, bias=False).weight)
+    assert deviation(ours) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+    # As docs/methods/convnet_aig.md says of ConvNet-AIG's.
+    assert deviation(theirs) / deviation(ours) == pytest.approx(0.41, abs=0.01)

@@ -177,3 +177,13 @@ def test_published_static_weights_fit_their_backbone(depth: int) -> None:
             build_backbone(ModelConfig(name="cifar_resnet44"), 10),
             WEIGHTS / f"resnet{depth}-cifar10.safetensors",
         )
+
+
+def test_a_run_whose_network_is_built_otherwise_today_gets_no_advice_about_other_networks() -> None:
+    backbone = build_backbone(ModelConfig(name="cifar_resnet8"), 10)
+    for network in (backbone, nn.Linear(2, 2)):
+        with pytest.raises(CheckpointError, match="load it with the code that it was trained with") as caught:
+            load_weights(
+                network, {"exits.0.fc.weight": torch.zeros(2)}, "checkpoint runs/ranet/best.safetensors"
+            )
+        assert "shortcut" not in str(caught.value) and "se_ratio" not in str(caught.value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, nn
 
@@ -60,8 +61,22 @@ class Backbone(StaticNames):
         return self.head(x)
 
 
+# What released codes of this field call the parts of their ResNets: BlockDrop's stages and shortcuts, and
+# the shortcuts of ConvNet-AIG's, CoDiNet's and RDI-Net's blocks.
+_RELEASED_NAMES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"^blocks\.(\d+)\."), lambda match: f"layer{int(match[1]) + 1}."),
+    (re.compile(r"^ds\.(\d+)\."), lambda match: f"layer{int(match[1]) + 1}.0.downsample."),
+    (re.compile(r"^(layer\d+\.\d+)\.shortcut\."), lambda match: f"{match[1]}.downsample."),
+)
+
+
 class StagedBackbone(Backbone):
     """A backbone with stages of units named `layer1`, `layer2` and so on, as in torchvision."""
+
+    def static_name(self, name: str) -> str:
+        for pattern, replacement in _RELEASED_NAMES:
+            name = pattern.sub(replacement, name)
+        return name
 
     def add_stages(self, stages: Iterable[nn.Sequential]) -> None:
         """Make stages of units parts of the network, in order of execution."""

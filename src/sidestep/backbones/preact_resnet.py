@@ -180,7 +180,7 @@ class PreactResNet(StagedBackbone):
     def static_name(self, name: str) -> str:
         for pattern, replacement in _TIMM_NAMES:
             name = pattern.sub(replacement, name)
-        return name
+        return super().static_name(name)
 
     def stem(self, images: Tensor) -> Tensor:
         features: Tensor = self.conv1(images)

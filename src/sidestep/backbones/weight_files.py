@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 import re
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,13 @@ def _read_torch(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"weights {path} must be an existing file; check the path or train them first")
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        # Of what is no tensor the arguments of a script are the most frequent, and harmless.
+        with torch.serialization.safe_globals([Namespace]):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Of a dozen kinds, whatever damaged bytes make of pickle's instructions.
         raise CheckpointError(
             f"weights {path} are damaged or hold more than tensors; save a state dict as safetensors"
         ) from error

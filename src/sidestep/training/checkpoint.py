@@ -70,9 +70,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"checkpoint {path} was not written by sidestep: its header lacks the run's values; "
             "static weights belong into model.init"
         ) from error
-    if values.get("version") != VERSION:
+    if not isinstance(values, dict) or values.get("version") != VERSION:
+        found = values.get("version") if isinstance(values, dict) else None
         raise CheckpointError(
-            f"checkpoint {path} must have version {VERSION}, got {values.get('version')}; "
+            f"checkpoint {path} must have version {VERSION}, got {found}; "
             "use the release of sidestep that wrote it"
         )
     return Checkpoint(tensors=tensors, values=values)
