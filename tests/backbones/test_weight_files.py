@@ -236,6 +236,7 @@ def test_names_of_released_codes_are_understood(tmp_path: Path) -> None:
 def test_a_file_without_tensors_or_with_a_single_one_has_its_sentence(tmp_path: Path) -> None:
     for content in ({"epoch": 3, "args": {"lr": 0.1}}, [], 3.0):
         assert "hold no tensors by name" in message_of(backbone(), saved(tmp_path, content))
+    assert "must be a file, got a folder; of a run take best.safetensors" in message_of(backbone(), tmp_path)
     assert "another network (0 of" in message_of(backbone(), saved(tmp_path, {"x": torch.zeros(1)}))
 
 

@@ -194,3 +194,10 @@ def test_halting_refuses_tokens(name: str) -> None:
     backbone = wrap_network(network("vit_tiny_patch16_224", img_size=32, depth=2))
     with pytest.raises(RecipeError, match=f"method {name} looks at feature maps, so model.name must be"):
         METHODS[name].router(backbone, METHODS[name].settings())
+
+
+@pytest.mark.parametrize("policy", [{}, {"policy_depth": 10}])
+def test_a_policy_looks_at_images_of_as_many_channels_as_the_network(policy: dict[str, Any]) -> None:
+    grey = sidestep.wrap(network("resnet10t", in_chans=1), method="blockdrop", **policy).eval()
+    with torch.no_grad():
+        assert grey(strategies.images(2, 0, size=32)[:, :1]).decisions.weights.shape == (2, 4, 2)

@@ -41,6 +41,11 @@ class Backbone(StaticNames):
         }
 
     @property
+    def image_channels(self) -> int:
+        """Return the number of channels of the images, for routers that look at them."""
+        return 3
+
+    @property
     def num_options(self) -> int:
         """Return the number K of options that every unit has."""
         return max((unit.num_options for unit in self.units), default=2)

@@ -29,6 +29,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: when the file is missing or damaged, or has no tensors with names.
     """
+    if path.is_dir():
+        raise CheckpointError(
+            f"weights {path} must be a file, got a folder; of a run take best.safetensors in it"
+        )
     tensors = read_safetensors(path)[0] if path.suffix == ".safetensors" else dict(_flat(_read_torch(path)))
     if not tensors:
         raise CheckpointError(f"weights {path} hold no tensors by name; save a state dict as safetensors")

@@ -87,18 +87,29 @@ class BlockDropConfig:
 
 def _router(backbone: Backbone, settings: BlockDropConfig) -> PolicyRouter:
     check_two_options(backbone, "blockdrop")
-    return PolicyRouter(_policy(settings, num_units=len(backbone.units)), shrink=settings.shrink)
+    return PolicyRouter(_policy(backbone, settings), shrink=settings.shrink)
 
 
-def _policy(settings: BlockDropConfig, num_units: int) -> Backbone:
+def _policy(backbone: Backbone, settings: BlockDropConfig) -> Backbone:
     """Return the policy network, which starts as in the released code: convolutions by fan-out."""
-    if settings.policy_depth == _FOR_PHOTOGRAPHS:
-        return ImageNetResNet(ImageNetResNetConfig(depth=_FOR_PHOTOGRAPHS, num_classes=num_units))
-    network = CifarResNet(
-        CifarResNetConfig(
-            depth=settings.policy_depth, num_classes=num_units, shortcut=settings.policy_shortcut
+    network: CifarResNet | ImageNetResNet
+    depth, num_units = settings.policy_depth, len(backbone.units)
+    if depth == _FOR_PHOTOGRAPHS:
+        network = ImageNetResNet(ImageNetResNetConfig(depth=depth, num_classes=num_units))
+    else:
+        network = CifarResNet(
+            CifarResNetConfig(depth=depth, num_classes=num_units, shortcut=settings.policy_shortcut)
         )
-    )
+    first = network.conv1
+    if backbone.image_channels != first.in_channels:
+        network.conv1 = nn.Conv2d(
+            backbone.image_channels,
+            first.out_channels,
+            first.kernel_size[0],
+            stride=first.stride[0],
+            padding=first.kernel_size[0] // 2,
+            bias=False,
+        )
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
