@@ -101,6 +101,18 @@ def test_safetensors_can_have_such_names_too(start: str, tmp_path: Path) -> None
     assert_loaded(network, STATE)
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin", ".ckpt", ".pth.tar", ""])
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
+def test_what_a_file_is_says_its_content_and_not_its_name(kind: str, suffix: str, tmp_path: Path) -> None:
+    path, network = tmp_path / f"weights{suffix}", backbone()
+    if kind == "safetensors":
+        save_file({key: value.contiguous() for key, value in STATE.items()}, path)
+    else:
+        torch.save({"state_dict": STATE}, path, _use_new_zipfile_serialization=kind == "zip")
+    load_static_weights(network, path)
+    assert_loaded(network, STATE)
+
+
 WRAPPERS: list[Callable[[nn.Module], nn.Module]] = [
     nn.DataParallel,
     AveragedModel,

@@ -33,7 +33,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"weights {path} must be a file, got a folder; of a run take best.safetensors in it"
         )
-    tensors = read_safetensors(path)[0] if path.suffix == ".safetensors" else dict(_flat(_read_torch(path)))
+    tensors = read_safetensors(path)[0] if _is_safetensors(path) else dict(_flat(_read_torch(path)))
     if not tensors:
         raise CheckpointError(f"weights {path} hold no tensors by name; save a state dict as safetensors")
     return tensors
@@ -68,13 +68,25 @@ def _flat(nest: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _flat(value, f"{name}.{key}" if name else str(key))
 
 
+def _is_safetensors(path: Path) -> bool:
+    """Return what the content says, whatever the name; the name where it says nothing."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError:
+        start = b""  # the reader says what is wrong
+    # The length of a header in JSON; torch writes archives and, before, pickles.
+    is_torch = start.startswith((b"PK", b"\x80"))
+    return start[8:] == b"{" or (path.suffix == ".safetensors" and not is_torch)
+
+
 def _read_torch(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"weights {path} must be an existing file; check the path or train them first")
     try:
         # Of what is no tensor the arguments of a script are the most frequent, and harmless.
-        with torch.serialization.safe_globals([Namespace]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]), path.open("rb") as file:
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:
