@@ -7,7 +7,7 @@ import pytest
 
 from sidestep.data import DataConfig
 from sidestep.data.downloads import TorchSettings
-from sidestep.data.folders import HubSettings
+from sidestep.data.hub_sets import HubSettings
 from sidestep.errors import RecipeError
 
 

@@ -91,15 +91,91 @@ def test_what_a_folder_lacks_is_named(make_folder: Callable[..., Path], tmp_path
     with pytest.raises(DataError, match=r"must have a split named one of test, validation, val, got train"):
         load(root)
     (root / "test").mkdir()
-    with pytest.raises(DataError, match=r"test' must hold at least one image, got none"):
+    with pytest.raises(DataError, match=r"test' must hold at least one image, in a folder for each"):
         load(root)
     (root / "test" / "bird").mkdir()
     picture(0).save(root / "test" / "bird" / "0.png")
-    with pytest.raises(DataError, match=r"named like a class of the training split, got folder 'bird'"):
+    with pytest.raises(DataError, match=r"a class of the training split, cat, dog, got folder 'bird'"):
         load(root)
     (root / "train" / "bird").mkdir()
     with pytest.raises(DataError, match=r"class folder '.*bird' must hold at least one image, got none"):
         load(root)
+
+
+def test_labels_are_the_folders_directly_below_a_split(make_folder: Callable[..., Path]) -> None:
+    root = make_folder(count=2)
+    shutil.copytree(root / "train" / "cat", root / "train" / "cat" / "dog" / "deeper")
+    data = load(root, val_fraction=0.0)
+    assert (data.class_names, labels(data.train)) == (("cat", "dog"), [0, 0, 0, 0, 1, 1])
+
+
+def test_what_is_hidden_or_left_by_systems_is_passed_over(make_folder: Callable[..., Path]) -> None:
+    root = make_folder(count=2)
+    for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir", "cat/.thumbs", "dog/@eaDir"):
+        shutil.copytree(root / "train" / "dog", root / "train" / name, ignore=lambda *_: ["@eaDir"])
+    for name in (".DS_Store", "cat/.DS_Store", "cat/._0.png", "labels.csv", "dog/Thumbs.db", "dog/notes"):
+        (root / "train" / name).write_bytes(b"no image")
+    data = load(root, val_fraction=0.0)
+    assert (data.class_names, labels(data.train)) == (("cat", "dog"), [0, 0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("cat/loop", ".."),
+        ("cat/again", "../dog"),
+        ("bird", "cat"),
+        ("bird", "../../elsewhere"),
+        ("bird", "."),
+    ],
+)
+def test_links_to_folders_are_refused(make_folder: Callable[..., Path], link: str, target: str) -> None:
+    root = make_folder(count=2)
+    shutil.copytree(root / "train" / "cat", root.parent / "elsewhere")
+    (root / "train" / link).symlink_to(target)
+    with pytest.raises(DataError, match=rf"'.*{link}' must be a folder, got a link to '.*', whose images"):
+        load(root)
+
+
+def test_links_to_files_are_these_files(make_folder: Callable[..., Path], picture: Any) -> None:
+    root = make_folder(count=1)
+    picture(7).save(root.parent / "stored", "PNG")
+    (root / "test" / "dog" / "1.png").symlink_to(root.parent / "stored")
+    torch.testing.assert_close(
+        pixels(load(root, splits=("test",)).test)[2], raw(picture(7)), check_stride=False
+    )
+    (root / "test" / "dog" / "2.png").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"image '.*2.png' must be an image .* No such file"):
+        load(root, splits=("test",))
+
+
+def test_images_outside_of_a_class_are_refused(make_folder: Callable[..., Path], picture: Any) -> None:
+    root = make_folder(count=1)
+    picture(0).save(root / "train" / "astray.JPG")
+    with pytest.raises(DataError, match=r"image '.*astray.JPG' must lie in the folder of its class, "):
+        load(root)
+
+
+def test_classes_whose_names_differ_in_case_are_others(make_folder: Callable[..., Path]) -> None:
+    root = make_folder(count=1)
+    (root / "test" / "cat").rename(root / "test" / "Cat")
+    with pytest.raises(DataError, match=r"a class of the training split, cat, dog, got folder 'Cat'"):
+        load(root, val_fraction=0.0)
+
+
+def test_names_with_numbers_sort_by_them_whatever_they_are(make_folder: Callable[..., Path]) -> None:
+    names = ["10", "9", "a10", "a9", "x\u00b2", "\u0663", "B"]
+    data = load(make_folder(classes=names, count=1), val_fraction=0.0)
+    assert data.class_names == ("\u0663", "9", "10", "a9", "a10", "B", "x\u00b2")
+
+
+def test_names_that_are_no_utf_8_become_some(make_folder: Callable[..., Path]) -> None:
+    root = make_folder(count=1)
+    for split in ("train", "test"):
+        (root / split / "cat").rename(root / split / "caf\udce9")
+    data = load(root, val_fraction=0.0)
+    assert data.class_names == ("caf\\udce9", "dog")
+    assert labels(data.test) == [0, 1]
 
 
 # ---- sets of Hugging Face datasets
@@ -146,8 +222,28 @@ def test_classes_without_names_are_counted_in_the_training_split(
     make_hub: Callable[..., str], picture: Any, tmp_path: Path
 ) -> None:
     two = [picture(0), picture(1)]
-    source = make_hub({"train": (two, [0, 2]), "test": (two, [0, 1])}, classes=None)
-    assert load(source, root=str(tmp_path / "cache"), splits=("test",)).class_names == ("0", "1", "2")
+    source = make_hub({"train": (two, [1, 0]), "test": (two, [0, 0])}, classes=None)
+    assert load(source, root=str(tmp_path / "cache"), splits=("test",)).class_names == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([0, 2], "must be 0 to 1 for its 2 classes, got 0, 2 without 1; number them"),
+        ([1, 2], "must be 0 to 1 for its 2 classes, got 1, 2 without 0; number them"),
+        (
+            [10**12, 10**12 + 1],
+            "without 0, 1, 2, 3, 4 and 999999999995 more",
+        ),
+    ],
+)
+def test_labels_with_gaps_are_no_classes(
+    make_hub: Callable[..., str], picture: Any, tmp_path: Path, found: list[int], said: str
+) -> None:
+    two = [picture(0), picture(1)]
+    source = make_hub({"train": (two, found), "test": (two, found)}, classes=None)
+    with pytest.raises(DataError, match=rf"labels of split 'train' of .*, which have no names, .*{said}"):
+        load(source, root=str(tmp_path / "cache"))
 
 
 def test_classes_that_cannot_be_counted_are_named(
@@ -162,8 +258,8 @@ def test_a_label_outside_the_classes_is_named(
     make_hub: Callable[..., str], picture: Any, tmp_path: Path
 ) -> None:
     two = [picture(0), picture(1)]
-    source = make_hub({"train": (two, [0, 2]), "test": (two, [0, 3])}, classes=None)
-    sentence = r"the label of image 1 of split 'test' of .* must be a class index in 0 to 2, got 3; mend or"
+    source = make_hub({"train": (two, [0, 1]), "test": (two, [0, 3])}, classes=None)
+    sentence = r"the label of image 1 of split 'test' of .* must be a class index in 0 to 1, got 3; mend or"
     with pytest.raises(DataError, match=sentence):
         load(source, root=str(tmp_path / "cache"), splits=("test",))
     source = make_hub({"train": (two, [-1, 0]), "test": (two, [0, 3])}, classes=None)

@@ -53,7 +53,9 @@ def recipe_of(name: str) -> sidestep.Recipe:
     phases = [replace(phase, epochs=1, lr=LR) for phase in recipe.training.phases]
     steps = NUM_STEPS // len(phases)
     training = replace(recipe.training, phases=phases, batch_size=BATCH_SIZE, max_steps=steps)
-    return replace(recipe, data=replace(recipe.data, limit=steps * BATCH_SIZE, workers=0), training=training)
+    # Random as it was when the file was made, which says nothing of what is held out.
+    data = replace(recipe.data, limit=steps * BATCH_SIZE, workers=0, holdout="random")
+    return replace(recipe, data=data, training=training)
 
 
 def losses_of(recipe: sidestep.Recipe, folder: Path) -> list[float]:

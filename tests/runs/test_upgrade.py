@@ -128,13 +128,19 @@ def test_what_was_wrong_stays_wrong(model: dict[str, Any], message: str) -> None
     [
         ("model", "cifar_preact_resnet32", "inner_leak", 0.1, 0.01),
         ("method", "blockdrop", "policy_shortcut", "B", "pool_end"),
+        ("data", "digits", "holdout", "random", "stratified"),
     ],
 )
 def test_what_a_run_did_not_know_is_what_it_was_and_what_a_person_leaves_out_is_todays(
     section: str, name: str, key: str, then: object, today: object
 ) -> None:
-    by_hand = {"method": {"name": "act"}, "training": {"phases": []}} | {section: {"name": name}}
+    part = {"source" if section == "data" else "name": name}
+    by_hand = {"method": {"name": "act"}, "training": {"phases": []}} | {section: part}
     written = from_dict(by_hand).as_dict()
     assert written[section].pop(key) == today
     assert from_dict(written).as_dict()[section][key] == then
     assert from_dict(by_hand).as_dict()[section][key] == today
+
+
+def test_a_run_of_version_1_keeps_what_it_held_out() -> None:
+    assert from_dict(version_1({})).data.holdout == "random"

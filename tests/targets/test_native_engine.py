@@ -168,6 +168,6 @@ def test_files_that_are_none_get_a_sentence(
     assert "must be a file that can be read" in capsys.readouterr().err
     main(["export", str(run), "--out", str(tmp_path / "a.plan")])
     assert main(["run", str(tmp_path / "a.plan"), str(text)]) == 2
-    assert "must be a picture that can be read" in capsys.readouterr().err
+    assert "text.png' must be an image that Pillow can decode" in capsys.readouterr().err
     assert main(["run", str(text), str(text)]) == 2
     assert "the engine cannot run this network" in capsys.readouterr().err

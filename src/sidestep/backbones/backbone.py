@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, nn
 
+from sidestep.layers.first_convolution import first_in_channels
 from sidestep.layers.norm import BARE, NormStyle
 from sidestep.layers.static_names import StaticNames
 from sidestep.layers.unit import Unit
@@ -42,8 +43,8 @@ class Backbone(StaticNames):
 
     @property
     def image_channels(self) -> int:
-        """Return the number of channels of the images, for routers that look at them."""
-        return 3
+        """Return the number of channels of the images: by default what the first convolution takes."""
+        return first_in_channels(self)
 
     @property
     def num_options(self) -> int:

@@ -27,6 +27,7 @@ class CifarResNetConfig:
     Args:
         depth: 6n + 2 layers for n blocks a stage: 20, 32, 38, 44, 56, 74, 110, 152.
         num_classes: classes of the head.
+        in_channels: of the images.
         shortcut: what stands in for the input where shapes change, see `make_shortcut`.
         mix: how units blend soft weights, see `ResidualUnit`.
         options: 2 for skip and execute, 3 for the first convolution alone between them (`HalfBlock`).
@@ -39,6 +40,7 @@ class CifarResNetConfig:
 
     depth: int = 32
     num_classes: int = 10
+    in_channels: int = 3
     shortcut: Shortcut = "A"
     mix: Mix = "output"
     options: Literal[2, 3] = 2
@@ -78,7 +80,7 @@ class CifarResNet(StagedBackbone):
     def __init__(self, config: CifarResNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(config.in_channels, WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         block = partial(BasicBlock if config.options == 2 else HalfBlock, config=config.block())
         nums_blocks = [config.blocks_per_stage] * len(WIDTHS)

@@ -34,6 +34,7 @@ class ImageNetResNetConfig:
     Args:
         depth: 10, 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks) layers; 10 is BlockDrop's policy.
         num_classes: classes of the head.
+        in_channels: of the images.
         mix: how units blend soft weights, see `ResidualUnit`.
         se_ratio: r of squeeze-and-excitation at the end of every branch, or None for a plain ResNet.
         skip: what skipped units return where shapes change, see `ResidualUnit`.
@@ -44,6 +45,7 @@ class ImageNetResNetConfig:
 
     depth: int = 50
     num_classes: int = 1000
+    in_channels: int = 3
     mix: Mix = "output"
     se_ratio: int | None = None
     skip: Skip = "relu"
@@ -73,7 +75,7 @@ class ImageNetResNet(StagedBackbone):
     def __init__(self, config: ImageNetResNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.conv1 = nn.Conv2d(3, WIDTHS[0], 7, stride=2, padding=3, bias=False)
+        self.conv1 = nn.Conv2d(config.in_channels, WIDTHS[0], 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         kind, nums_blocks = DEPTHS[config.depth]
         widths = [width * kind.expansion for width in WIDTHS]

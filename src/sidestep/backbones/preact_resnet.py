@@ -50,6 +50,7 @@ class PreactResNetConfig:
         num_classes: classes of the head.
         images: "cifar" for 32x32 images, "imagenet" for photographs.
         inner_leak: slope below zero between the convolutions of a block on "cifar", see `PreactBlock`.
+        in_channels: of the images.
 
     Raises:
         RecipeError: naming the first setting that is wrong.
@@ -59,6 +60,7 @@ class PreactResNetConfig:
     num_classes: int = 10
     images: Images = "cifar"
     inner_leak: float = CIFAR_INNER_LEAK
+    in_channels: int = 3
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.inner_leak <= 1.0:
@@ -158,7 +160,9 @@ class PreactResNet(StagedBackbone):
         layout = self._layout = _LAYOUTS[config.images]
         slope = {"inner_leak": config.inner_leak} if config.images == "cifar" else {}
         kernel, stride = layout.stem
-        self.conv1 = nn.Conv2d(3, layout.widths[0], kernel, stride=stride, padding=kernel // 2, bias=False)
+        self.conv1 = nn.Conv2d(
+            config.in_channels, layout.widths[0], kernel, stride=stride, padding=kernel // 2, bias=False
+        )
         widths = [width * layout.expansion for width in layout.widths]
         self.add_stages(
             residual_stages(

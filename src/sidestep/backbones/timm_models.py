@@ -42,6 +42,7 @@ def build_timm(
     num_classes: int,
     input_size: tuple[int, int] | None = None,
     *,
+    in_channels: int = 3,
     pretrained: bool = False,
     units: Granularity = "blocks",
 ) -> WrappedNetwork:
@@ -52,6 +53,7 @@ def build_timm(
         num_classes: classes of the head; a head for another number than the downloaded one's starts anew.
         input_size: height and width of the images, for networks that are built for one size; timm's own if
             None.
+        in_channels: of the images; timm sums downloaded weights of three up for one.
         pretrained: start from the weights that timm downloads.
         units: see `wrap_network`.
 
@@ -63,7 +65,9 @@ def build_timm(
     # None is no setting for timm, and other networks have no such setting.
     size = input_size if fixed else None
     try:
-        network = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, img_size=size)
+        network = timm.create_model(
+            name, pretrained=pretrained, num_classes=num_classes, img_size=size, in_chans=in_channels
+        )
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise

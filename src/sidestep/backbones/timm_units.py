@@ -150,10 +150,6 @@ class WrappedNetwork(Backbone):
         return network
 
     @property
-    def image_channels(self) -> int:
-        return _in_channels(self.network)
-
-    @property
     def head_names(self) -> set[str]:
         # timm says what the classifier of a network is called, or the two of a distilled one.
         known = (getattr(self.network, "pretrained_cfg", None) or {}).get("classifier", ())

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from sidestep.cost.counting import counted_macs
+from sidestep.errors import RecipeError, SidestepError
 from sidestep.layers.unit import Unit
 from sidestep.networks.network import DynamicNetwork
 from sidestep.networks.walk import (
@@ -34,12 +35,43 @@ def measure_cost(network: DynamicNetwork, input_size: tuple[int, int]) -> CostMo
     Args:
         network: left untouched.
         input_size: height and width of the images.
+
+    Raises:
+        RecipeError: for images of a size that the network cannot take.
     """
     # Gradients are off, since the counter cannot follow views of parameters (attention pooling of a ViT).
     shadow = copy.deepcopy(network).to("meta").eval().requires_grad_(False)
+    try:
+        return _priced(shadow, input_size)
+    except Exception as error:  # RuntimeError of a kernel, AssertionError of timm, ...
+        if isinstance(error, SidestepError):
+            raise
+        fits = next((side for side in _OTHER_SIDES if _can_take(shadow, (side, side))), None)
+        if fits is None:
+            raise
+        height, width = input_size
+        raise RecipeError(
+            f"data.image_size must be one that the network can take, for example {fits}, got {height} x "
+            f"{width}: {str(error).partition(chr(10))[0].rstrip('.')}"
+        ) from error
+
+
+# What is tried after a network has failed, to tell whether the size is to blame.
+_OTHER_SIDES = (32, 64, 96, 128, 160, 192, 224, 256, 384, 512)
+
+
+def _priced(shadow: DynamicNetwork, input_size: tuple[int, int]) -> CostModel:
     pricing = _Pricing(shadow)
-    walk(shadow, torch.empty(1, 3, *input_size, device="meta"), pricing)
+    walk(shadow, torch.empty(1, shadow.image_channels, *input_size, device="meta"), pricing)
     return pricing.cost()
+
+
+def _can_take(shadow: DynamicNetwork, input_size: tuple[int, int]) -> bool:
+    try:
+        _priced(shadow, input_size)
+    except Exception:
+        return False
+    return True
 
 
 class _Pricing(Visitor):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sidestep.data.data_config import DataConfig, Triple
+from sidestep.data.data_config import DataConfig, PerChannel
 from sidestep.data.image_set import epoch_generator
 
 _AUGMENTATION = 1
@@ -50,7 +50,7 @@ def crop_and_flip(images: Tensor, draws: Draws, padding: int) -> Tensor:
     """Return a crop of every zero-padded image, in the size it had, mirrored where `flip` says so.
 
     Args:
-        images: (B, 3, H, W) uint8 in channels_last memory, and so is what is returned.
+        images: (B, C, H, W) uint8 in channels_last memory, and so is what is returned.
         draws: B crops and flips.
         padding: zero pixels on each side.
     """
@@ -64,7 +64,7 @@ def crop_and_flip(images: Tensor, draws: Draws, padding: int) -> Tensor:
 def _crop(pixels: Tensor, draws: Draws, padding: int) -> Tensor:
     batch, height, width, channels = pixels.shape
     padded = pad(pixels, (0, 0, padding, padding, padding, padding)).flatten(2)
-    # All crops as a view without copies, (B, top, left, H, W * 3), of which one per image is gathered.
+    # All crops as a view without copies, (B, top, left, H, W * C), of which one per image is gathered.
     # Rows of whole pixels are long contiguous runs, which are faster to copy than single pixels.
     crops = padded.unfold(1, height, 1).unfold(2, width * channels, channels)
     chosen = crops[torch.arange(batch, device=pixels.device), draws.top, draws.left]
@@ -72,16 +72,16 @@ def _crop(pixels: Tensor, draws: Draws, padding: int) -> Tensor:
 
 
 def make_normalization(config: DataConfig, device: torch.device | str) -> Callable[[Tensor], Tensor]:
-    """Return the mapping of (B, 3, H, W) uint8 images on a device to what a network sees."""
+    """Return the mapping of (B, C, H, W) uint8 images on a device to what a network sees."""
     if config.per_image_standardization:
         return standardize
     return Normalize(config.mean, config.std, device)
 
 
 def standardize(images: Tensor) -> Tensor:
-    """Return (B, 3, H, W) uint8 as float32 in channels_last memory, every image by its own statistics.
+    """Return (B, C, H, W) uint8 as float32 in channels_last memory, every image by its own statistics.
 
-    As TensorFlow's per_image_standardization of pixels from 0 to 255; for n = 3HW numbers x of an image::
+    As TensorFlow's per_image_standardization of pixels from 0 to 255; for n = CHW numbers x of an image::
 
         (x - mean(x)) / max(std(x), 1 / sqrt(n))
 
@@ -98,7 +98,7 @@ def standardize(images: Tensor) -> Tensor:
 
 
 class Normalize:
-    """Maps (B, 3, H, W) uint8 to float32 in channels_last memory: (images / 255 - mean) / std.
+    """Maps (B, C, H, W) uint8 to float32 in channels_last memory: (images / 255 - mean) / std.
 
     The constants are put on the device once: a copy for each batch would make the host wait for a GPU.
 
@@ -108,13 +108,13 @@ class Normalize:
         device: of the images.
     """
 
-    def __init__(self, mean: Triple, std: Triple, device: torch.device | str) -> None:
+    def __init__(self, mean: PerChannel, std: PerChannel, device: torch.device | str) -> None:
         self._scale = torch.tensor([1 / (255 * s) for s in std], device=device)
         self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
 
     def __call__(self, images: Tensor) -> Tensor:
         batch, channels, height, width = images.shape
-        # Rows of W * 3 numbers and not 3 channels as the last dimension, so that copies are vectorised.
+        # Rows of W * C numbers and not C channels as the last dimension, so that copies are vectorised.
         rows = images.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
         normalized = rows.float().mul_(self._scale.repeat(width)).add_(self._shift.repeat(width))
         return normalized.view(batch, height, width, channels).permute(0, 3, 1, 2)

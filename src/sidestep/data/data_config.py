@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+from sidestep.data.preparation import Channels, Interpolation, Size, as_size
 from sidestep.data.sources import SOURCES
 from sidestep.errors import RecipeError
 from sidestep.registry import own_settings
 
 Storage = Literal["auto", "memory", "stream"]
-Triple = tuple[float, float, float]
+Holdout = Literal["stratified", "random"]
+PerChannel = tuple[float, ...]
 
 DEFAULT_CROP_PADDING = 4
-DEFAULT_MEAN: Triple = (0.4914, 0.4822, 0.4465)
-DEFAULT_STD: Triple = (0.2023, 0.1994, 0.2010)
+DEFAULT_MEAN: PerChannel = (0.4914, 0.4822, 0.4465)
+DEFAULT_STD: PerChannel = (0.2023, 0.1994, 0.2010)
+# By the number of channels; for one the same images in grey.
+_DEFAULTS: dict[int, tuple[PerChannel, PerChannel]] = {
+    1: ((0.4809,), (0.2392,)),
+    3: (DEFAULT_MEAN, DEFAULT_STD),
+}
+_LEAST = {"split_seed": 0, "crop_padding": 0, "workers": 0, "views": 1, "limit": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +36,21 @@ class DataConfig:
             reads; "torch/cifar10" and "torch/cifar100"; the path of a folder with train/<class>/ and test/,
             validation/ or val/; or a registered source. Relative paths start at the working directory.
         settings: of that source, an instance of its settings class; None is its defaults.
-        image_size: height and width of what the network sees; None keeps the size of the set, which must
-            then be the same for all images (digits: 32).
+        image_size: height and width of what the network sees, one number for both or a list of two; None
+            keeps the size of the set, which must then be the same for all images (digits: 32).
+        crop_share: images are resized until they cover image_size / crop_share, and what is in the middle is
+            kept; None is 224/256 where the training images vary in size, as photographs do, and else 1.
+        interpolation: of resizing, always with antialiasing: "bilinear" or "bicubic".
+        channels: of what the network sees: 3 for RGB, 1 for grey, which a network with one input channel is
+            built for.
         val_fraction: share of the training split that is held out for validation, in [0, 1). 0 holds out
             nothing: validation is then the set's own validation split if another one is the test split,
             and else there is none.
         split_seed: seed of the images that are held out and of those that `limit` keeps.
-        mean: of each channel of pixels in [0, 1], subtracted; RDI-Net's values for CIFAR-10 and CIFAR-100.
+        holdout: "stratified" holds out the same share of every class, and leaves every class at least one
+            image to train on; "random" draws from all images, as runs did before there was a choice.
+        mean: of each channel of pixels in [0, 1], subtracted; RDI-Net's values for CIFAR-10 and CIFAR-100, or
+            what these are in grey.
         std: of each channel, divided by.
         per_image_standardization: subtract every image's own mean and divide by its own deviation, over all
             pixels and channels, as TensorFlow's function of this name does (ACT, SACT); mean and std have no
@@ -45,16 +62,21 @@ class DataConfig:
         storage: "memory" keeps decoded images on the device and crops with padding; "stream" decodes anew in
             every epoch and crops at random sizes; "auto" is memory for images of one size up to 2 GiB.
         workers: processes that decode images; 0 decodes in the main process.
-        limit: number of training images to use, of those that are not held out; None uses all.
+        limit: number of training images to use, of those that are not held out, drawn as `holdout` says;
+            None uses all.
     """
 
     source: str = "digits"
     settings: Any = None
-    image_size: int | None = None
+    image_size: int | Size | None = None
+    crop_share: float | None = None
+    interpolation: Interpolation = "bilinear"
+    channels: Channels = 3
     val_fraction: float = 0.1
     split_seed: int = 0
-    mean: Triple = DEFAULT_MEAN
-    std: Triple = DEFAULT_STD
+    holdout: Holdout = "stratified"
+    mean: PerChannel = DEFAULT_MEAN
+    std: PerChannel = DEFAULT_STD
     per_image_standardization: bool = False
     crop_padding: int = DEFAULT_CROP_PADDING
     flip: bool = True
@@ -68,26 +90,28 @@ class DataConfig:
         object.__setattr__(self, "settings", own_settings(source, self.source, self.settings))
         if source.check is not None:
             source.check(self.settings, self.source)
-        _check_pixels(self.mean, self.std)
-        if self.per_image_standardization:
-            _check_per_image(self.mean, self.std)
+        if isinstance(self.image_size, list):
+            object.__setattr__(self, "image_size", tuple(self.image_size))
+        if self.channels == 1:
+            for name, default, grey in zip(("mean", "std"), _DEFAULTS[3], _DEFAULTS[1], strict=True):
+                if tuple(getattr(self, name)) == default:
+                    object.__setattr__(self, name, grey)
+        _check_choices(self)
+        _check_pixels(self)
+        _check_sizes(self)
         if not 0.0 <= self.val_fraction < 1.0:
             raise RecipeError(f"val_fraction must be in [0, 1), got {self.val_fraction}; 0 holds out nothing")
-        if self.storage not in get_args(Storage):
-            raise RecipeError(f"storage must be one of {', '.join(get_args(Storage))}, got {self.storage!r}")
-        for name, least in (
-            ("split_seed", 0),
-            ("crop_padding", 0),
-            ("workers", 0),
-            ("views", 1),
-            ("image_size", 1),
-            ("limit", 1),
-        ):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise RecipeError(f"{name} must be at least {least}, got {value}")
         if self.storage == "stream":
             check_stream(self)
+
+    @property
+    def size(self) -> Size | None:
+        """Return (H, W) of what the network sees, or None where images keep their size."""
+        return as_size(SOURCES[self.source].image_size if self.image_size is None else self.image_size)
 
     def at(self, source: str) -> DataConfig:
         """Return the same for images that lie elsewhere; settings of another kind of source start anew."""
@@ -108,15 +132,48 @@ def check_stream(config: DataConfig) -> None:
         )
 
 
-def _check_pixels(mean: Triple, std: Triple) -> None:
-    if len(mean) != 3 or not all(0.0 <= value <= 1.0 for value in mean):
-        raise RecipeError(f"mean must be three numbers in [0, 1], one for each channel, got {mean}")
-    if len(std) != 3 or not all(value > 0.0 for value in std):
-        raise RecipeError(f"std must be three numbers above 0, one for each channel, got {std}")
+def _check_choices(config: DataConfig) -> None:
+    for name, choices in (
+        ("storage", Storage),
+        ("holdout", Holdout),
+        ("interpolation", Interpolation),
+        ("channels", Channels),
+    ):
+        value, known = getattr(config, name), get_args(choices)
+        if value not in known:
+            raise RecipeError(f"{name} must be one of {', '.join(map(str, known))}, got {value!r}")
 
 
-def _check_per_image(mean: Triple, std: Triple) -> None:
-    for name, value, default in (("mean", mean, DEFAULT_MEAN), ("std", std, DEFAULT_STD)):
+def _check_sizes(config: DataConfig) -> None:
+    if config.image_size is not None and min(config.size or ()) < 1:
+        raise RecipeError(f"image_size must be at least 1, got {config.image_size}")
+    if config.crop_share is None:
+        return
+    if not 0.0 < config.crop_share <= 1.0:
+        raise RecipeError(f"crop_share must be in (0, 1], got {config.crop_share}; 1 keeps all")
+    if config.size is None:
+        raise RecipeError(
+            f"crop_share has no effect on images that keep their size, got {config.crop_share}; "
+            "set image_size, or drop it"
+        )
+
+
+def _check_pixels(config: DataConfig) -> None:
+    count = "one number" if config.channels == 1 else "three numbers"
+    for name, inside, rule in (
+        ("mean", lambda value: 0.0 <= value <= 1.0, "in [0, 1]"),
+        ("std", lambda value: 0.0 < value < math.inf, "above 0"),
+    ):
+        values = getattr(config, name)
+        if len(values) != config.channels or not all(map(inside, values)):
+            raise RecipeError(f"{name} must be {count} {rule}, one for each channel, got {values}")
+    if config.per_image_standardization:
+        _check_per_image(config)
+
+
+def _check_per_image(config: DataConfig) -> None:
+    for name, default in zip(("mean", "std"), _DEFAULTS[config.channels], strict=True):
+        value = getattr(config, name)
         if tuple(value) != default:
             raise RecipeError(
                 f"{name} has no effect beside per_image_standardization, which takes every image's own, got "

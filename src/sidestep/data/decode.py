@@ -7,7 +7,8 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from sidestep.data.data_config import DataConfig
 from sidestep.data.histogram import Statistics
 from sidestep.data.image_set import Indices
-from sidestep.data.sources import SOURCES
-from sidestep.data.split import Split, reason, require
+from sidestep.data.preparation import Preparation, Size, pixels_of, upright, upright_size
+from sidestep.data.split import Split, decoding, require
 from sidestep.errors import DataError
-
-Size = tuple[int, int]
 
 PHOTO_CROP = 224 / 256
 _PROBES = 256
@@ -31,23 +30,22 @@ _PROBES = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Framing:
-    """How the images of a split become images of one size.
+    """How the images of a split are prepared, and what is known of their sizes.
 
     Attributes:
-        size: (H, W) of the result.
-        crop: side of the central crop over the shorter side of the resized image. Images of one size are
-            framed already, 1; photographs are resized to 256/224 of the size and cropped.
+        preparation: what is done to every image.
+        one_size: whether the images have one size to begin with, as far as 256 of them say.
         exact: whether an image of another size is an error, because no size was asked for.
     """
 
-    size: Size
-    crop: float
+    preparation: Preparation
+    one_size: bool
     exact: bool
 
     @property
-    def one_size(self) -> bool:
-        """Return whether the images had one size to begin with."""
-        return self.crop == 1.0
+    def size(self) -> Size:
+        """Return (H, W) of what the network sees."""
+        return self.preparation.size
 
 
 class Request(NamedTuple):
@@ -72,15 +70,21 @@ class Request(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """(B, 3, H, W) uint8 images in channels_last memory, (B,) labels, (B, S) statistics or None."""
+    """(B, C, H, W) uint8 images in channels_last memory, (B,) labels, (B, S) statistics or None."""
 
     images: Tensor
     labels: Tensor
     statistics: Tensor | None
 
 
-def choose_framing(split: Split, config: DataConfig) -> Framing:
+def choose_framing(split: Split, config: DataConfig, like: Preparation | None = None) -> Framing:
     """Return how a split is framed, judged by the sizes of up to 256 images evenly spread over it.
+
+    Args:
+        split: what is framed.
+        config: settings; what they leave open the images decide.
+        like: how images of the same run are prepared, which leaves nothing open but the size of images that
+            keep theirs.
 
     Raises:
         DataError: if sizes vary and `image_size` is None.
@@ -89,12 +93,19 @@ def choose_framing(split: Split, config: DataConfig) -> Framing:
     sizes = {index: _probe(split, index) for index in probes}
     native = sizes[0]
     other = next((index for index in probes if sizes[index] != native), None)
-    wanted = config.image_size or SOURCES[config.source].image_size
-    if wanted is not None:
-        return Framing(size=(wanted, wanted), crop=1.0 if other is None else PHOTO_CROP, exact=False)
-    if other is not None:
+    wanted = config.size
+    if wanted is None and other is not None:
         raise size_error(split, other, sizes[other], native)
-    return Framing(size=native, crop=1.0, exact=True)
+    judged = PHOTO_CROP if other is not None else 1.0
+    preparation = like or Preparation(
+        size=wanted or native,
+        crop_share=judged if config.crop_share is None else config.crop_share,
+        interpolation=config.interpolation,
+        channels=config.channels,
+    )
+    if wanted is None:
+        preparation = replace(preparation, size=native)
+    return Framing(preparation=preparation, one_size=other is None, exact=wanted is None)
 
 
 def size_error(split: Split, index: int, size: Size, expected: Size) -> DataError:
@@ -106,21 +117,8 @@ def size_error(split: Split, index: int, size: Size, expected: Size) -> DataErro
 
 
 def _probe(split: Split, index: int) -> Size:
-    with _decoding(split, index), split.images.open(index) as image:
-        return image.height, image.width
-
-
-@contextmanager
-def _decoding(split: Split, index: int) -> Iterator[None]:
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError, ...
-        raise DataError(
-            f"{split.images.name(index)} must be an image that Pillow can decode, got {reason(error)}; "
-            f"replace or remove it"
-        ) from error
+    with decoding(split.images.name(index)), split.images.open(index) as image:
+        return upright_size(image)
 
 
 class Decoder(Dataset[Decoded | DataError]):
@@ -138,18 +136,14 @@ class Decoder(Dataset[Decoded | DataError]):
     def __init__(
         self, split: Split, framing: Framing, *, flip: bool, statistics: Statistics | None = None
     ) -> None:
-        create_transform = require("timm.data", split.name).create_transform
-        shared = {"input_size": framing.size, "interpolation": "bilinear", "normalize": False}
         self.split = split
         self.framing = framing
+        self.flip = flip
         self.statistics = statistics
-        self._frame: Callable[[Image.Image], Tensor] = create_transform(**shared, crop_pct=framing.crop)
-        self._random_crop: Callable[[Image.Image], Tensor] = create_transform(
-            **shared, is_training=True, hflip=0.5 if flip else 0.0, color_jitter=None
-        )
 
     def __getitem__(self, request: Request) -> Decoded | DataError:
-        pixels = np.empty((len(request.indices), *self.framing.size, 3), np.uint8)
+        preparation = self.framing.preparation
+        pixels = np.empty((len(request.indices), *preparation.size, preparation.channels), np.uint8)
         try:
             for row, index in enumerate(request.indices.tolist()):
                 pixels[row] = self._decode(index, request.seed(row))
@@ -160,25 +154,28 @@ class Decoder(Dataset[Decoded | DataError]):
         return Decoded(images, labels, None if self.statistics is None else self.statistics(images))
 
     def _decode(self, index: int, seed: tuple[int, ...] | None) -> Any:
-        with _decoding(self.split, index), self.split.images.open(index) as image:
-            size = image.height, image.width
-            if self.framing.exact and size != self.framing.size:
-                raise size_error(self.split, index, size, self.framing.size)
-            rgb = _to_rgb(image)
-            if seed is not None:
-                with _seeded(seed):
-                    return self._random_crop(rgb).permute(1, 2, 0)
-            if size == self.framing.size and self.framing.one_size:
-                return rgb
-            return self._frame(rgb).permute(1, 2, 0)
+        framing = self.framing
+        with decoding(self.split.images.name(index)), self.split.images.open(index) as image:
+            size = upright_size(image)
+            if framing.exact and size != framing.size:
+                raise size_error(self.split, index, size, framing.size)
+            if seed is None:
+                return pixels_of(image, framing.preparation)
+            with _seeded(seed):
+                return self._random_crop(upright(image, framing.preparation.channels)).permute(1, 2, 0)
 
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"pixels of mode {image.mode}, which have more than 8 bits")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # as Pillow warns to
-    return image.convert("RGB")
+    @cached_property
+    def _random_crop(self) -> Callable[[Image.Image], Tensor]:
+        create_transform = require("timm.data", self.split.name).create_transform
+        crop: Callable[[Image.Image], Tensor] = create_transform(
+            self.framing.size,
+            is_training=True,
+            hflip=0.5 if self.flip else 0.0,
+            color_jitter=None,
+            interpolation=self.framing.preparation.interpolation,
+            normalize=False,
+        )
+        return crop
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor
 from sidestep.errors import RecipeError
 
 Statistics = Callable[[Tensor], Tensor]
-"""Any mapping of (B, 3, H, W) uint8 images to (B, S) float32 statistics, image by image."""
+"""Any mapping of (B, C, H, W) uint8 images to (B, S) float32 statistics, image by image."""
 
 Channels = Literal["rgb", "joint", "green"]
 Norm = Literal["sum", "minmax"]
@@ -25,7 +25,7 @@ class HistogramConfig:
 
     Args:
         bins: number of equal intervals of [0, 1] that a pixel value, byte / 255, falls into.
-        channels: "rgb" makes one histogram per channel and lays them side by side (S = 3 * bins), "joint" one
+        channels: "rgb" makes one histogram per channel and lays them side by side (S = C * bins), "joint" one
             of the values of all channels, "green" one of the green channel (both S = bins).
         norm: "sum" divides each histogram by its sum, "minmax" maps its smallest count to 0 and its largest
             to 1. The released code has unused experiments with joint, 200 bins, sum and with green,
@@ -58,10 +58,15 @@ def color_histogram(images: Tensor, config: HistogramConfig | None = None) -> Te
     (tensor([1., 0., 0.]), torch.Size([1, 192]))
 
     Args:
-        images: (B, 3, H, W) uint8, raw pixels.
+        images: (B, C, H, W) uint8, raw pixels.
         config: settings.
+
+    Raises:
+        RecipeError: for the green of grey images.
     """
     config = config or HistogramConfig()
+    if config.channels == "green" and images.shape[1] != 3:
+        raise RecipeError("channels must be rgb or joint for grey images, which have no green, got 'green'")
     counts = _count_bytes(images[:, 1:2] if config.channels == "green" else images)
     if config.channels == "joint":
         counts = counts.sum(dim=1, keepdim=True)

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 
 from sidestep.data.data_config import DataConfig
-from sidestep.data.decode import Decoder, Framing, Request, Size, choose_framing, decode_batches
+from sidestep.data.decode import Decoder, Framing, Request, choose_framing, decode_batches
 from sidestep.data.histogram import Statistics
+from sidestep.data.holdout import hold_out
 from sidestep.data.image_set import ImageSet, Indices
 from sidestep.data.memory_set import MemorySet
+from sidestep.data.preparation import Preparation, Size
 from sidestep.data.sources import SOURCES
-from sidestep.data.split import Role, Split
+from sidestep.data.split import Role, Split, class_difference
 from sidestep.data.stream_set import StreamSet
 from sidestep.errors import DataError, RecipeError
 
@@ -33,7 +35,7 @@ class Data:
         test: images to test on, or None.
         num_classes: number of classes.
         class_names: name of each class.
-        input_size: (height, width) of the images.
+        preparation: what is done to every image, training's random crops aside.
     """
 
     train: ImageSet | None
@@ -41,7 +43,12 @@ class Data:
     test: ImageSet | None
     num_classes: int
     class_names: tuple[str, ...]
-    input_size: Size
+    preparation: Preparation
+
+    @property
+    def input_size(self) -> Size:
+        """Return (height, width) of the images."""
+        return self.preparation.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,7 @@ def load_data(
     config: DataConfig,
     *,
     statistics: Statistics | None = None,
+    preparation: Preparation | None = None,
     splits: Sequence[Role] = ("train", "val", "test"),
     device: torch.device | str = "cpu",
 ) -> Data:
@@ -71,6 +79,8 @@ def load_data(
     Args:
         config: settings.
         statistics: mapping that fills `Batch.statistics`, such as `color_histogram`; None leaves it empty.
+        preparation: how a run's images were prepared, for more of that kind; None follows the settings, and
+            what these leave open the images of the first split decide.
         splits: which of train, val and test to load.
         device: where the batches come up.
 
@@ -81,10 +91,13 @@ def load_data(
     unknown = [name for name in splits if name not in get_args(Role)]
     if unknown or not splits:
         raise RecipeError(f"splits must be some of {', '.join(get_args(Role))}, got {list(splits)}")
-    parts = _open_parts(config, splits)
+    parts = _open_parts(config, splits, preparation)
     shown = next(iter(parts.values()))
     for part in parts.values():
         _check_alike(shown, part)
+    if statistics is not None:
+        # What it refuses is refused before images are decoded or a run begins.
+        statistics(torch.zeros(1, config.channels, *shown.framing.size, dtype=torch.uint8))
     sets = {role: _build(part, config, statistics, device) for role, part in parts.items()}
     return Data(
         train=sets.get("train"),
@@ -92,7 +105,7 @@ def load_data(
         test=sets.get("test"),
         num_classes=len(shown.split.class_names),
         class_names=shown.split.class_names,
-        input_size=shown.framing.size,
+        preparation=shown.framing.preparation,
     )
 
 
@@ -102,13 +115,16 @@ def open_split(config: DataConfig, role: Role) -> Split | None:
     return split
 
 
-def _open_parts(config: DataConfig, splits: Sequence[Role]) -> dict[Role, _Part]:
+def _open_parts(
+    config: DataConfig, splits: Sequence[Role], preparation: Preparation | None
+) -> dict[Role, _Part]:
     parts: dict[Role, _Part] = {}
     holds_out = config.val_fraction > 0
     needs_train = "train" in splits or ("val" in splits and holds_out)
     if needs_train and (split := open_split(config, "train")) is not None:
-        framing = choose_framing(split, config)
-        val, train = _hold_out(len(split.images), config)
+        framing = choose_framing(split, config, preparation)
+        preparation = framing.preparation
+        val, train = hold_out(split.labels.numpy(), config)
         if "train" in splits:
             parts["train"] = _Part(split, framing, train)
         if "val" in splits and holds_out:
@@ -117,30 +133,14 @@ def _open_parts(config: DataConfig, splits: Sequence[Role]) -> dict[Role, _Part]
     own += ["val"] if "val" in splits and not holds_out else []
     for role in own:
         if (split := open_split(config, role)) is not None:
-            parts[role] = _Part(split, choose_framing(split, config), np.arange(len(split.images)))
+            framing = choose_framing(split, config, preparation)
+            parts[role] = _Part(split, framing, np.arange(len(split.images)))
     if not parts:
         raise DataError(
             f"source {config.source!r} must have a validation split where val_fraction is 0, got none; "
             f"set val_fraction: 0.1"
         )
     return parts
-
-
-def _hold_out(num_images: int, config: DataConfig) -> tuple[Indices, Indices]:
-    """Return the images of the training split to validate and to train on, each in ascending order."""
-    order = np.random.default_rng(config.split_seed).permutation(num_images)
-    num_val = round(config.val_fraction * num_images)
-    num_train = num_images - num_val
-    if num_train < 1 or (config.val_fraction > 0 and num_val < 1):
-        raise DataError(
-            f"val_fraction {config.val_fraction} must leave images to both parts of the training split, got "
-            f"{num_val} and {num_train}; change it, or set it to 0"
-        )
-    if config.limit is not None and config.limit > num_train:
-        raise DataError(
-            f"limit must be at most {num_train}, the training images there are, got {config.limit}"
-        )
-    return np.sort(order[:num_val]), np.sort(order[num_val:][: config.limit])
 
 
 def _check_alike(one: _Part, other: _Part) -> None:
@@ -150,10 +150,11 @@ def _check_alike(one: _Part, other: _Part) -> None:
             f"image_size must be set where splits differ in size: those of {other.split.name} are {sizes[0]}"
             f", those of {one.split.name} {sizes[1]}"
         )
-    if one.split.class_names != other.split.class_names:
+    difference = class_difference(other.split.class_names, one.split.class_names)
+    if difference is not None:
         raise DataError(
-            f"the classes of {other.split.name} must be those of {one.split.name}, got "
-            f"{len(other.split.class_names)} and {len(one.split.class_names)} with other names or numbers"
+            f"the classes of {other.split.name} must be those of {one.split.name}, by name and order, but "
+            f"{difference}; rename or order them alike"
         )
 
 
@@ -166,7 +167,7 @@ def _build(
         )
     decoder = Decoder(part.split, part.framing, flip=config.flip)
     chunks = [Request(part.indices[start : start + _CHUNK]) for start in range(0, len(part.indices), _CHUNK)]
-    shape = (len(part.indices), 3, *part.framing.size)
+    shape = (len(part.indices), config.channels, *part.framing.size)
     images = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
     labels = torch.empty(len(part.indices), dtype=torch.int64)
     for step, decoded in enumerate(decode_batches(decoder, chunks, workers=config.workers)):
@@ -178,7 +179,7 @@ def _build(
 def _storage(part: _Part, config: DataConfig) -> str:
     if config.storage != "auto":
         return config.storage
-    num_bytes = len(part.split.images) * 3 * part.framing.size[0] * part.framing.size[1]
+    num_bytes = len(part.split.images) * config.channels * part.framing.size[0] * part.framing.size[1]
     if part.framing.one_size and num_bytes <= _MEMORY_LIMIT:
         return "memory"
     return "stream"

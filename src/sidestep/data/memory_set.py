@@ -26,7 +26,7 @@ class MemorySet:
     would put up to 23 % of black pixels into a histogram of a 32x32 image.
 
     Args:
-        images: (N, 3, H, W) uint8.
+        images: (N, C, H, W) uint8.
         labels: (N,) class indices.
         config: normalisation and augmentation.
         statistics: mapping of images to statistics, or None.
@@ -42,8 +42,9 @@ class MemorySet:
         statistics: Statistics | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or not len(images):
-            raise DataError(f"images must be (N, 3, H, W) uint8, got {tuple(images.shape)} {images.dtype}")
+        shape = tuple(images.shape)
+        if images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != config.channels or not shape[0]:
+            raise DataError(f"images must be (N, {config.channels}, H, W) uint8, got {shape} {images.dtype}")
         if labels.shape != images.shape[:1]:
             raise DataError(f"labels must be one per image, ({len(images)},), got {tuple(labels.shape)}")
         self.config = config

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sidestep.data.downloads import DigitsSettings, TorchSettings, check_torch, open_digits, open_torch
-from sidestep.data.folders import FolderSettings, HubSettings, check_hub, open_folder, open_hub
+from sidestep.data.folders import FolderSettings, open_folder
+from sidestep.data.hub_sets import HubSettings, check_hub, open_hub
+from sidestep.data.preparation import Size
 from sidestep.data.split import Role, Split
 from sidestep.errors import DataError
 from sidestep.registry import Registry, did_you_mean
@@ -27,7 +29,7 @@ class DataSource(Generic[Settings]):
         open: (settings, name, role) -> the split that plays a role ("train", "val" or "test"), not decoded.
             None instead of "val" where the set has no validation split of its own.
         check: (settings, name) -> None; raises RecipeError for a name that cannot be opened.
-        image_size: height and width that images get where a recipe does not say; None keeps theirs.
+        image_size: side, or height and width, that images get where a recipe does not say; None keeps theirs.
     """
 
     name: str
@@ -35,7 +37,7 @@ class DataSource(Generic[Settings]):
     settings: type[Settings]
     open: Callable[[Settings, str, Role], Split | None]
     check: Callable[[Settings, str], None] | None = None
-    image_size: int | None = None
+    image_size: int | Size | None = None
 
 
 def register_source(source: DataSource[Any]) -> None:

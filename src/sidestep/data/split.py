@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -43,7 +43,7 @@ class Split:
         name: what an error calls the split.
         images: N images.
         labels: (N,) class indices.
-        class_names: name of each class.
+        class_names: name of each class, as `shown_name` writes it.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Split:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", tuple(shown_name(name) for name in self.class_names))
         if not len(self.images):
             raise DataError(f"{self.name} must hold at least one image, got none; check the source")
         outside = (self.labels < 0) | (self.labels >= len(self.class_names))
@@ -81,11 +82,39 @@ class ArrayImages:
         return f"image {index} of {self.split}"
 
 
+def shown_name(name: str) -> str:
+    r"""Return a name of a file or a class as Unicode that every file and screen can hold.
+
+    Names on a disk are bytes; where they are no UTF-8, Python holds what no file takes.
+
+    >>> print(shown_name("caf\udce9"))
+    caf\udce9
+    """
+    return name.encode(errors="backslashreplace").decode()
+
+
 @contextmanager
 def open_encoded(file: IO[bytes]) -> Iterator[Image.Image]:
     """Return an image file as an image, closed at the end."""
     with file, _identify(file) as image:
         yield image
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Turn whatever opening or decoding an image raises into one sentence.
+
+    Args:
+        name: what the error calls the image.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError, ...
+        raise DataError(
+            f"{name} must be an image that Pillow can decode, got {reason(error)}; replace or remove it"
+        ) from error
 
 
 def _identify(file: IO[bytes]) -> Image.Image:
@@ -111,7 +140,9 @@ def require(module: str, source: str) -> ModuleType:
         ) from error
 
 
-def choose_split(role: Role, present: list[str], source: str) -> str | None:
+def choose_split(
+    role: Role, present: list[str], source: str, way_out: str = "rename one, or do not ask for it"
+) -> str | None:
     """Return the name of the split that plays a role, or None where a set has no validation of its own.
 
     "test" is played by the first of test, validation and val; "val" by validation or val if another split
@@ -127,11 +158,28 @@ def choose_split(role: Role, present: list[str], source: str) -> str | None:
     if chosen is None:
         wanted = "one of test, validation, val" if role == "test" else "train"
         found = ", ".join(present) or "none"
-        raise DataError(
-            f"source {source!r} must have a split named {wanted}, got {found}; "
-            f"rename one, or do not ask for it"
-        )
+        raise DataError(f"source {source!r} must have a split named {wanted}, got {found}; {way_out}")
     return chosen
+
+
+def class_difference(found: Sequence[str], wanted: Sequence[str]) -> str | None:
+    """Return in words how classes differ from those that are wanted, or None where they do not."""
+    if tuple(found) == tuple(wanted):
+        return None
+    strange = [name for name in found if name not in set(wanted)]
+    missing = [name for name in wanted if name not in set(found)]
+    if strange or missing:
+        parts = [("there is", strange), ("there is no", missing)]
+        return " and ".join(f"{words} {_listed(names)}" for words, names in parts if names)
+    if len(found) != len(wanted):
+        return f"there are {len(found)} instead of {len(wanted)}"
+    index = next(i for i, name in enumerate(found) if name != wanted[i])
+    return f"their order differs: class {index} is {found[index]!r} instead of {wanted[index]!r}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(repr, names[:5])) + more
 
 
 def reason(error: BaseException) -> str:

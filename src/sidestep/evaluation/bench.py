@@ -108,7 +108,7 @@ def bench_network(
         ExecutionError: when the images do not have the input size.
     """
     device = next(network.parameters()).device
-    images = _checked(images, input_size, max(batch_sizes)).to(device)
+    images = _checked(images, (network.image_channels, *input_size), max(batch_sizes)).to(device)
     prepared = prepare(network, images[:2])
     onnx = export_onnx(prepared.static, input_size) if device.type == "cpu" else None
     rows = []
@@ -204,13 +204,13 @@ def _rows(medians: Mapping[str, float], precision: Precision, batch_size: int) -
     ]
 
 
-def _checked(images: Tensor | None, input_size: tuple[int, int], count: int) -> Tensor:
+def _checked(images: Tensor | None, shape: tuple[int, int, int], count: int) -> Tensor:
     if images is None:
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(max(count, _MIN_IMAGES), 3, *input_size, generator=generator)
-    if images.shape[1:] != (3, *input_size) or not len(images):
+        return torch.randn(max(count, _MIN_IMAGES), *shape, generator=generator)
+    if images.shape[1:] != shape or not len(images):
         raise ExecutionError(
-            f"images must be at least one of shape {(3, *input_size)}, got {tuple(images.shape)}; "
+            f"images must be at least one of shape {shape}, got {tuple(images.shape)}; "
             "pass the images that the network was trained for, or their input_size"
         )
     return images

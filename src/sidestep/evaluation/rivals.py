@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sidestep.execution.prepare import DTYPES, Precision, cast
+from sidestep.layers.first_convolution import first_in_channels
 
 STATIC_PYTORCH = "static pytorch"
 
@@ -70,7 +71,7 @@ def export_onnx(backbone: nn.Module, input_size: tuple[int, int]) -> bytes | Non
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             backbone,
-            (torch.zeros(2, 3, *input_size),),
+            (torch.zeros(2, first_in_channels(backbone), *input_size),),
             input_names=["images"],
             output_names=["logits"],
             dynamic_shapes=({0: "batch"},),

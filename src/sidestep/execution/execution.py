@@ -13,7 +13,11 @@ from sidestep.layers.unit import Unit
 
 
 class RunUnit(Protocol):
-    """A way to run a unit under the (B, K) decision weights; returns the unit's output."""
+    """A way to run a unit under the (B, K) decision weights; returns the unit's output in the dtype of x.
+
+    Under autocast an option that computes may come back in another dtype than one that skips; with the
+    dtype of x, outputs depend neither on the execution nor on what the other images of a batch do.
+    """
 
     def __call__(self, unit: Unit, x: Tensor, weights: Tensor) -> Tensor: ...
 
@@ -21,7 +25,7 @@ class RunUnit(Protocol):
 def blend(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
     """Return the unit's output, with every option computed for every image and blended by the weights."""
     out: Tensor = unit(x, weights)
-    return out
+    return out.to(x.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,8 @@ from sidestep.layers.unit import Unit
 def run_chosen(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
     """Return the unit's output, with every option computed for the images that choose it and no others.
 
+    It has the dtype of x, whatever the options return under autocast.
+
     The output takes the place of x where it may (`may_overwrite`); elsewhere x is left as it was.
 
     Args:
@@ -29,19 +31,19 @@ def run_chosen(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
             "call model.eval() first or train with masked execution"
         )
     if x.shape[0] == 1:
-        return unit.run(weights.tolist()[0].index(1.0), x)
+        return unit.run(weights.tolist()[0].index(1.0), x).to(x.dtype)
     out, computed = None, range(unit.num_options)
     if unit.keeps_input:
         out, computed = x, range(1, unit.num_options)
     chosen = {option: weights[:, option].nonzero().squeeze(1) for option in computed}
     for option, rows in chosen.items():
         if rows.numel() == x.shape[0]:
-            return unit.run(option, x)
+            return unit.run(option, x).to(x.dtype)
     for option, rows in chosen.items():
         if not rows.numel():
             continue
         # Indexing keeps channels_last; index_select returns contiguous maps, which convolutions reorder.
-        part = unit.run(option, x[rows])
+        part = unit.run(option, x[rows]).to(x.dtype)
         if out is None:
             out = _empty(x.shape[0], part)
         elif out is x and not may_overwrite(x):

@@ -93,22 +93,19 @@ def _router(backbone: Backbone, settings: BlockDropConfig) -> PolicyRouter:
 def _policy(backbone: Backbone, settings: BlockDropConfig) -> Backbone:
     """Return the policy network, which starts as in the released code: convolutions by fan-out."""
     network: CifarResNet | ImageNetResNet
-    depth, num_units = settings.policy_depth, len(backbone.units)
+    depth, num_units, channels = settings.policy_depth, len(backbone.units), backbone.image_channels
     if depth == _FOR_PHOTOGRAPHS:
-        network = ImageNetResNet(ImageNetResNetConfig(depth=depth, num_classes=num_units))
+        network = ImageNetResNet(
+            ImageNetResNetConfig(depth=depth, num_classes=num_units, in_channels=channels)
+        )
     else:
         network = CifarResNet(
-            CifarResNetConfig(depth=depth, num_classes=num_units, shortcut=settings.policy_shortcut)
-        )
-    first = network.conv1
-    if backbone.image_channels != first.in_channels:
-        network.conv1 = nn.Conv2d(
-            backbone.image_channels,
-            first.out_channels,
-            first.kernel_size[0],
-            stride=first.stride[0],
-            padding=first.kernel_size[0] // 2,
-            bias=False,
+            CifarResNetConfig(
+                depth=depth,
+                num_classes=num_units,
+                in_channels=channels,
+                shortcut=settings.policy_shortcut,
+            )
         )
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

@@ -84,7 +84,9 @@ def _router(backbone: Backbone, settings: RandomDropConfig) -> Router:
     check_two_options(backbone, "random_drop")
     units = backbone.units
     if settings.evaluate == "dropped":
-        return ChanceRouter(settings.rates(len(units)), seed=settings.seed)
+        return ChanceRouter(
+            settings.rates(len(units)), seed=settings.seed, in_channels=backbone.image_channels
+        )
     if any(getattr(unit, "mix", "branch") == "output" for unit in units):
         raise RecipeError(
             "model.mix must be branch with evaluate 'all', which scales residual branches in training, got "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from sidestep.backbones.backbone import Backbone
@@ -90,8 +90,10 @@ class TimmSettings:
     units: Literal["blocks", "sublayers"] = "blocks"
 
 
-def build_cifar(settings: CifarResNetSettings, name: str, num_classes: int, size: Size | None) -> Backbone:
-    return CifarResNet(_cifar_config(settings, name, num_classes))
+def build_cifar(
+    settings: CifarResNetSettings, name: str, num_classes: int, size: Size | None, *, channels: int = 3
+) -> Backbone:
+    return CifarResNet(replace(_cifar_config(settings, name, num_classes), in_channels=channels))
 
 
 def check_cifar(config: ModelConfig) -> None:
@@ -111,9 +113,9 @@ def _cifar_config(settings: CifarResNetSettings, name: str, num_classes: int) ->
 
 
 def build_imagenet(
-    settings: ImageNetResNetSettings, name: str, num_classes: int, size: Size | None
+    settings: ImageNetResNetSettings, name: str, num_classes: int, size: Size | None, *, channels: int = 3
 ) -> Backbone:
-    return ImageNetResNet(_imagenet_config(settings, name, num_classes))
+    return ImageNetResNet(replace(_imagenet_config(settings, name, num_classes), in_channels=channels))
 
 
 def check_imagenet(config: ModelConfig) -> None:
@@ -131,9 +133,9 @@ def _imagenet_config(settings: ImageNetResNetSettings, name: str, num_classes: i
 
 
 def build_cifar_preact(
-    settings: CifarPreactResNetSettings, name: str, num_classes: int, size: Size | None
+    settings: CifarPreactResNetSettings, name: str, num_classes: int, size: Size | None, *, channels: int = 3
 ) -> Backbone:
-    return PreactResNet(_cifar_preact_config(settings, name, num_classes))
+    return PreactResNet(replace(_cifar_preact_config(settings, name, num_classes), in_channels=channels))
 
 
 def check_cifar_preact(config: ModelConfig) -> None:
@@ -147,27 +149,40 @@ def _cifar_preact_config(
     return PreactResNetConfig(depth=depth, num_classes=num_classes, inner_leak=settings.inner_leak)
 
 
-def build_preact(settings: PreactResNetSettings, name: str, num_classes: int, size: Size | None) -> Backbone:
-    config = PreactResNetConfig(depth=PREACT_DEPTH_OF[name], num_classes=num_classes, images="imagenet")
+def build_preact(
+    settings: PreactResNetSettings, name: str, num_classes: int, size: Size | None, *, channels: int = 3
+) -> Backbone:
+    config = PreactResNetConfig(
+        depth=PREACT_DEPTH_OF[name], num_classes=num_classes, images="imagenet", in_channels=channels
+    )
     return PreactResNet(config)
 
 
-def build_timm_model(settings: TimmSettings, name: str, num_classes: int, size: Size | None) -> Backbone:
-    return _build_timm(settings, name, num_classes, size, pretrained=False)
+def build_timm_model(
+    settings: TimmSettings, name: str, num_classes: int, size: Size | None, *, channels: int = 3
+) -> Backbone:
+    return _build_timm(settings, name, num_classes, size, channels, pretrained=False)
 
 
-def download_timm_model(settings: TimmSettings, name: str, num_classes: int, size: Size | None) -> Backbone:
-    return _build_timm(settings, name, num_classes, size, pretrained=True)
+def download_timm_model(
+    settings: TimmSettings, name: str, num_classes: int, size: Size | None, *, channels: int = 3
+) -> Backbone:
+    return _build_timm(settings, name, num_classes, size, channels, pretrained=True)
 
 
 def _build_timm(
-    settings: TimmSettings, name: str, num_classes: int, size: Size | None, *, pretrained: bool
+    settings: TimmSettings, name: str, num_classes: int, size: Size | None, channels: int, *, pretrained: bool
 ) -> Backbone:
     # Imported where it is needed, since timm takes seconds.
     from sidestep.backbones.timm_models import build_timm
 
     return build_timm(
-        name.removeprefix(_TIMM), num_classes, size, pretrained=pretrained, units=settings.units
+        name.removeprefix(_TIMM),
+        num_classes,
+        size,
+        in_channels=channels,
+        pretrained=pretrained,
+        units=settings.units,
     )
 
 
@@ -177,12 +192,16 @@ def check_timm(config: ModelConfig) -> None:
     check_timm_name(config.name.removeprefix(_TIMM), pretrained=config.pretrained)
 
 
-def build_ranet(settings: RaNetSettings, name: str, num_classes: int, size: Size | None) -> RaNet:
-    return RaNet(RaNetConfig(**asdict(settings), num_classes=num_classes))
+def build_ranet(
+    settings: RaNetSettings, name: str, num_classes: int, size: Size | None, *, channels: int = 3
+) -> RaNet:
+    return RaNet(RaNetConfig(**asdict(settings), num_classes=num_classes, in_channels=channels))
 
 
-def build_msdnet(settings: MsdNetSettings, name: str, num_classes: int, size: Size | None) -> MsdNet:
-    return MsdNet(MsdNetConfig(**asdict(settings), num_classes=num_classes))
+def build_msdnet(
+    settings: MsdNetSettings, name: str, num_classes: int, size: Size | None, *, channels: int = 3
+) -> MsdNet:
+    return MsdNet(MsdNetConfig(**asdict(settings), num_classes=num_classes, in_channels=channels))
 
 
 def _depth(name: str, family: str) -> int:

@@ -232,7 +232,7 @@ class _HaltingForward(ForwardPass):
     def _computed(self, unit: Unit, x: Tensor) -> Tensor:
         """Return the unit's output for images that all run it; there is nothing to blend."""
         if self.execution.computes_all:
-            return unit.execute(x)
+            return unit.execute(x).to(x.dtype)
         weights = x.new_zeros(x.shape[0], 2)
         weights[:, 1] = 1
         return self.execution.run(unit, x, weights)

@@ -50,6 +50,8 @@ class Model(Generic[Settings, Built]):
             network, drawn from torch's generator. A `Backbone` is made dynamic by the recipe's method; a
             `DynamicNetwork` decides by itself.
         download: the same with trained weights that it downloads, or None where there are none.
+        any_channels: whether `build` and `download` take a keyword `channels`, those of the images, and so
+            grey ones too; other models are for images of three channels.
         check: raises RecipeError for a name or settings of which no network can be built.
         dynamic: whether `build` returns a `DynamicNetwork`. It belongs to the method of the same name, and
             knows none of the common keys.
@@ -58,8 +60,9 @@ class Model(Generic[Settings, Built]):
     name: str
     summary: str
     settings: type[Settings]
-    build: Callable[[Settings, str, int, Size | None], Built]
-    download: Callable[[Settings, str, int, Size | None], Built] | None = None
+    build: Callable[..., Built]
+    download: Callable[..., Built] | None = None
+    any_channels: bool = False
     check: Callable[[ModelConfig], None] | None = None
     dynamic: bool = False
 
@@ -122,6 +125,7 @@ _CIFAR_RESNET = Model(
     summary="ResNet for 32x32 images (He et al. 2016)",
     settings=families.CifarResNetSettings,
     build=families.build_cifar,
+    any_channels=True,
     check=families.check_cifar,
 )
 _CIFAR_PREACT_RESNET = Model(
@@ -129,6 +133,7 @@ _CIFAR_PREACT_RESNET = Model(
     summary="pre-activation ResNet for 32x32 images (He et al. 2016b), as in ACT and SACT",
     settings=families.CifarPreactResNetSettings,
     build=families.build_cifar_preact,
+    any_channels=True,
     check=families.check_cifar_preact,
 )
 _IMAGENET_RESNETS = [
@@ -137,6 +142,7 @@ _IMAGENET_RESNETS = [
         summary="ResNet for photographs (He et al. 2016)",
         settings=families.ImageNetResNetSettings,
         build=families.build_imagenet,
+        any_channels=True,
         check=families.check_imagenet,
     )
     for name in families.DEPTH_OF
@@ -147,6 +153,7 @@ _PREACT_RESNETS = [
         summary="pre-activation ResNet for photographs (He et al. 2016b), as in SACT",
         settings=families.PreactResNetSettings,
         build=families.build_preact,
+        any_channels=True,
     )
     for name in families.PREACT_DEPTH_OF
 ]
@@ -155,6 +162,7 @@ _TIMM = Model(
     summary="ResNet, ConvNeXt or ViT of timm",
     settings=families.TimmSettings,
     build=families.build_timm_model,
+    any_channels=True,
     download=families.download_timm_model,
     check=families.check_timm,
 )
@@ -163,6 +171,7 @@ _RANET = Model(
     summary="RANet (CVPR 2020): sub-networks of rising resolution with exits",
     settings=RaNetSettings,
     build=families.build_ranet,
+    any_channels=True,
     dynamic=True,
 )
 _MSDNET = Model(
@@ -170,6 +179,7 @@ _MSDNET = Model(
     summary="MSDNet (ICLR 2018): a dense network of several scales with exits",
     settings=MsdNetSettings,
     build=families.build_msdnet,
+    any_channels=True,
     dynamic=True,
 )
 
@@ -189,7 +199,7 @@ def register_model(model: Model[Any, Any]) -> None:
 
 
 def build_model(
-    config: ModelConfig, num_classes: int, input_size: Size | None = None
+    config: ModelConfig, num_classes: int, input_size: Size | None = None, channels: int = 3
 ) -> Backbone | DynamicNetwork:
     """Return the freshly initialised network of a model; nothing is read or downloaded.
 
@@ -197,30 +207,47 @@ def build_model(
         config: which; of its common keys none is looked at.
         num_classes: classes of the head, or of every exit.
         input_size: height and width of the images; only networks that are built for one size ask for it.
+        channels: of the images.
 
     Raises:
-        RecipeError: for a network without units.
+        RecipeError: for a network without units, or one that takes no images of so many channels.
     """
-    built: Backbone | DynamicNetwork = MODELS[config.name].build(
-        config.settings, config.name, num_classes, input_size
+    built: Backbone | DynamicNetwork = _build(
+        MODELS[config.name].build, config, num_classes, input_size, channels
     )
     return built
 
 
-def build_backbone(config: ModelConfig, num_classes: int, input_size: Size | None = None) -> Backbone:
+def build_backbone(
+    config: ModelConfig, num_classes: int, input_size: Size | None = None, channels: int = 3
+) -> Backbone:
     """Return a freshly initialised backbone, or one with the weights that `config.pretrained` downloads.
 
     Args:
         config: which; `config.init` is not read.
         num_classes: classes of the head.
         input_size: height and width of the images; only networks that are built for one size ask for it.
+        channels: of the images.
 
     Raises:
-        RecipeError: for a model that is no backbone, a network without units, or a failed download.
+        RecipeError: for a model that is no backbone, a network without units, a failed download, or a network
+            that takes no images of so many channels.
     """
     model = MODELS[config.name]
     if model.dynamic:
         raise RecipeError(f"name must be that of a static network, got {config.name!r}; drop its method")
     build = model.download if config.pretrained and model.download is not None else model.build
-    backbone: Backbone = build(config.settings, config.name, num_classes, input_size)
+    backbone: Backbone = _build(build, config, num_classes, input_size, channels)
     return backbone
+
+
+def _build(
+    build: Callable[..., Built], config: ModelConfig, num_classes: int, size: Size | None, channels: int
+) -> Built:
+    if MODELS[config.name].any_channels:
+        return build(config.settings, config.name, num_classes, size, channels=channels)
+    if channels != 3:
+        raise RecipeError(
+            f"data.channels must be 3 for model {config.name}, which takes no other images, got {channels}"
+        )
+    return build(config.settings, config.name, num_classes, size)

@@ -114,14 +114,16 @@ class MsdNetConfig(MsdNetSettings):
 
     Args:
         num_classes: classes of every exit.
+        in_channels: of the images.
     """
 
     num_classes: int = 10
+    in_channels: int = 3
 
     def __post_init__(self) -> None:
         # Not by super(), which does not find a class that slots have made anew.
         MsdNetSettings.__post_init__(self)
-        check_counts(num_classes=self.num_classes)
+        check_counts(num_classes=self.num_classes, in_channels=self.in_channels)
 
 
 class MsdNet(ExitNetwork):
@@ -141,7 +143,9 @@ class MsdNet(ExitNetwork):
         self.config = config
         self._exit_layers, self._last_layers = config.exit_layers, config.last_layers
         widths = [config.channels * factor for factor in config.gr_factor]
-        self.first = FirstLayers(config.stem, widths, [2] * (config.num_scales - 1))
+        self.first = FirstLayers(
+            config.stem, widths, [2] * (config.num_scales - 1), in_channels=config.in_channels
+        )
         self.scales, channels = _make_scales(config)
         inputs = [channels[layer] * config.gr_factor[-1] for layer in config.exit_layers]
         self.heads = make_heads(config.stem, inputs, config.num_classes)

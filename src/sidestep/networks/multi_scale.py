@@ -25,12 +25,18 @@ class FirstLayers(nn.ModuleList):
             and a 3x3 maximum of stride 2.
         channels: of every map, the finest first.
         strides: of the 3x3 convolutions between them, one fewer.
+        in_channels: of the images.
     """
 
-    def __init__(self, stem: Stem, channels: Sequence[int], strides: Sequence[int]) -> None:
+    def __init__(
+        self, stem: Stem, channels: Sequence[int], strides: Sequence[int], *, in_channels: int = 3
+    ) -> None:
         steps = zip(channels, channels[1:], strides, strict=False)
         super().__init__(
-            [_make_stem(stem, channels[0]), *(conv_basic(a, b, 3, stride=stride) for a, b, stride in steps)]
+            [
+                _make_stem(stem, in_channels, channels[0]),
+                *(conv_basic(a, b, 3, stride=stride) for a, b, stride in steps),
+            ]
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -41,11 +47,11 @@ class FirstLayers(nn.ModuleList):
         return tuple(maps[1:])
 
 
-def _make_stem(stem: Stem, channels: int) -> nn.Sequential:
+def _make_stem(stem: Stem, in_channels: int, channels: int) -> nn.Sequential:
     if stem == "cifar":
-        return conv_basic(3, channels, 3)
+        return conv_basic(in_channels, channels, 3)
     return nn.Sequential(
-        nn.Conv2d(3, channels, 7, stride=2, padding=3),
+        nn.Conv2d(in_channels, channels, 7, stride=2, padding=3),
         nn.BatchNorm2d(channels),
         nn.ReLU(inplace=True),
         nn.MaxPool2d(3, stride=2, padding=1),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sidestep.errors import ExecutionError, RecipeError
 from sidestep.execution.execution import Execution, masked
+from sidestep.layers.first_convolution import first_in_channels
 from sidestep.layers.unit import Unit
 from sidestep.networks.forward import Forward, LeavingForward
 from sidestep.networks.walk import ForwardPass, Stop, Straight, walk
@@ -47,6 +48,11 @@ class DynamicNetwork(nn.Module):
     def units(self) -> Sequence[Unit]:
         """Return the L places of choice; none in a network of exits alone."""
         return ()
+
+    @property
+    def image_channels(self) -> int:
+        """Return the number of channels of the images."""
+        return first_in_channels(self)
 
     @property
     def num_options(self) -> int:

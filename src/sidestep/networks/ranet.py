@@ -112,14 +112,16 @@ class RaNetConfig(RaNetSettings):
 
     Args:
         num_classes: classes of every exit.
+        in_channels: of the images.
     """
 
     num_classes: int = 10
+    in_channels: int = 3
 
     def __post_init__(self) -> None:
         # Not by super(), which does not find a class that slots have made anew.
         RaNetSettings.__post_init__(self)
-        check_counts(num_classes=self.num_classes)
+        check_counts(num_classes=self.num_classes, in_channels=self.in_channels)
 
 
 class RaNetState(NamedTuple):
@@ -200,7 +202,8 @@ def _plan(config: RaNetConfig) -> list[tuple[int, int, int]]:
 def _make_first_layers(config: RaNetConfig) -> FirstLayers:
     scales = config.scale_list[::-1]
     strides = [1 if finer == coarser else 2 for finer, coarser in pairwise(scales)]
-    return FirstLayers(config.stem, [config.channels * factor for factor in config.gr_factor[::-1]], strides)
+    channels = [config.channels * factor for factor in config.gr_factor[::-1]]
+    return FirstLayers(config.stem, channels, strides, in_channels=config.in_channels)
 
 
 class _Widths(NamedTuple):

@@ -54,6 +54,10 @@ class RoutedNetwork(DynamicNetwork):
         return self.backbone.units
 
     @property
+    def image_channels(self) -> int:
+        return self.backbone.image_channels
+
+    @property
     def num_options(self) -> int:
         return self.backbone.num_options
 

@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors.torch import save
 from torch import Tensor
 
-from sidestep.errors import ExportError
+from sidestep.data.preparation import Interpolation, Preparation
+from sidestep.errors import ExecutionError, ExportError
 from sidestep.files import write_file
 
 KEY = "sidestep_plan"
@@ -52,6 +53,47 @@ class Plan:
         # Views of one weight share its memory, which the format does not allow.
         tensors = {name: tensor.clone() for name, tensor in self.tensors.items()}
         return save(tensors, metadata={KEY: text})
+
+
+def preparation_entry(preparation: Preparation) -> dict[str, Any]:
+    """Return what a plan's input says about a preparation beside size and channels."""
+    return {
+        "crop_share": preparation.crop_share,
+        "interpolation": preparation.interpolation,
+        "antialias": True,
+        "exif_orientation": True,
+    }
+
+
+def preparation_in(content: bytes) -> Preparation | None:
+    """Return how a plan file wants pictures prepared; None for one that does not say.
+
+    Args:
+        content: of a file that was read as a plan before.
+
+    Raises:
+        ExecutionError: for a preparation that is not known here.
+    """
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    images = json.loads(header["__metadata__"][KEY])["input"]
+    entry = images.get("preparation")
+    if entry is None:
+        return None
+    rule = f"the plan's input.preparation must be as docs/plan.md says, got {entry}"
+    try:
+        height, width = images["size"]
+        preparation = Preparation(
+            size=(height, width),
+            channels=images["channels"],
+            crop_share=entry["crop_share"],
+            interpolation=entry["interpolation"],
+        )
+        known = preparation.interpolation in get_args(Interpolation) and 0 < preparation.crop_share <= 1
+    except (KeyError, TypeError, ValueError) as error:
+        raise ExecutionError(f"{rule}; export the run again") from error
+    if not known or preparation_entry(preparation) != entry:
+        raise ExecutionError(f"{rule}; a newer sidestep may know it")
+    return preparation
 
 
 def lists_of_ops(steps: list[Step]) -> Iterator[list[Op]]:

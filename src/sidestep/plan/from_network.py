@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
+from sidestep.data.preparation import Preparation
 from sidestep.errors import ExportError
 from sidestep.execution.prepare import prepare
 from sidestep.layers.unit import Unit
 from sidestep.networks.network import DynamicNetwork
 from sidestep.networks.walk import Visitor, exit_place, walk
-from sidestep.plan.format import VERSION, Plan, Step, lists_of_ops, weights_of
+from sidestep.plan.format import VERSION, Plan, Step, lists_of_ops, preparation_entry, weights_of
 from sidestep.plan.simplify import simplify
 from sidestep.plan.tracing import SymbolicTensor, call, symbolic_image, traced_of
 from sidestep.plan.writer import Writer
@@ -35,6 +36,7 @@ class PlanCard:
         mean: of every channel of pixels in [0, 1], subtracted.
         std: of every channel, divided by.
         class_names: in the order of the logits.
+        preparation: how pictures become images of that size; None leaves it unsaid.
         cost: the network's price list.
         about: what people may want to know, by name.
     """
@@ -44,6 +46,7 @@ class PlanCard:
     std: tuple[float, ...]
     class_names: tuple[str, ...]
     cost: CostModel
+    preparation: Preparation | None = None
     about: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,8 +61,11 @@ class PlanCard:
         if cost.exit_macs is not None and cost.exit_units is not None:
             prices |= {"exit_macs": cost.exit_macs.tolist(), "exit_units": cost.exit_units.tolist()}
         size, mean, std = list(self.input_size), list(self.mean), list(self.std)
+        images: dict[str, Any] = {"channels": len(mean), "size": size, "mean": mean, "std": std}
+        if self.preparation is not None:
+            images["preparation"] = preparation_entry(self.preparation)
         return {
-            "input": {"channels": len(mean), "size": size, "mean": mean, "std": std},
+            "input": images,
             "classes": list(self.class_names),
             "about": self.about,
             "cost": prices,
@@ -81,10 +87,11 @@ def export_plan(network: DynamicNetwork, card: PlanCard, rule: ExitRule | None =
         ExportError: for a network that no plan can express, with the place, the reason and a way out.
     """
     _check(network, rule)
-    prepared = prepare(copy.deepcopy(network).float().cpu(), torch.zeros(2, 3, *card.input_size))
+    channels = network.image_channels
+    prepared = prepare(copy.deepcopy(network).float().cpu(), torch.zeros(2, channels, *card.input_size))
     writer = Writer(prepared)
     export = _Export(writer, prepared, rule, num_classes=len(card.class_names))
-    walk(prepared, symbolic_image(card.input_size), export)
+    walk(prepared, symbolic_image(card.input_size, channels), export)
     steps, output = simplify(writer.steps, export.logits)
     used = {name for ops in lists_of_ops(steps) for op in ops for name in weights_of(op)}
     document: dict[str, Any] = {"version": VERSION, **card.as_dict(), "steps": steps, "output": output}

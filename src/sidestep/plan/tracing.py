@@ -67,9 +67,9 @@ def call(writer: Writer, place: str, function: Callable[..., Any], *args: Any) -
         )
 
 
-def symbolic_image(size: tuple[int, int]) -> SymbolicTensor:
+def symbolic_image(size: tuple[int, int], channels: int = 3) -> SymbolicTensor:
     """Return the image, which is value 0 of every plan."""
-    return SymbolicTensor(Map(0), torch.zeros(1, 3, *size))
+    return SymbolicTensor(Map(0), torch.zeros(1, channels, *size))
 
 
 def traced_of(tensor: SymbolicTensor | Tensor) -> Traced:

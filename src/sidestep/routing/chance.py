@@ -24,6 +24,7 @@ class ChanceRouter(Router):
     Args:
         keep_rates: probability of executing each unit, in [0, 1].
         seed: of the hash.
+        in_channels: of the images.
     """
 
     plan_obstacle = (
@@ -34,12 +35,12 @@ class ChanceRouter(Router):
     projection: Tensor
     thresholds: Tensor
 
-    def __init__(self, keep_rates: Sequence[float], *, seed: int = 0) -> None:
+    def __init__(self, keep_rates: Sequence[float], *, seed: int = 0, in_channels: int = 3) -> None:
         super().__init__()
         if any(not 0 <= rate <= 1 for rate in keep_rates):
             raise RecipeError(f"keep rates must be in [0, 1], got {list(keep_rates)}; 1 always executes")
         generator = torch.Generator().manual_seed(seed)
-        projection = torch.randn(len(keep_rates), 3 * _GRID**2, generator=generator) * _FREQUENCY
+        projection = torch.randn(len(keep_rates), in_channels * _GRID**2, generator=generator) * _FREQUENCY
         self.register_buffer("projection", projection.double(), persistent=False)
         self.register_buffer("thresholds", torch.tensor(list(keep_rates)).double(), persistent=False)
 

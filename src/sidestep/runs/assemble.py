@@ -54,7 +54,7 @@ def untrained(
 
 def _untrained(recipe: Recipe, num_classes: int, input_size: tuple[int, int] | None) -> DynamicNetwork:
     method, exits = method_of(recipe), recipe.model.exits
-    built: Any = build_model(recipe.model, num_classes, input_size)
+    built: Any = build_model(recipe.model, num_classes, input_size, recipe.data.channels)
     network = method.network(built, method.router(built, recipe.settings))
     if not exits.at:
         return network
@@ -93,6 +93,7 @@ def job_of(recipe: Recipe, fabric: Fabric) -> Job:
             "recipe": recipe.as_dict(),
             "class_names": list(data.class_names),
             "input_size": list(data.input_size),
+            "preparation": data.preparation.as_dict(),
         },
         notes=notes,
     )
@@ -124,7 +125,7 @@ def _start_from_static(
                 "distillation needs a teacher: set model.init to the weights of the static network"
             )
         if recipe.model.pretrained:
-            trained = build_backbone(recipe.model, data.num_classes, data.input_size)
+            trained = build_backbone(recipe.model, data.num_classes, data.input_size, recipe.data.channels)
             blocks.load_state_dict(trained.state_dict())
         return None, []
     new_head = recipe.model.init_head == "new"
@@ -136,7 +137,7 @@ def _start_from_static(
     notes = load_static_weights(blocks, Path(recipe.model.init), new_head=new_head)
     if not teaches:
         return None, notes
-    teacher = build_backbone(recipe.model, data.num_classes, data.input_size)
+    teacher = build_backbone(recipe.model, data.num_classes, data.input_size, recipe.data.channels)
     load_static_weights(teacher, Path(recipe.model.init))
     return teacher, notes
 

@@ -75,6 +75,7 @@ def exportable(opened: OpenedRun, rule: ExitRule | None) -> Exportable:
         cost=opened.cost,
         rule=rule,
         input_size=opened.input_size,
+        preparation=opened.preparation,
         mean=data.mean,
         std=data.std,
         per_image_standardization=data.per_image_standardization,

@@ -9,6 +9,7 @@ A run folder holds `recipe.yaml` (resolved), `metrics.jsonl`, TensorBoard events
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import yaml
 from sidestep.backbones.static_weights import load_weights
 from sidestep.cost.macs import measure_cost
 from sidestep.data import Data, load_data
-from sidestep.data.split import Role
+from sidestep.data.preparation import Preparation, preparation_from
+from sidestep.data.split import Role, class_difference, shown_name
 from sidestep.errors import CheckpointError, DataError, RecipeError
 from sidestep.evaluation.environment import describe_environment
 from sidestep.evaluation.exit_curve import ExitCalibration
@@ -64,6 +66,12 @@ class OpenedRun:
         return height, width
 
     @property
+    def preparation(self) -> Preparation | None:
+        """Return how pictures become what the network sees, or None for a run that did not note it."""
+        known = self.values.get("preparation")
+        return None if known is None else preparation_from(known)
+
+    @property
     def exit_rule(self) -> ExitRule | None:
         """Return the exit rule that `calibrate` has left in the checkpoint, if it has."""
         known = self.values.get(EXITS)
@@ -90,18 +98,49 @@ def open_run(run: Path, name: str) -> OpenedRun:
 
 
 def data_of(opened: OpenedRun, split: Role, source: str | None) -> Data:
-    """Return a split of the run's data, or of other data that fits the run's network."""
+    """Return a split of the run's data, or of other data that fits the run's network.
+
+    Pictures are prepared as in the run, whatever the sizes of others would say.
+
+    Raises:
+        DataError: for data with other classes, or the same in another order, or images of another size.
+    """
     config = opened.recipe.data if source is None else opened.recipe.data.at(source)
-    data = load_data(config, splits=[split])
-    trained, found = len(opened.class_names), data.num_classes
-    if trained != found:
-        raise DataError(f"source {config.source!r} must have the run's {trained} classes, got {found}")
+    data = load_data(config, preparation=opened.preparation, splits=[split])
+    _check_classes(opened.class_names, data.class_names, f"source {config.source!r}")
     if tuple(data.input_size) != opened.input_size:
         raise DataError(
             f"images of source {config.source!r} must be {list(opened.input_size)} as in training, "
             f"got {list(data.input_size)}; set data.image_size when training"
         )
     return data
+
+
+def _check_classes(trained: Sequence[str], found: Sequence[str], where: str) -> None:
+    """Refuse classes that are not a run's, by name and order: outputs would be taken for others."""
+    difference = class_difference(found, [shown_name(name) for name in trained])
+    if difference is not None:
+        raise DataError(
+            f"{where} must have the run's {len(trained)} classes, by name and order, got {len(found)}: "
+            f"{difference}; rename its folders, or the names of its label column, as in training"
+        )
+
+
+def check_same_data(checkpoint: Checkpoint, data: Data, source: str) -> None:
+    """Refuse to go on with a run on data that has changed since it began.
+
+    Raises:
+        DataError: naming what differs.
+    """
+    values = checkpoint.values
+    _check_classes(values["class_names"], data.class_names, f"source {source!r}")
+    known = values.get("preparation") or {"size": values["input_size"]}
+    changed = [key for key, value in known.items() if data.preparation.as_dict()[key] != value]
+    if changed:
+        raise DataError(
+            f"images of source {source!r} must be as when the run began, with {changed[0]} "
+            f"{known[changed[0]]}, got {data.preparation.as_dict()[changed[0]]}; restore them, or start anew"
+        )
 
 
 def load(run: Path | str, *, checkpoint: str = "best") -> DynamicNetwork:

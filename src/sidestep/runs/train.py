@@ -17,7 +17,8 @@ from sidestep.fused.training_execution import training_execution
 from sidestep.results.figures import save_keep_rates
 from sidestep.runs.assemble import job_of, seeded
 from sidestep.runs.recipe import Recipe, load_recipe
-from sidestep.runs.run_folder import check_empty, open_run, resumable, start_run_folder
+from sidestep.runs.run_folder import check_empty, check_same_data, open_run, resumable, start_run_folder
+from sidestep.training.checkpoint import Checkpoint
 from sidestep.training.devices import Devices
 from sidestep.training.distributed import all_succeed, named_errors
 from sidestep.training.loggers import named_loggers
@@ -60,7 +61,7 @@ def train(
     with devices.launched(recipe.training.precision) as fabric, named_errors(fabric), ExitStack() as stack:
         stack.enter_context(seeded(recipe.training.seed, fabric.device))
         with _one_at_a_time:
-            job = all_succeed(fabric, lambda: job_of(recipe, fabric))
+            job = all_succeed(fabric, lambda: _job(recipe, fabric, checkpoint))
             execution = stack.enter_context(
                 training_execution(job.network, devices.compile, macs=job.forward_macs, fabric=fabric)
             )
@@ -82,6 +83,13 @@ def train(
                 _report(folder, job, fabric)
         fabric.barrier()
     return folder
+
+
+def _job(recipe: Recipe, fabric: Fabric, resumed: Checkpoint | None) -> Job:
+    job = job_of(recipe, fabric)
+    if resumed is not None:
+        check_same_data(resumed, job.data, recipe.data.source)
+    return job
 
 
 def _report(folder: Path, job: Job, fabric: Fabric) -> None:

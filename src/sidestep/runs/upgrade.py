@@ -59,6 +59,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
 _EARLIER: list[tuple[str, str, dict[str, Any]]] = [
     ("model", "cifar_preact_resnet", {"inner_leak": 0.1}),
     ("method", "blockdrop", {"policy_shortcut": "B"}),
+    ("data", "", {"holdout": "random"}),
 ]
 
 

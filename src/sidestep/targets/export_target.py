@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidestep.data.preparation import Preparation
 from sidestep.errors import ExportError
 from sidestep.networks.network import DynamicNetwork
 from sidestep.plan.format import Plan, save_plan
@@ -24,6 +25,7 @@ class Exportable:
         cost: its price list.
         rule: where images leave a network with early exits; None where all leave at the last.
         input_size: height and width of the images in training.
+        preparation: how pictures become such images; None for a run that did not note it.
         mean: of every channel of pixels in [0, 1], subtracted.
         std: of every channel, divided by.
         per_image_standardization: whether every image's own mean and deviation take the place of these.
@@ -35,6 +37,7 @@ class Exportable:
     cost: CostModel
     rule: ExitRule | None
     input_size: tuple[int, int]
+    preparation: Preparation | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     per_image_standardization: bool
@@ -73,6 +76,7 @@ def plan_of(exportable: Exportable) -> Plan:
         )
     card = PlanCard(
         input_size=exportable.input_size,
+        preparation=exportable.preparation,
         mean=exportable.mean,
         std=exportable.std,
         class_names=exportable.class_names,
@@ -85,7 +89,8 @@ def plan_of(exportable: Exportable) -> Plan:
 def _write_plan(exportable: Exportable, path: Path) -> str:
     plan = plan_of(exportable)
     save_plan(path, plan)
-    return f"{plan.num_units} units that images can skip"
+    old = "" if exportable.preparation else "; the run is too old to say how pictures are prepared"
+    return f"{plan.num_units} units that images can skip{old}"
 
 
 _PLAN = ExportTarget(

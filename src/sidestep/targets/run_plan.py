@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
-from sidestep.errors import DataError, ExecutionError
+from sidestep.data.preparation import Pixels, Preparation, pixels_of, pixels_of_old_plan
+from sidestep.data.split import decoding, open_encoded, shown_name
+from sidestep.errors import ExecutionError
+from sidestep.plan.format import preparation_in
 from sidestep.targets.native_engine import EnginePrecision, engine_of, routed
 from sidestep.types import CostModel
 
@@ -42,7 +44,7 @@ def run_plan(
 ) -> list[Prediction]:
     """Return what a plan says about image files, in the native engine.
 
-    Images are scaled and cropped around their middle to the size of the images in training.
+    Pictures are prepared as the plan says, which is how training's evaluation prepared them.
 
     Args:
         plan: a file that `export_run` wrote.
@@ -53,9 +55,10 @@ def run_plan(
         ExecutionError: when the engine is not installed, or cannot run the plan.
         DataError: for a file that cannot be read as an image.
     """
-    engine = engine_of(_content(plan), precision)
-    height, width = engine.plan.size
-    output = engine(np.stack([_pixels(path, (width, height)) for path in images]))
+    content = _content(plan)
+    engine = engine_of(content, precision)
+    preparation = preparation_in(content)
+    output = engine(np.stack([_pixels(path, engine.plan, preparation) for path in images]))
     cost = _cost_of(engine.plan.cost)
     said = routed(output, cost)
     executed, fractions = said.decisions.execution().sum(dim=1), cost.fraction(said.decisions)
@@ -63,7 +66,7 @@ def run_plan(
     names = engine.plan.classes
     return [
         Prediction(
-            path=str(path),
+            path=shown_name(str(path)),
             label=names[label] if label < len(names) else str(label),
             probability=best.values[row].item(),
             executed=int(executed[row]),
@@ -83,12 +86,11 @@ def _content(plan: Path | str) -> bytes:
         ) from error
 
 
-def _pixels(path: Path | str, size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.fit(image.convert("RGB"), size), dtype=np.uint8)
-    except (OSError, ValueError) as error:
-        raise DataError(f"image {path} must be a picture that can be read, but: {error}") from error
+def _pixels(path: Path | str, plan: Any, preparation: Preparation | None) -> Pixels:
+    with decoding(f"image {str(path)!r}"), open_encoded(Path(path).open("rb")) as image:
+        if preparation is None:
+            return pixels_of_old_plan(image, plan.size, plan.channels)
+        return pixels_of(image, preparation)
 
 
 def _cost_of(prices: dict[str, Any]) -> CostModel:
