@@ -246,6 +246,25 @@ def test_labels_with_gaps_are_no_classes(
         load(source, root=str(tmp_path / "cache"))
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("dog", "cat"), "their order differs: class 0 is 'dog' instead of 'cat'"),
+        (("cat", "bird"), "there is 'bird' and there is no 'dog'"),
+    ],
+)
+def test_a_split_whose_files_number_classes_otherwise_is_refused(
+    make_hub: Callable[..., str], picture: Any, tmp_path: Path, names: tuple[str, str], said: str
+) -> None:
+    two = [picture(0), picture(1)]
+    source = make_hub({"train": (two, [0, 1])})
+    make_hub({"test": (two, [0, 1])}, classes=names)
+    cache = str(tmp_path / "cache")
+    assert load(source, root=cache, splits=("train",), val_fraction=0.0).class_names == ("cat", "dog")
+    with pytest.raises(DataError, match=rf"'.*test-.*.parquet' must be those of the other files .*{said}"):
+        load(source, root=cache, splits=("test",))
+
+
 def test_classes_that_cannot_be_counted_are_named(
     make_hub: Callable[..., str], picture: Any, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from sidestep.data.split import (
     Role,
     Split,
     choose_split,
+    class_difference,
     open_encoded,
     reason,
     require,
@@ -97,6 +98,7 @@ def open_hub(settings: HubSettings, source: str, role: Role) -> Split | None:
         return None
     labels = _labels(source, builder, split, label_key)
     class_names = tuple(getattr(features[label_key], "names", ()))
+    _check_own_names(source, builder, split, label_key, class_names)
     if not class_names:
         class_names = _count_classes(
             _labels(source, builder, "train", label_key), f"split 'train' of {source!r}"
@@ -147,6 +149,24 @@ def _labels(source: str, builder: Any, split: str, key: str) -> Tensor:
             f"{labels.shape}; cast it to ClassLabel"
         )
     return torch.from_numpy(labels.astype(np.int64))
+
+
+def _check_own_names(source: str, builder: Any, split: str, key: str, class_names: tuple[str, ...]) -> None:
+    """Refuse a split whose own files number the classes otherwise.
+
+    Hugging Face datasets takes the names of the first file for those of all, and labels as they are. Files
+    that are not on this disk cannot be looked at.
+    """
+    files = [str(file) for file in (builder.config.data_files or {}).get(split, ())]
+    for file in (file for file in files if file.endswith(".parquet") and Path(file).is_file()):
+        schema = require("pyarrow.parquet", source).read_schema(file)
+        found = require("datasets", source).Features.from_arrow_schema(schema).get(key)
+        difference = class_difference(getattr(found, "names", None) or class_names, class_names)
+        if difference is not None:
+            raise DataError(
+                f"the classes of {file!r} must be those of the other files of {source!r}, by name and order, "
+                f"but {difference}; cast the columns to one ClassLabel"
+            )
 
 
 def _count_classes(labels: Tensor, where: str) -> tuple[str, ...]:
