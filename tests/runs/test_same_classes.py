@@ -134,3 +134,20 @@ def test_names_that_no_file_takes_go_all_the_way(
     capsys.readouterr()
     assert main(["evaluate", str(run), "--json"]) == 0
     json.loads(capsys.readouterr().out)
+
+
+def test_a_training_split_that_has_changed_is_not_held_out_of(run: Path) -> None:
+    Image.new("RGB", (16, 16)).save("set/train/cat/more.png")
+    sentence = (
+        r"training split of source 'set' must be as when the run began, 8 images, labels \w{8}, got 9 "
+        r"images, labels \w{8}; restore it"
+    )
+    for ask in (
+        lambda: sidestep.evaluate(run, split="val"),
+        lambda: sidestep.calibrate(run, ExitBudget(fraction=0.9)),
+        lambda: sidestep.train(from_dict(RECIPE), run, resume=True),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            ask()
+    sidestep.evaluate(run)
+    sidestep.evaluate(run, split="val", source="set")

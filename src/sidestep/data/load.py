@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -36,6 +37,8 @@ class Data:
         num_classes: number of classes.
         class_names: name of each class.
         preparation: what is done to every image, training's random crops aside.
+        drawn_from: number and labels of the images that training and held-out ones were drawn from, in
+            short; None where no such images were asked for.
     """
 
     train: ImageSet | None
@@ -44,6 +47,7 @@ class Data:
     num_classes: int
     class_names: tuple[str, ...]
     preparation: Preparation
+    drawn_from: str | None
 
     @property
     def input_size(self) -> Size:
@@ -106,6 +110,7 @@ def load_data(
         num_classes=len(shown.split.class_names),
         class_names=shown.split.class_names,
         preparation=shown.framing.preparation,
+        drawn_from=_drawn_from(parts, config),
     )
 
 
@@ -141,6 +146,14 @@ def _open_parts(
             f"set val_fraction: 0.1"
         )
     return parts
+
+
+def _drawn_from(parts: Mapping[Role, _Part], config: DataConfig) -> str | None:
+    part = parts.get("train") or (parts.get("val") if config.val_fraction > 0 else None)
+    if part is None:
+        return None
+    labels = part.split.labels.numpy().astype("<i8").tobytes()
+    return f"{len(part.split.images)} images, labels {hashlib.sha256(labels).hexdigest()[:8]}"
 
 
 def _check_alike(one: _Part, other: _Part) -> None:

@@ -94,6 +94,7 @@ def job_of(recipe: Recipe, fabric: Fabric) -> Job:
             "class_names": list(data.class_names),
             "input_size": list(data.input_size),
             "preparation": data.preparation.as_dict(),
+            "drawn_from": data.drawn_from,
         },
         notes=notes,
     )

@@ -9,7 +9,7 @@ A run folder holds `recipe.yaml` (resolved), `metrics.jsonl`, TensorBoard events
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,8 @@ def data_of(opened: OpenedRun, split: Role, source: str | None) -> Data:
     config = opened.recipe.data if source is None else opened.recipe.data.at(source)
     data = load_data(config, preparation=opened.preparation, splits=[split])
     _check_classes(opened.class_names, data.class_names, f"source {config.source!r}")
+    if source is None:
+        _check_drawn_from(opened.values, data, config.source)
     if tuple(data.input_size) != opened.input_size:
         raise DataError(
             f"images of source {config.source!r} must be {list(opened.input_size)} as in training, "
@@ -126,6 +128,16 @@ def _check_classes(trained: Sequence[str], found: Sequence[str], where: str) -> 
         )
 
 
+def _check_drawn_from(values: Mapping[str, Any], data: Data, source: str) -> None:
+    """Refuse a training split that has changed: other images would be held out, that were trained on."""
+    then = values.get("drawn_from")
+    if then is not None and data.drawn_from is not None and data.drawn_from != then:
+        raise DataError(
+            f"the training split of source {source!r} must be as when the run began, {then}, got "
+            f"{data.drawn_from}; restore it, or train anew: what is held out now may have been trained on"
+        )
+
+
 def check_same_data(checkpoint: Checkpoint, data: Data, source: str) -> None:
     """Refuse to go on with a run on data that has changed since it began.
 
@@ -134,6 +146,7 @@ def check_same_data(checkpoint: Checkpoint, data: Data, source: str) -> None:
     """
     values = checkpoint.values
     _check_classes(values["class_names"], data.class_names, f"source {source!r}")
+    _check_drawn_from(values, data, source)
     known = values.get("preparation") or {"size": values["input_size"]}
     changed = [key for key, value in known.items() if data.preparation.as_dict()[key] != value]
     if changed:
