@@ -31,9 +31,9 @@ REPORT: dict[str, Any] = {
     "num_paths": 42,
 }
 EPOCHS: list[dict[str, Any]] = [
-    {"seconds": 90.0, "val": {"accuracy": 0.9, "fraction_of_full": 0.6}},
-    {"seconds": 20.0, "val": None},
-    {"seconds": 10.0, "val": {"accuracy": 0.94, "fraction_of_full": 0.58}},
+    {"step": 10, "train": {}, "seconds": 90.0, "val": {"accuracy": 0.9, "fraction_of_full": 0.6}},
+    {"step": 20, "train": {}, "seconds": 20.0, "val": None},
+    {"step": 30, "train": {}, "seconds": 10.0, "val": {"accuracy": 0.94, "fraction_of_full": 0.58}},
 ]
 
 

@@ -1,5 +1,9 @@
 """The exception tree: every error a user can cause, as one sentence with name, rule, value and way out."""
 
+from __future__ import annotations
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
 
 class SidestepError(Exception):
     """Base of all errors raised on purpose; the command line prints it and exits with its code."""
@@ -45,6 +49,14 @@ class InterruptedRunError(TrainingError):
     exit_code = 130
 
 
+class RunLockedError(OutputError):
+    """A run folder that another process writes into."""
+
+
+class MemoryShortageError(SidestepError):
+    """A network, a batch or a set of images that does not fit into memory."""
+
+
 class LostProcessError(TrainingError):
     """Another process of the run has ended; the run can be resumed."""
 
@@ -53,3 +65,48 @@ class LostProcessError(TrainingError):
 
 class LoneProcessError(TrainingError):
     """One process of a run has an error that the others do not have."""
+
+
+class UnkeptWarning(UserWarning):
+    """What was found is returned, and the file that should have kept it could not be written."""
+
+
+def understood(error: BaseException) -> SidestepError | None:
+    """Return what a foreign exception means to a user, or None where it means a fault of this package.
+
+    Libraries and the operating system say in their own words that memory, disk or permissions are short, and
+    that a process which decodes images has died.
+    """
+    text = str(error)
+    if isinstance(error, SidestepError):
+        return error
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in text.lower() for words in _NO_MEMORY)
+    ):
+        return MemoryShortageError(
+            f"memory must hold the network, a batch and its images, and it ran out ({first_line(error)}); "
+            "lower training.batch_size or the width of the network, or set data.storage: stream"
+        )
+    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
+        return DataError(
+            f"processes that decode images must live until their end, and one died ({first_line(error)});"
+            " lower data.workers, 0 decodes in the main process"
+        )
+    if isinstance(error, OSError):
+        place = f"{error.filename} " if error.filename else "a file "
+        return OutputError(
+            f"{place}could not be read or written ({error.strerror or first_line(error)}); check the path, "
+            "permissions and free space"
+        )
+    return None
+
+
+def one_line(text: object) -> str:
+    """Return a text with all white space as single spaces, so that it fits into a sentence."""
+    return " ".join(str(text).split())
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or else its type, for a sentence."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,14 +1,19 @@
-"""The one writer of files, and the one reader of safetensors."""
+"""The one writer of files, and the readers of JSON and safetensors, which trust nothing."""
 
 from __future__ import annotations
 
+import json
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sidestep.errors import CheckpointError, OutputError, SidestepError
+from sidestep.errors import CheckpointError, OutputError, SidestepError, UnkeptWarning
 
 
 def write_file(
@@ -22,7 +27,7 @@ def write_file(
     """Write a file so that at every moment the old one or the new one is there, whole.
 
     Args:
-        path: of the file, in an existing folder.
+        path: of the file; folders above it are made.
         content: all of it; text is written as UTF-8.
         what: what errors call it.
         way_out: what errors advise.
@@ -33,16 +38,95 @@ def write_file(
     """
     partial = path.with_name(path.name + ".partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as caught:
-        partial.unlink(missing_ok=True)
+        _forget(partial)
         raise error(
             f"{what} {path} could not be written ({caught.strerror or caught}); {way_out}"
         ) from caught
+    except BaseException:  # an interrupt
+        _forget(partial)
+        raise
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Let a file that cannot be written be a warning: what belongs into it is worth more than the file."""
+    try:
+        yield
+    except OutputError as error:
+        warnings.warn(f"{error}", UnkeptWarning, stacklevel=3)
+
+
+@contextmanager
+def made_folder(folder: Path, *, what: str = "folder") -> Iterator[None]:
+    """Make a folder and those above it, and take away what was made and is still empty after an error.
+
+    Raises:
+        OutputError: where it cannot be made, or nothing can be written into it.
+    """
+    made: list[Path] = []
+    try:
+        for place in (*reversed(folder.parents), folder):
+            if not place.is_dir():
+                place.mkdir(exist_ok=True)
+                made.append(place)
+        check_writable(folder, what=what)
+    except OSError as caught:
+        _remove_empty(made)
+        raise OutputError(
+            f"{what} {folder} could not be made ({caught.strerror or caught}); choose another place"
+        ) from caught
+    except OutputError:
+        _remove_empty(made)
+        raise
+    try:
+        yield
+    except BaseException:
+        _remove_empty(made)
+        raise
+
+
+def check_writable(folder: Path, *, what: str = "folder") -> None:
+    """Return if a file can be written into a folder, before hours of work would find out.
+
+    Raises:
+        OutputError: where none can.
+    """
+    probe = folder / f".sidestep-{os.getpid()}"
+    try:
+        probe.write_bytes(b"sidestep")
+    except OSError as caught:
+        raise OutputError(
+            f"{what} {folder} must be one that can be written into, and it is not "
+            f"({caught.strerror or caught}); choose another place, or free some space"
+        ) from caught
+    finally:
+        _forget(probe)
+
+
+def read_json(path: Path, *, what: str, way_out: str) -> Any:
+    """Return the value in a JSON file.
+
+    Args:
+        path: of the file.
+        what: what errors call it.
+        way_out: what errors advise.
+
+    Raises:
+        CheckpointError: when the file is missing, cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{what} {path} must be a file, and there is none; {way_out}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{what} {path} is damaged ({error}); {way_out}") from error
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -60,3 +144,14 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(
             f"weights {path} are damaged or not safetensors ({error}); restore or train them again"
         ) from error
+
+
+def _forget(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in reversed(folders):
+        with suppress(OSError):
+            folder.rmdir()

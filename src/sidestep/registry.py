@@ -97,7 +97,8 @@ class Registry(Generic[Item]):
     def unknown(self, name: object) -> RecipeError:
         """Return the error of a name that is no item's."""
         return RecipeError(
-            f"{self.key} must be one of {', '.join(self)}, got {name!r}{did_you_mean(name, self)}"
+            f"{self.key} must be one of {', '.join(self)}, got {name!r}"
+            + (did_you_mean(name, self) or "; `--import MODULE` adds those of your own")
         )
 
     def _find(self, name: object) -> Item | None:

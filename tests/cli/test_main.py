@@ -51,7 +51,7 @@ def test_what_was_mistyped_is_one_sentence_and_exit_code_two(
 def test_results_of_a_folder_that_is_no_run_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "must be trained to its end" in refused(capsys, "results", str(tmp_path))
+    assert "must be a run folder with a recipe.yaml" in refused(capsys, "results", str(tmp_path))
 
 
 def test_all_wrong_keys_of_a_recipe_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:

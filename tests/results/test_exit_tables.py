@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sidestep.evaluation.thresholds import ExitPoint
 from sidestep.results.exit_tables import by_lot, cost_of_accuracy
 from sidestep.results.figures import exit_figure
-from sidestep.results.kept_curve import KeptCurve, read_exit_curve
+from sidestep.results.kept_curve import EXITS, KeptCurve, read_exit_curve
 from sidestep.results.page import results_page
 from tests.finished_runs import two_exits, write_exit_run, write_run
 
@@ -73,12 +73,11 @@ def test_more_accuracy_never_costs_less(points: list[tuple[float, float]], low: 
 
 
 def test_a_kept_curve_comes_back(tmp_path: Path) -> None:
-    kept = read_exit_curve(write_exit_run(tmp_path / "one"))
+    kept = read_exit_curve(write_exit_run(tmp_path / "one") / EXITS)
     assert kept == KeptCurve(checkpoint="last", curve=two_exits())
     assert kept.curve.points[3].point == ExitPoint(accuracy=0.89, macs=25.5e6, exit_rates=[0.5, 0.5])
     assert kept.accuracy_cost("anytime") == [(0.02, 80.0), (pytest.approx(0.08), 90.0)]
     assert KeptCurve.from_dict(kept.as_dict()) == kept
-    assert read_exit_curve(tmp_path) is None
 
 
 def test_a_curve_is_a_table_in_gflops_and_fractions(tmp_path: Path) -> None:

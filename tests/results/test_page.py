@@ -133,7 +133,7 @@ def test_two_runs_of_one_name_are_two(tmp_path: Path) -> None:
 def test_other_files_are_refused_with_a_way_out(text: str, tmp_path: Path) -> None:
     path = tmp_path / "page.json"
     path.write_text(text)
-    with pytest.raises(CheckpointError, match=r"page\.json must be a file that `sidestep results --out`"):
+    with pytest.raises(CheckpointError, match=r"page\.json .*`sidestep results --out` has written"):
         read_results([path])
 
 
@@ -163,7 +163,7 @@ def test_a_page_brings_its_folder_or_says_why_not(tmp_path: Path) -> None:
     assert (tmp_path / "topic" / "today" / "page.json").is_file()
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file" / "page.md", tmp_path / "file" / "topic" / "page.md"):
-        with pytest.raises(OutputError, match=r"could not be made .*; choose another place"):
+        with pytest.raises(OutputError, match=r"could not be written .*; choose another place"):
             save_results(place, [run])
 
 

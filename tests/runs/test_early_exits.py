@@ -159,7 +159,9 @@ def test_wrong_budgets_are_one_sentence_and_leave_everything_as_it_was(
     files = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
     assert main([command[0], str(run), *command[1:]]) == 2
     captured = capsys.readouterr()
-    assert message in captured.err and captured.err.count("\n") == 1
+    *progress, sentence = captured.err.splitlines()
+    assert message in sentence and sentence.startswith("sidestep: ")
+    assert all(line.startswith(("reading ", "running ")) for line in progress)
     assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == files
 
 

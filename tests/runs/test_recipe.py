@@ -250,7 +250,7 @@ def test_a_file_that_is_no_mapping_is_an_error(tmp_path: Path, text: str) -> Non
 
 
 def test_a_missing_recipe_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="must be a readable YAML file"):
+    with pytest.raises(RecipeError, match="must be a YAML file, or the name of one that comes"):
         load_recipe(tmp_path / "none.yaml")
 
 
@@ -296,11 +296,73 @@ def test_a_null_is_taken_where_there_is_one(tmp_path: Path) -> None:
     assert (recipe.data.limit, recipe.model.settings.se_ratio) == (None, None)
 
 
-def test_a_text_that_yaml_reads_as_a_number_wants_quotes(tmp_path: Path) -> None:
-    path = write(tmp_path, MINIMAL | {"method": {"name": "fixed_path"}})
+def test_a_text_that_yaml_reads_as_a_number_wants_quotes_in_a_file(tmp_path: Path) -> None:
+    phases = [{"name": True, "epochs": 1}]
+    changes = {"method": {"name": "fixed_path", "path": 1010010}, "training": {"phases": phases}}
     with pytest.raises(RecipeError) as caught:
-        load_recipe(path, ["--method.path=1010010", "--training.phases.0.name=yes"])
+        load_recipe(write(tmp_path, MINIMAL | changes))
     text = str(caught.value)
     assert "method.path must be a text or null, got 1010010; YAML reads a number there: put it in" in text
     assert "training.phases.0.name must be a text, got True; YAML reads true or false there" in text
-    assert load_recipe(path, ["--method.path='1010010'"]).settings.path == "1010010"
+
+
+def test_a_text_on_the_command_line_is_taken_as_it_was_typed(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL | {"method": {"name": "fixed_path"}})
+    for text in ("1010010", "set #1", "@x", "*.png", "%s", "a: b: c", "[old] set", "yes", "1e3", " x "):
+        recipe = load_recipe(path, ["--name", text, f"--training.phases.0.name={text}"])
+        assert (recipe.name, recipe.training.phases[0].name) == (text, text)
+    assert load_recipe(path, ["--method.path", "1010010"]).settings.path == "1010010"
+    assert load_recipe(path, ["--method.path", "null"]).settings.path is None
+    assert load_recipe(path, ["--name", "7 #x"]).name == "7 #x"
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [("1e-3", 1e-3), (".5", 0.5), ("1", 1.0), ("1_0", 10.0)],
+)
+def test_numbers_on_the_command_line_are_read_as_numbers(override: str, value: float, tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    assert load_recipe(path, ["--training.phases.0.lr", override]).training.phases[0].lr == value
+
+
+def test_groups_and_lists_on_the_command_line_are_yaml(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    overrides = ["--data.mean=[.1, .2, .3]", "--model.exits={at: [layer1]}", "--model={name: cifar_resnet20}"]
+    assert load_recipe(path, overrides[:1]).data.mean == (0.1, 0.2, 0.3)
+    assert load_recipe(path, overrides[1:2]).model.exits.at == ["layer1"]
+    assert load_recipe(path, overrides[2:]).model.name == "cifar_resnet20"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--training.phases.0.lr=.nan", "training.phases.0.lr must be a finite number, got"),
+        ("--training.phases.0.lr=inf", "training.phases.0.lr must be a finite number, got"),
+        ("--data.std=[.inf, 1, 1]", "data.std must be a finite list of 3 numbers"),
+        ("--training.phases.-1.lr=0.1", "--training.phases.-1.lr names no place in the recipe"),
+        ("--data.std=[1, 1", "data.std must be a list of 3 numbers, got '[1, 1'"),
+        ("--method=:", "method must be a mapping, got ':'"),
+        ("--data.flip=perhaps", "data.flip must be a true or false, got 'perhaps'"),
+        ("--training.seed=-1", "training.seed must be in 0 to"),
+        ("--training.seed=10000000000000000000000", "training.seed must be in 0 to"),
+    ],
+)
+def test_what_the_command_line_got_wrong_is_not_blamed_on_the_file(
+    override: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, MINIMAL), [override])
+    assert str(caught.value).startswith("the command line has one error:\n")
+    assert message.replace("training.seed", "training.seed") in str(caught.value)
+
+
+def test_errors_of_a_file_and_of_the_command_line_are_said_together(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL | {"nmae": "x"})
+    with pytest.raises(RecipeError, match=r"recipe\.yaml with the settings of the command line has 2 errors"):
+        load_recipe(path, ["--method.tagret=1"])
+
+
+def test_a_recipe_that_comes_with_the_package_is_found_by_its_name() -> None:
+    assert load_recipe("rdi_net_resnet20_cifar10_short").name == "rdi_net_resnet20_cifar10_short"
+    with pytest.raises(RecipeError, match=r"did you mean rdi_net_resnet20_cifar10_short\?"):
+        load_recipe("rdi_net_resnet20_cifar10_shrot")

@@ -223,7 +223,10 @@ def test_the_loss_of_a_smoke_run_falls(tmp_path: Path) -> None:
     [
         (["--method.tagret=1"], "did you mean target?"),
         (["--data.source=hfds/nowhere/at-all-here"], "data"),
-        (["--model.init=nowhere.safetensors"], "nowhere.safetensors must be an existing file"),
+        (
+            ["--model.init=nowhere.safetensors"],
+            "nowhere.safetensors (model.init) must be a file",
+        ),
         (["--training.batch_size=5000"], "batch_size must be in 1 to 100"),
     ],
 )
@@ -275,7 +278,7 @@ def test_downloaded_weights_start_a_run_and_are_not_asked_for_again(
 
 
 def test_a_run_without_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"must hold best\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"must be a run folder with best\.safetensors, and has none"):
         sidestep.load(tmp_path)
 
 

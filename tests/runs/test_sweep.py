@@ -18,7 +18,8 @@ from sidestep.cli.main import main
 from sidestep.errors import InterruptedRunError, RecipeError
 from sidestep.runs import sweep as sweep_module
 from sidestep.runs import train as train_module
-from sidestep.runs.sweep import SweepRun, open_sweep, sweep, sweep_runs
+from sidestep.runs.combinations import SweepRun, sweep_runs
+from sidestep.runs.sweep import open_sweep, sweep
 from sidestep.training.checkpoint import load_checkpoint
 from sidestep.training.step import TrainingStep
 
@@ -131,7 +132,8 @@ def test_a_run_that_fails_does_not_stop_the_others(
     over = ["--over", "training.phases.0.lr=1e30,0.05"]
     assert main(["sweep", str(write(tmp_path)), "--out", str(out), *over]) == 2
     captured = capsys.readouterr()
-    assert "1 of 2 runs did not come to their end: tiny-lr=1e30" in captured.err
+    assert "1 of 2 runs did not come to their end" in captured.err
+    assert "\n  - tiny-lr=1e30: loss must be finite" in captured.err
     assert list(done(out)) == ["tiny-lr=0.05"]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 import timm
 from timm.layers.patch_embed import PatchEmbed
-from torch import nn
+from torch import Tensor, nn
 
 from sidestep.backbones.timm_units import Granularity, WrappedNetwork, wrap_network
 from sidestep.errors import RecipeError
@@ -64,10 +65,27 @@ def build_timm(
     fixed = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
     # None is no setting for timm, and other networks have no such setting.
     size = input_size if fixed else None
+    network = _create(
+        name, pretrained=pretrained, num_classes=num_classes, img_size=size, in_chans=in_channels
+    )
+    _check_patches(name, network)
+    return wrap_network(network, units)
+
+
+def pretrained_state(name: str) -> dict[str, Tensor]:
+    """Return the weights of a network of timm by name, with the head that they were trained with.
+
+    Raises:
+        RecipeError: when timm offers none, or they cannot be had.
+    """
+    check_timm_name(name, pretrained=True)
+    state = _create(name, pretrained=True).state_dict()
+    return {key: tensor.contiguous() for key, tensor in state.items()}
+
+
+def _create(name: str, *, pretrained: bool, **settings: Any) -> nn.Module:
     try:
-        network = timm.create_model(
-            name, pretrained=pretrained, num_classes=num_classes, img_size=size, in_chans=in_channels
-        )
+        network: nn.Module = timm.create_model(name, pretrained=pretrained, **settings)
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
@@ -75,8 +93,7 @@ def build_timm(
             f"pretrained weights of 'timm/{name}' could not be downloaded or read ({type(error).__name__}); "
             "check the connection, or set model.init to a file of them and model.pretrained to false"
         ) from error
-    _check_patches(name, network)
-    return wrap_network(network, units)
+    return network
 
 
 def _check_patches(name: str, network: nn.Module) -> None:

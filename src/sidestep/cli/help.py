@@ -25,7 +25,15 @@ Row = tuple[str, str]
 def overview(commands: Iterable[Command]) -> str:
     """Return the help of the command line: what commands there are."""
     rows = [(command.name, command.summary.removesuffix(".")) for command in commands]
-    options = [("--help", "show this, or with a command what it takes"), ("--version", "show the version")]
+    options = [
+        ("--help", "show this, or with a command what it takes"),
+        ("--version", "show the version"),
+        (
+            "--import MODULE",
+            "import a module or .py file of your own first, which registers a method, model, "
+            "source, criterion or export target; with any command, may be given again",
+        ),
+    ]
     about = "Networks that decide per image which of their parts to execute."
     return "\n\n".join(
         ["usage: sidestep COMMAND [options]", about, _table("commands", rows), _table("options", options)]

@@ -7,35 +7,47 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from sidestep.errors import LoneProcessError, SidestepError, UsageError
+from sidestep.cli.interrupts import heard_interrupts
+from sidestep.errors import LoneProcessError, SidestepError, UsageError, understood
 
 # Everything else is imported where an interrupt is caught.
 if TYPE_CHECKING:
     from sidestep.cli.options import Command
 
 _HELP = {"-h", "--help"}
+# Exit code where the result was printed, and its file could not be written.
+UNKEPT = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    That is 0, 2 for a user's error, 130 after an interrupt, or 1 when another process of the run has ended.
-    Of several processes the first speaks for all; another one tells what it has alone.
+    That is 0, 2 for a user's error or a file that could not be written, 130 after an interrupt, or 1 when
+    another process of the run has ended. Of several processes the first speaks for all; another one tells
+    what it has alone.
 
     Args:
         argv: what the user typed; by default that of this process, which then belongs to the command line.
     """
-    try:
-        _run(sys.argv[1:] if argv is None else argv, own_process=argv is None)
-    except SidestepError as error:
-        if _is_first() or isinstance(error, LoneProcessError):
-            print(f"sidestep: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        if _is_first():
-            print("sidestep: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    # Libraries that are being imported turn an interrupt into errors of their own.
+    with heard_interrupts() as heard:
+        try:
+            return _told(sys.argv[1:] if argv is None else argv, own_process=argv is None)
+        except BrokenPipeError:
+            # Whoever read has seen enough. What is left in the buffer must not be written at the end either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except KeyboardInterrupt:
+            return _interrupted()
+        except Exception as error:
+            if heard and not isinstance(error, SidestepError):
+                return _interrupted()
+            meant = understood(error)
+            if meant is None:
+                raise
+            if _is_first() or isinstance(meant, LoneProcessError):
+                print(f"sidestep: {meant}", file=sys.stderr)
+            return meant.exit_code
 
 
 def script() -> None:
@@ -50,6 +62,8 @@ def commands() -> dict[str, Command]:
 
     functions: dict[str, Callable[..., None]] = {
         "quickstart": training_commands.quickstart,
+        "recipes": training_commands.recipes,
+        "weights": training_commands.weights,
         "train": training_commands.train,
         "sweep": training_commands.sweep,
         "evaluate": evaluation_commands.evaluate,
@@ -65,12 +79,32 @@ def commands() -> dict[str, Command]:
     return {name: command_of(name, function) for name, function in functions.items()}
 
 
+def _told(arguments: Sequence[str], *, own_process: bool) -> int:
+    """Run one command, and say in sentences on standard error what it does and what it could not keep."""
+    from sidestep.cli.process import progress_on_stderr, unkept_on_stderr
+
+    with unkept_on_stderr() as unkept, progress_on_stderr(_is_first):
+        _run(arguments, own_process=own_process)
+    sys.stdout.flush()
+    return UNKEPT if unkept else 0
+
+
+def _interrupted() -> int:
+    if _is_first():
+        print("sidestep: interrupted", file=sys.stderr)
+    return 130
+
+
 def _run(arguments: Sequence[str], *, own_process: bool) -> None:
     from sidestep.cli.help import overview
-    from sidestep.cli.parse import arguments_of, way_out
+    from sidestep.cli.parse import arguments_of, way_out, without_imports
     from sidestep.cli.process import set_up_process
+    from sidestep.plugins import import_installed_plugins, import_plugins
 
     known = commands()
+    arguments, plugins = without_imports(arguments)
+    import_installed_plugins()
+    import_plugins(plugins)
     name, *typed = arguments or ["--help"]
     if name in _HELP:
         print(overview(known.values()))

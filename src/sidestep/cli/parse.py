@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args, get_origin
@@ -31,6 +32,10 @@ def arguments_of(command: Command, typed: Sequence[str]) -> dict[str, Any]:
         values = _parser(command).parse_args(own).as_dict()
     except ArgumentError as error:
         raise UsageError(_sentence(command, str(error))) from error
+    for option in command.options:
+        value = values[option.name]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{option.label} must be a finite number, got {value}")
     arguments: dict[str, Any] = {}
     for name, group in command.groups.items():
         of_group = [option.name for option in command.options if option.parameter == name]
@@ -43,6 +48,29 @@ def arguments_of(command: Command, typed: Sequence[str]) -> dict[str, Any]:
     if command.overrides is not None:
         arguments[command.overrides[0]] = overrides
     return arguments
+
+
+def without_imports(typed: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return a command line without `--import MODULE`, which every command takes, and the modules.
+
+    Raises:
+        UsageError: when no module follows.
+    """
+    rest: list[str] = []
+    modules: list[str] = []
+    items = iter(typed)
+    for item in items:
+        name, equals, value = item.partition("=")
+        if item == "--":
+            return [*rest, item, *items], modules
+        if name != "--import":
+            rest.append(item)
+            continue
+        value = value if equals else next(items, "")
+        if not value or value.startswith("--"):
+            raise UsageError("--import needs a module: its name, or its .py file")
+        modules.append(value)
+    return rest, modules
 
 
 def split(command: Command, typed: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from sidestep.errors import UnkeptWarning
 
 
 def set_up_process(command: str) -> None:
@@ -16,3 +24,59 @@ def set_up_process(command: str) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@contextmanager
+def progress_on_stderr(is_first: Callable[[], bool]) -> Iterator[None]:
+    """Show on standard error what the library logs: where a long command is.
+
+    Args:
+        is_first: whether this process speaks for all.
+    """
+    logger, handler = logging.getLogger("sidestep"), _Lines(is_first)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@contextmanager
+def unkept_on_stderr() -> Iterator[list[str]]:
+    """Yield a list of what could not be kept, each said in a sentence on standard error when it happens."""
+    unkept: list[str] = []
+    with warnings.catch_warnings():
+        show_others = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if not issubclass(category, UnkeptWarning):
+                show_others(message, category, filename, lineno, file, line)
+                return
+            unkept.append(str(message))
+            print(f"sidestep: {message}", file=sys.stderr)
+
+        warnings.simplefilter("always", UnkeptWarning)
+        warnings.showwarning = show
+        yield unkept
+
+
+class _Lines(logging.Handler):
+    """Writes every record as a line to what standard error is at that time."""
+
+    def __init__(self, is_first: Callable[[], bool]) -> None:
+        super().__init__()
+        self.is_first = is_first
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.is_first():
+            print(record.getMessage(), file=sys.stderr, flush=True)

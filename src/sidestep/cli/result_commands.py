@@ -25,7 +25,7 @@ def results(
     """Write a results page from finished runs.
 
     Args:
-        runs: run folders, one per row, and files (.json) that --out has written.
+        runs: run folders, folders of sweeps, and files (.json) that --out has written.
         title: heading of the page (default: the first file's).
         out: markdown file; figure (.png) and data to make it again (.json) go beside it (default: the page
             on standard output).
@@ -34,7 +34,8 @@ def results(
     from sidestep.results.page import results_page, save_results
 
     if out is not None:
-        save_results(out, runs, title=title, published=published)
+        written = save_results(out, runs, title=title, published=published)
+        print(f"wrote {', '.join(map(str, written))}")
     elif published is None:
         print(results_page(title, runs), end="")
     else:
@@ -51,6 +52,7 @@ def ledger(runs: list[Path], *, dataset: str | None = None, out: Path | None = N
         dataset: cifar10, cifar100 or imagenet (default: all).
         out: markdown file (default: standard output).
     """
+    from sidestep.files import write_file
     from sidestep.results.ledger import ledger as compare
     from sidestep.results.ledger import ledger_page
     from sidestep.results.published import published_points
@@ -59,4 +61,5 @@ def ledger(runs: list[Path], *, dataset: str | None = None, out: Path | None = N
     if out is None:
         print(page, end="")
     else:
-        out.write_text(page)
+        write_file(out, page, what="ledger")
+        print(f"wrote {out}")

@@ -7,14 +7,32 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from sidestep.evaluation.exit_curve import ExitCalibration, ExitCurve
     from sidestep.methods import Method
     from sidestep.registry import Registry
+    from sidestep.runs.recipe_book import RecipeCard
     from sidestep.runs.sweep import SweepRow
     from sidestep.targets.run_plan import Prediction
+
+
+def plain_table(*columns: str | Column, title: str = "") -> Table:
+    """Return an empty table that cuts nothing off, with its title as it is: rich would read it as markup."""
+    shown = [Column(each, overflow="fold") if isinstance(each, str) else each for each in columns]
+    return Table(*shown, title=literal(title) if title else None)
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """Add a row of texts that are shown as they are."""
+    table.add_row(*map(literal, cells))
+
+
+def literal(text: str) -> Text:
+    """Return a text without markup, and without what is no Unicode, as names of files can be."""
+    return Text(text.encode(errors="backslashreplace").decode())
 
 
 def show(found: Any, table: Table, as_json: bool = False) -> None:
@@ -25,31 +43,38 @@ def show(found: Any, table: Table, as_json: bool = False) -> None:
         Console().print(table)
 
 
+def tell(sentence: str, as_json: bool = False) -> None:
+    """Print what came of a command or what may come next, unless JSON was asked for and nothing else."""
+    if not as_json:
+        print(sentence)
+
+
 def report_table(report: Mapping[str, Any], title: str) -> Table:
     """Return a `Report`, given as plain values."""
-    table = Table("figure", "value", title=title)
-    table.add_row("images", f"{report['num_images']:,}")
-    table.add_row("accuracy", f"{report['accuracy']:.2%}")
-    table.add_row("GFLOPs per image (2 x MACs, routers in)", f"{report['gflops']:.4f}")
-    table.add_row("GFLOPs without routers", f"{report['gflops_without_routers']:.4f}")
-    table.add_row("fraction of the static network", f"{report['fraction_of_full']:.1%}")
-    table.add_row("executed blocks", f"{report['executed_mean']:.2f} ± {report['executed_std']:.2f}")
-    table.add_row("distinct paths", f"{report['num_paths']:,}")
+    table = plain_table("figure", "value", title=title)
+    add_row(table, "images", f"{report['num_images']:,}")
+    add_row(table, "accuracy", f"{report['accuracy']:.2%}")
+    add_row(table, "GFLOPs per image (2 x MACs, routers in)", f"{report['gflops']:.4f}")
+    add_row(table, "GFLOPs without routers", f"{report['gflops_without_routers']:.4f}")
+    add_row(table, "fraction of the static network", f"{report['fraction_of_full']:.1%}")
+    add_row(table, "executed blocks", f"{report['executed_mean']:.2f} ± {report['executed_std']:.2f}")
+    add_row(table, "distinct paths", f"{report['num_paths']:,}")
     if report["keep_rates"]:
-        table.add_row("keep rate per block", " ".join(f"{rate:.2f}" for rate in report["keep_rates"]))
+        add_row(table, "keep rate per block", " ".join(f"{rate:.2f}" for rate in report["keep_rates"]))
     if report.get("exit_rates"):
-        table.add_row("leave at each exit", " ".join(f"{rate:.2f}" for rate in report["exit_rates"]))
+        add_row(table, "leave at each exit", " ".join(f"{rate:.2f}" for rate in report["exit_rates"]))
     if report.get("exit_accuracies"):
         accuracies = " ".join(f"{accuracy:.2%}" for accuracy in report["exit_accuracies"])
-        table.add_row("accuracy of each exit on all", accuracies)
+        add_row(table, "accuracy of each exit on all", accuracies)
     return table
 
 
 def predictions_table(predictions: Sequence[Prediction], title: str) -> Table:
     """Return what a plan says about images, one a row."""
-    table = Table("image", "class", "probability", "blocks", "of full MACs", title=title)
+    table = plain_table("image", "class", "probability", "blocks", "of full MACs", title=title)
     for found in predictions:
-        table.add_row(
+        add_row(
+            table,
             found.path,
             found.label,
             f"{found.probability:.1%}",
@@ -61,10 +86,11 @@ def predictions_table(predictions: Sequence[Prediction], title: str) -> Table:
 
 def calibration_table(calibration: ExitCalibration) -> Table:
     """Return the exits of a calibration, one a row."""
-    table = Table("exit", "threshold", "temperature", "calibration error", "before", "leave here")
+    table = plain_table("exit", "threshold", "temperature", "calibration error", "before", "leave here")
     for exit, rate in enumerate(calibration.exit_rates):
         last = exit == len(calibration.thresholds)
-        table.add_row(
+        add_row(
+            table,
             str(exit + 1),
             "-" if last else f"{calibration.thresholds[exit]:.4f}",
             f"{calibration.temperatures[exit]:.3f}",
@@ -77,10 +103,11 @@ def calibration_table(calibration: ExitCalibration) -> Table:
 
 def curve_table(curve: ExitCurve, title: str) -> Table:
     """Return the points of a curve of exits, one a row."""
-    table = Table("curve", "budget, GFLOPs", "GFLOPs", "of full", "accuracy", title=title)
+    table = plain_table("curve", "budget, GFLOPs", "GFLOPs", "of full", "accuracy", title=title)
     for row in curve.points:
         budget, cost = row.budget_macs, row.point.macs
-        table.add_row(
+        add_row(
+            table,
             row.kind,
             "" if budget is None else f"{2e-9 * budget:.4f}",
             f"{2e-9 * cost:.4f}",
@@ -91,12 +118,20 @@ def curve_table(curve: ExitCurve, title: str) -> Table:
 
 
 def sweep_table(rows: Sequence[SweepRow], title: str) -> Table:
-    """Return the runs of a sweep, one a row; stars mark those that no other one beats in both figures."""
-    table = Table("run", "state", "validation accuracy", "of the static network", "best", title=title)
+    """Return the runs of a sweep, one a row, with what varies in columns of its own.
+
+    Stars mark those that no other one beats in both figures.
+    """
+    keys = list(dict.fromkeys(key for row in rows for key in row.settings))
+    recipes = len({row.recipe for row in rows}) > 1 or not keys
+    heads = [*(["recipe"] if recipes else []), *(key.rpartition(".")[2] for key in keys)]
+    table = plain_table(*heads, "state", "validation accuracy", "of static", "best", title=title)
     for row in rows:
-        table.add_row(
-            row.name,
-            row.state if row.error is None else f"{row.state}: {row.error}",
+        add_row(
+            table,
+            *([row.recipe] if recipes else []),
+            *(row.settings.get(key, "") for key in keys),
+            row.state,
             "" if row.accuracy is None else f"{row.accuracy:.2%}",
             "" if row.fraction is None else f"{row.fraction:.1%}",
             "*" if row.is_best else "",
@@ -104,11 +139,36 @@ def sweep_table(rows: Sequence[SweepRow], title: str) -> Table:
     return table
 
 
+def comparison_table(reports: Mapping[str, Mapping[str, Any]], title: str) -> Table:
+    """Return reports of several networks side by side, one a row."""
+    table = plain_table("network", "accuracy", "GFLOPs", "of static", "executed blocks", "paths", title=title)
+    for name, report in reports.items():
+        add_row(
+            table,
+            name,
+            f"{report['accuracy']:.2%}",
+            f"{report['gflops']:.4f}",
+            f"{report['fraction_of_full']:.1%}",
+            f"{report['executed_mean']:.2f}",
+            f"{report['num_paths']:,}",
+        )
+    return table
+
+
+def recipes_table(cards: Sequence[RecipeCard]) -> Table:
+    """Return the recipes that come with the package, one a row."""
+    table = plain_table("recipe", "what", "expected", "minutes")
+    for card in cards:
+        add_row(table, card.name, card.about, card.expected, card.minutes)
+    return table
+
+
 def bench_table(result: Mapping[str, Any], title: str) -> Table:
     """Return a `BenchResult`, given as plain values."""
-    table = Table("runtime", "precision", "batch", "ms", "ms per image", "ratio to best static", title=title)
+    table = plain_table("runtime", "precision", "batch", "ms", "ms per image", "of best static", title=title)
     for row in result["rows"]:
-        table.add_row(
+        add_row(
+            table,
             row["runtime"],
             row["precision"],
             str(row["batch_size"]),
@@ -121,7 +181,7 @@ def bench_table(result: Mapping[str, Any], title: str) -> Table:
 
 def methods_table(methods: Registry[Method[Any]]) -> Table:
     """Return methods by name, one a row."""
-    table = Table("method", "what it is")
+    table = plain_table("method", "what it is")
     for name, method in methods.items():
-        table.add_row(name, method.summary)
+        add_row(table, name, method.summary)
     return table

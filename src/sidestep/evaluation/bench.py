@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sidestep.errors import ExecutionError
+from sidestep.errors import ExecutionError, RecipeError
 from sidestep.evaluation.environment import hardware, versions
 from sidestep.evaluation.rivals import Runner, export_onnx, pytorch_input, static_runners
 from sidestep.execution.execution import Execution, cascade, gathered, masked
@@ -22,6 +24,8 @@ from sidestep.routing.exit_rule import ExitRule
 
 # The runtime of rows of the native engine, which whoever has it hands to `bench_network`.
 ENGINE = "engine"
+
+_log = logging.getLogger(__name__)
 
 # ONNX Runtime's idle threads spin for 50 ms, and whoever comes next would share the cores with them.
 _PAUSE_SECONDS = 0.1
@@ -107,6 +111,8 @@ def bench_network(
     Raises:
         ExecutionError: when the images do not have the input size.
     """
+    if not 0 < seconds < math.inf:
+        raise RecipeError(f"seconds must be above 0 and finite, got {seconds}; 10 are usual")
     device = next(network.parameters()).device
     images = _checked(images, (network.image_channels, *input_size), max(batch_sizes)).to(device)
     prepared = prepare(network, images[:2])
@@ -115,6 +121,7 @@ def bench_network(
     for precision in precisions:
         dynamic = _dynamic_runners(prepared, precision, rule) | dict((extra or {}).get(precision, {}))
         for batch_size in batch_sizes:
+            _log.info("timing %s, batch %d", precision, batch_size)
             runners = dynamic | static_runners(prepared.static, onnx, precision, batch_size)
             medians = _measure(runners, _batches(images, batch_size), seconds)
             rows += _rows(medians, precision, batch_size)

@@ -13,7 +13,7 @@ from sidestep.errors import RecipeError
 from sidestep.evaluation.calibration import calibration_errors, fit_temperatures
 from sidestep.evaluation.thresholds import ExitPoint, ExitTable, thresholds_for_budget
 from sidestep.networks.network import DynamicNetwork
-from sidestep.routing.exit_rule import ExitRule, scores
+from sidestep.routing.exit_rule import CRITERIA, ExitRule, scores
 from sidestep.types import Batch, CostModel
 
 
@@ -176,6 +176,18 @@ class ExitCurve:
         return asdict(self)
 
 
+def check_curve(criterion: str, num_budgets: int) -> None:
+    """Return if there can be a curve, before an image is looked at.
+
+    Raises:
+        RecipeError: for an unknown criterion, or a curve of one point.
+    """
+    if criterion not in CRITERIA:
+        raise CRITERIA.unknown(criterion)
+    if num_budgets < 2:
+        raise RecipeError(f"num_budgets must be at least 2, got {num_budgets}; 20 draw a smooth curve")
+
+
 def exit_curve(
     solved_on: ExitSurvey,
     reported_on: ExitSurvey,
@@ -195,8 +207,7 @@ def exit_curve(
         scale: whether temperatures are fitted first.
         num_budgets: number of budgets, the cheapest and the dearest exit's cost included; at least 2.
     """
-    if num_budgets < 2:
-        raise RecipeError(f"num_budgets must be at least 2, got {num_budgets}; 20 draw a smooth curve")
+    check_curve(criterion, num_budgets)
     logits, labels = reported_on.exit_logits, reported_on.labels
     raw = [1.0] * len(logits)
     temperatures = fit_temperatures(solved_on.exit_logits, solved_on.labels) if scale else raw

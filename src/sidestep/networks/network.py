@@ -27,10 +27,13 @@ class DynamicNetwork(nn.Module):
 
     Attributes:
         router: who decides about its units, or None.
+        exit_rule: where images leave at early exits when a call does not say so, as `sidestep.load` finds it
+            in a calibrated run; None lets all leave at the last exit.
     """
 
     # Without a value: one on the class would hide the module of an instance.
     router: Router | None
+    exit_rule: ExitRule | None = None
 
     def stem(self, images: Tensor) -> Any:
         """Return the features in front of the first stop, given (B, 3, H, W) images."""
@@ -116,12 +119,15 @@ class DynamicNetwork(nn.Module):
             sampler: how logits become weights; hard and without noise by default.
             router: asked instead of the network's own router (uniform sampling, fixed paths).
             execution: how the network is run.
-            rule: where images leave at early exits; without one all leave at the last exit.
+            rule: where images leave at early exits; None is the network's own `exit_rule`, which a network
+                in training mode does not have a use for. Without one all leave at the last exit.
 
         Raises:
             ExecutionError: for a rule for other exits, or for a cascade in training mode, without early
                 exits or without a rule.
         """
+        if rule is None and not self.training:
+            rule = self.exit_rule
         if rule is not None and rule.num_exits != self.num_exits:
             raise ExecutionError(
                 f"an exit rule must have {self.num_exits - 1} thresholds for {self.num_exits} exits, got "
@@ -145,7 +151,7 @@ class DynamicNetwork(nn.Module):
             raise ExecutionError(
                 f"{execution.name} execution needs evaluation mode and an exit rule, got "
                 f"{'training mode' if self.training else 'no rule'}; "
-                "call network.eval() and calibrate the run, or run masked"
+                "call network.eval(), and calibrate the run or set network.exit_rule; or run masked"
             )
         return LeavingForward(self, router, sampler, execution, rule)
 

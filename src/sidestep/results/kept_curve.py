@@ -65,10 +65,9 @@ def save_exit_curve(folder: Path, curve: ExitCurve, checkpoint: str) -> None:
     save_figure(folder / "exits.png", exit_figure(curve))
 
 
-def read_exit_curve(folder: Path) -> KeptCurve | None:
-    """Return the curve that `save_exit_curve` has left in a folder, or None."""
-    path = folder / EXITS
-    return KeptCurve.from_dict(json.loads(path.read_text())) if path.is_file() else None
+def read_exit_curve(path: Path) -> KeptCurve:
+    """Return the curve that `save_exit_curve` has left in a file."""
+    return KeptCurve.from_dict(json.loads(path.read_bytes()))
 
 
 def _table(curve: ExitCurve) -> str:

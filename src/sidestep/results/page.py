@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sidestep.errors import OutputError, RecipeError
+from sidestep.errors import RecipeError
 from sidestep.evaluation.bench import ENGINE
 from sidestep.evaluation.rivals import STATIC_PYTORCH
 from sidestep.files import write_file
@@ -66,7 +66,6 @@ def save_results(
     compact, figure = out.with_suffix(".json"), out.with_suffix(".png")
     data = replace(page_data(folders, title=title, published=published), figure=figure.name)
     points = [] if data.published is None else published_points(data.published)
-    _make(out.parent)
     save_accuracy_cost(figure, _accuracy_cost(data.results), points, _exit_curves(data.results))
     data.save(compact)
     write_file(out, _page(data), what="page")
@@ -127,15 +126,6 @@ def _point(gflops: tuple[float, float], percent: tuple[float, float]) -> Point:
     return Point(
         gflops=gflops[0], percent=percent[0], gflops_deviation=gflops[1], percent_deviation=percent[1]
     )
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"folder {folder} of the page could not be made ({error.strerror or error}); choose another place"
-        ) from error
 
 
 def _page(data: PageData) -> str:

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sidestep.errors import CheckpointError
-from sidestep.files import write_file
+from sidestep.errors import CheckpointError, one_line
+from sidestep.files import read_json, write_file
 from sidestep.results.kept_curve import KeptCurve
-from sidestep.results.run_result import RunResult, Timing, read_result
+from sidestep.results.run_result import REPORT, STUDY, RunResult, Timing, read_result
 
 _TITLE = "Results"
 _HEAD = ("title", "figure", "published")
@@ -44,7 +44,7 @@ def page_data(sources: Sequence[Path], *, title: str | None = None, published: s
     """Return what a page shows of its sources; a run that several of them hold is there once.
 
     Args:
-        sources: finished run folders and compact files (`.json`).
+        sources: finished run folders, folders of sweeps, and compact files (`.json`).
         title: heading of the page; by default that of the first compact file, or "Results".
         published: data set of the picture's published points; by default that of the first compact file.
 
@@ -59,7 +59,7 @@ def page_data(sources: Sequence[Path], *, title: str | None = None, published: s
             title, published, figure = title or part.title, published or part.published, figure or part.figure
             found = part.results
         else:
-            found = [read_result(path)]
+            found = [read_result(folder) for folder in _runs_in(path)]
         results += [result for result in found if result not in results]
     return PageData(title=title or _TITLE, figure=figure, published=published, results=results)
 
@@ -69,6 +69,24 @@ def read_results(sources: Sequence[Path]) -> list[RunResult]:
     return page_data(sources).results
 
 
+def _runs_in(path: Path) -> list[Path]:
+    """Return the finished runs of a sweep's folder; a run folder itself; nothing for a sweep's record.
+
+    `results sweep/*` names that record too.
+    """
+    if path.name.startswith(STUDY) and path.is_file():
+        return []
+    if not (path / STUDY).is_file():
+        return [path]
+    runs = sorted(folder for folder in path.iterdir() if (folder / REPORT).is_file())
+    if not runs:
+        raise CheckpointError(
+            f"sweep {path} must hold a run that is trained to its end, and has none; the command that "
+            "started it goes on with it"
+        )
+    return runs
+
+
 def _written(result: RunResult) -> str:
     values = asdict(result) | {"exits": result.exits and result.exits.as_dict()}
     fields = ",\n".join(f"   {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
@@ -76,19 +94,16 @@ def _written(result: RunResult) -> str:
 
 
 def _read(path: Path) -> PageData:
+    way_out = "give it run folders, or a file that `sidestep results --out` has written beside a page"
+    values = read_json(path, what="results", way_out=way_out)
     try:
-        values = json.loads(path.read_text())
         return PageData(
             **{key: values[key] for key in _HEAD}, results=[_result(run) for run in values["runs"]]
         )
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"results {path} must be a file, and there is none; give a run folder"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"results {path} must be a file that `sidestep results --out` has written beside a page, got "
-            f"something else ({error}); give it run folders"
+            f"something else ({one_line(error)}); give it run folders"
         ) from error
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from sidestep.errors import CheckpointError
-from sidestep.results.kept_curve import KeptCurve, read_exit_curve
+from sidestep.errors import CheckpointError, one_line
+from sidestep.results.kept_curve import EXITS, KeptCurve, read_exit_curve
+from sidestep.training.metrics import METRICS, read_metrics
 
-BENCH = "bench.json"
+BENCH, REPORT = "bench.json", "report.json"
+# Of a sweep's folder: the runs in it, and how far they are.
+STUDY = "study.db"
+_RECIPE, _ENVIRONMENT = "recipe.yaml", "environment.json"
+Kept = TypeVar("Kept")
 
 # Long, and on no page.
 _LEFT_OUT = "keep_rates_per_class"
@@ -113,28 +118,64 @@ def read_result(folder: Path) -> RunResult:
     """Return what a finished run folder holds.
 
     Raises:
-        CheckpointError: when the run has not been trained to its end.
+        CheckpointError: when the folder is no run's, the run has not been trained to its end, or a file of it
+            is damaged.
     """
-    try:
-        epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return RunResult(
-            folder=folder.name,
-            recipe=without_folders(yaml.safe_load((folder / "recipe.yaml").read_text())),
-            environment=json.loads((folder / "environment.json").read_text()),
-            reports={
-                checkpoint: {key: value for key, value in report.items() if key != _LEFT_OUT}
-                for checkpoint, report in json.loads((folder / "report.json").read_text()).items()
-            },
-            minutes=sum(float(row["seconds"]) for row in epochs) / 60,
-            validation=[_validation(row["val"]) for row in epochs if row.get("val")],
-            timings=_timings(folder / BENCH),
-            exits=read_exit_curve(folder),
-        )
-    except FileNotFoundError as error:
+    if not (folder / _RECIPE).is_file():
         raise CheckpointError(
-            f"run {folder} must be trained to its end, but {Path(error.filename).name} is missing; "
-            "finish it with --resume"
+            f"run {folder} must be a run folder with a {_RECIPE}, and is none; name the folder that "
+            "`sidestep train` has written"
+        )
+    missing = [name for name in (METRICS, _ENVIRONMENT, REPORT) if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"run {folder} must be trained to its end, but {missing[-1]} is missing; finish it with --resume"
+        )
+    epochs = read_metrics(folder / METRICS)
+    return RunResult(
+        folder=folder.name,
+        recipe=_whole(folder / _RECIPE, _recipe),
+        environment=_whole(folder / _ENVIRONMENT, _environment),
+        reports=_whole(folder / REPORT, _reports),
+        minutes=sum(float(row["seconds"]) for row in epochs) / 60,
+        validation=[_validation(row["val"]) for row in epochs if row.get("val")],
+        timings=_whole(folder / BENCH, _timings) if (folder / BENCH).is_file() else [],
+        exits=_whole(folder / EXITS, read_exit_curve) if (folder / EXITS).is_file() else None,
+    )
+
+
+def _whole(path: Path, read: Callable[[Path], Kept]) -> Kept:
+    """Return what a file of a run folder holds, if it is what the run has written."""
+    try:
+        return read(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({one_line(error)}); restore it, or let the command that wrote it "
+            "make it again"
         ) from error
+
+
+def _recipe(path: Path) -> dict[str, Any]:
+    values = without_folders(yaml.safe_load(path.read_bytes()))
+    for section in ("method", "model"):
+        str(values[section]["name"])
+    return dict(values)
+
+
+def _environment(path: Path) -> dict[str, Any]:
+    values = json.loads(path.read_bytes())
+    known: dict[str, Any] = {key: values[key] for key in ("hardware", "versions")}
+    return {**known, "commit": values.get("commit", "unknown")}
+
+
+def _reports(path: Path) -> dict[str, dict[str, Any]]:
+    values = json.loads(path.read_bytes())
+    for name in ("best", "last"):
+        float(values[name]["accuracy"]) + float(values[name]["gflops"])
+    return {
+        name: {key: value for key, value in report.items() if key != _LEFT_OUT}
+        for name, report in values.items()
+    }
 
 
 def without_folders(values: Any) -> Any:
@@ -157,8 +198,6 @@ def _validation(report: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _timings(path: Path) -> list[Timing]:
-    if not path.is_file():
-        return []
     names = Timing.__dataclass_fields__
-    rows = json.loads(path.read_text())["rows"]
+    rows = json.loads(path.read_bytes())["rows"]
     return [Timing(**{name: row[name] for name in names}) for row in rows]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,14 @@ from sidestep.errors import RecipeError
 from sidestep.networks.attached_exits import attach_exits
 from sidestep.networks.models import build_backbone, build_model
 from sidestep.networks.network import DynamicNetwork
+from sidestep.runs.published_weights import check_start
 from sidestep.runs.recipe import Recipe, method_of, model_of
 from sidestep.training.distributed import synchronize_batch_norm
 from sidestep.training.loop import Job
 from sidestep.training.training_config import ExitLossConfig
+
+# Where a checkpoint says what its run was trained on.
+TRAINED_ON = "trained_on"
 
 
 @contextmanager
@@ -100,6 +105,12 @@ def job_of(recipe: Recipe, fabric: Fabric) -> Job:
     )
 
 
+def _seen(data: Data) -> dict[str, Any]:
+    """Return what tells the images of a run from others, wherever they lie: how many, and their labels."""
+    labels = torch.empty(0, dtype=torch.int64) if data.train is None else data.train.labels.cpu()
+    return {"num_images": len(labels), "labels": sha256(labels.numpy().tobytes()).hexdigest()[:16]}
+
+
 def _check_exits(network: DynamicNetwork, recipe: Recipe) -> None:
     """Refuse settings of exits for a network without, and a static teacher for a network of exits alone."""
     if not network.has_early_exits and recipe.training.exits != ExitLossConfig():
@@ -135,6 +146,7 @@ def _start_from_static(
             "model.init_head must be load with training.distillation, whose teacher has to know the classes, "
             "got 'new'; set training.distillation.weight to 0, or train the static network first"
         )
+    check_start(recipe, Path(recipe.model.init))
     notes = load_static_weights(blocks, Path(recipe.model.init), new_head=new_head)
     if not teaches:
         return None, notes

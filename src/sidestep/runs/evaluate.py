@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,22 +14,35 @@ import torch
 from sidestep.data.split import Role
 from sidestep.errors import ExecutionError, RecipeError
 from sidestep.evaluation.bench import ENGINE
-from sidestep.evaluation.exit_curve import ExitCalibration, ExitCurve, ExitSurvey, exit_curve, survey_exits
+from sidestep.evaluation.exit_curve import (
+    ExitCalibration,
+    ExitCurve,
+    ExitSurvey,
+    check_curve,
+    exit_curve,
+    survey_exits,
+)
 from sidestep.evaluation.exit_curve import calibrate as solve_exits
 from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.evaluation.sampled import Sampled
 from sidestep.execution.execution import execution_of
+from sidestep.files import kept
 from sidestep.results.kept_curve import save_exit_curve
+from sidestep.routing.exit_rule import CRITERIA
 from sidestep.routing.samplers import Noise, is_noisy
 from sidestep.runs.export import engine_of_run
 from sidestep.runs.recipe import Recipe, method_of
 from sidestep.runs.run_folder import EXITS, OpenedRun, data_of, open_run
+from sidestep.runs.run_lock import locked
 from sidestep.targets.native_engine import EnginePrecision, evaluate_engine
 from sidestep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sidestep.training.step import settings_at
 from sidestep.types import Batch
 
 DECISIONS = ("argmax", "sampled")
+# Images that a network was not trained on.
+_SPLITS = ("test", "val")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +67,15 @@ class ExitBudget:
                 "budget must be given as a fraction of the full network or in GFLOPs, one of them, got "
                 f"{self.fraction} and {self.gflops}"
             )
+        if self.criterion not in CRITERIA:
+            raise CRITERIA.unknown(self.criterion)
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise RecipeError(
+                f"budget must be a fraction of the full network's MACs in (0, 1], got {self.fraction}; "
+                "budget-gflops takes GFLOPs"
+            )
+        if self.gflops is not None and not 0 < self.gflops < math.inf:
+            raise RecipeError(f"budget-gflops must be above 0 and finite, got {self.gflops}")
 
     def macs(self, full_macs: float) -> float:
         """Return the budget in MACs, given those of the full network."""
@@ -134,11 +158,11 @@ def calibrate(
             then.
     """
     opened = open_run(Path(run), checkpoint)
-    calibration = _solved(opened, budget, source)
-    kept = load_checkpoint(opened.path)
-    save_checkpoint(
-        opened.path, Checkpoint(tensors=kept.tensors, values=kept.values | {EXITS: asdict(calibration)})
-    )
+    with locked(Path(run)):
+        calibration = _solved(opened, budget, source)
+        before = load_checkpoint(opened.path)
+        values = before.values | {EXITS: asdict(calibration)}
+        save_checkpoint(opened.path, Checkpoint(tensors=before.tensors, values=values))
     return calibration
 
 
@@ -153,7 +177,8 @@ def curve(
 ) -> ExitCurve:
     """Return accuracy over cost of a run's early exits on the test split, and keep it in the run folder.
 
-    There it is `exits.json`, which results pages read, `exits.csv` and `exits.png`.
+    There it is `exits.json`, which results pages read, `exits.csv` and `exits.png`. Where these cannot be
+    written the curve is still returned, with an `UnkeptWarning`.
 
     Args:
         run: a run folder.
@@ -166,6 +191,7 @@ def curve(
     Raises:
         SidestepError: for a network without early exits.
     """
+    check_curve(criterion, num_budgets)
     opened = open_run(Path(run), checkpoint)
     found = exit_curve(
         _survey(opened, "val", source),
@@ -175,15 +201,23 @@ def curve(
         scale=scale,
         num_budgets=num_budgets,
     )
-    save_exit_curve(Path(run), found, checkpoint)
+    with kept():
+        save_exit_curve(Path(run), found, checkpoint)
+        _log.info("wrote exits.json, exits.csv and exits.png into %s", run)
     return found
 
 
 def _batches(opened: OpenedRun, split: Role, source: str | None) -> Iterable[Batch]:
+    if split not in _SPLITS:
+        raise RecipeError(
+            f"split must be one of {', '.join(_SPLITS)}, got {split!r}; nothing is chosen on them"
+        )
+    _log.info("reading split %s of %s", split, opened.recipe.data.source if source is None else source)
     data = data_of(opened, split, source)
     images = data.test if split == "test" else data.val
     if images is None:
         raise RecipeError(f"split {split!r} is empty in this run; val_fraction of its recipe is 0")
+    _log.info("running the network on %s images", f"{len(images):,}")
     return images.eval_batches(batch_size=1000)
 
 

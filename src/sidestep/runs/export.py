@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.run_folder import OpenedRun, open_run
 from sidestep.targets.export_target import TARGETS, Exportable, plan_of
 from sidestep.targets.native_engine import EnginePrecision, engine_installed, engine_of, engine_runner
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,7 @@ def export_run(
     target = TARGETS[to]
     opened = open_run(Path(run), checkpoint)
     path = opened.path.with_suffix(target.suffix) if out is None else Path(out)
+    _log.info("writing the network of %s as %s", run, to)
     try:
         summary = target.write(exportable(opened, opened.exit_rule), path)
     except OSError as error:

@@ -11,10 +11,12 @@ import yaml
 
 from sidestep.data.data_config import SHARED_KEYS, DataConfig
 from sidestep.data.sources import SOURCES
-from sidestep.errors import RecipeError
+from sidestep.errors import RecipeError, one_line
 from sidestep.methods import METHODS, Method
 from sidestep.networks.models import MODELS, Model, ModelConfig
 from sidestep.runs import schema
+from sidestep.runs.override import OverrideText
+from sidestep.runs.recipe_book import recipe_file
 from sidestep.runs.schema import Section
 from sidestep.runs.upgrade import VERSION, upgrade_recipe
 from sidestep.training.training_config import Phase, TrainingConfig
@@ -61,30 +63,35 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe in a YAML file, with command-line overrides applied.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of a recipe that comes with sidestep.
         overrides: "--method.target=0.4" or "--method.target", "0.4"; lists are indexed by number
             ("--training.phases.0.epochs").
 
     Raises:
         RecipeError: naming all errors at once.
     """
-    path = Path(path)
+    path = recipe_file(path)
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
+        values = yaml.safe_load(path.read_bytes())
+    except OSError as error:
         raise RecipeError(
-            f"recipe {path} must be a readable YAML file; `ls recipes` shows those that exist"
+            f"recipe {path} must be a file that can be read, and it cannot ({error.strerror or error}); "
+            "`sidestep recipes` lists those that come with sidestep"
         ) from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {path} must be YAML, but it does not parse: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise RecipeError(f"recipe {path} must be YAML, and is not: {one_line(error)}; mend it") from error
     if not isinstance(values, dict):
-        raise RecipeError(f"recipe {path} must be a mapping of name, method, model, data and training")
+        raise RecipeError(
+            f"recipe {path} must be a mapping of name, method, model, data and training, got "
+            f"{type(values).__name__}; `sidestep recipes` lists examples"
+        )
     values = upgrade_recipe(values)
     values.setdefault("name", path.stem)
     errors: list[str] = []
-    for key, value in _pairs(overrides, errors):
+    pairs = _pairs(overrides, errors)
+    for key, value in pairs:
         _override(values, key, value, errors)
-    return _finish(values, errors, str(path))
+    return _finish(values, errors, str(path), [key for key, _ in pairs])
 
 
 def from_dict(values: dict[str, Any], source: str = "recipe") -> Recipe:
@@ -118,14 +125,14 @@ def method_settings(method: str, values: dict[str, Any], source: str) -> Any:
     return settings
 
 
-def _finish(values: dict[str, Any], errors: list[str], source: str) -> Recipe:
+def _finish(values: dict[str, Any], errors: list[str], source: str, overridden: Sequence[str] = ()) -> Recipe:
     known = {"version", "name", *SECTIONS}
     if values.get("version", VERSION) != VERSION:
         errors.append(f"version must be {VERSION}, got {values['version']!r}; use the release that wrote it")
     if values.get("name", "") is None:
         errors.append("name must be a text, got None")
     errors += [schema.unknown(key, "", "a recipe", known) for key in values if key not in known]
-    method, model, data, training = (values.get(section) or {} for section in SECTIONS)
+    method, model, data, training = (schema.as_mapping(values.get(section) or {}) for section in SECTIONS)
     settings = METHOD.build(method, "method", errors)
     parts = {
         "model": MODEL.build(model, "model", errors),
@@ -142,11 +149,18 @@ def _finish(values: dict[str, Any], errors: list[str], source: str) -> Recipe:
             for index, phase in enumerate(parts["training"].phases)
         ]
         parts["training"] = replace(parts["training"], phases=phases)
-    _raise_all(errors, source)
-    return Recipe(name=str(values.get("name", "run")), method=method["name"], settings=settings, **parts)
+    _raise_all(errors, source, overridden)
+    return Recipe(
+        name=str(values.get("name", "run")), method=str(METHOD.name_in(method)), settings=settings, **parts
+    )
 
 
-def _raise_all(errors: list[str], source: str) -> None:
+def _raise_all(errors: list[str], source: str, overridden: Sequence[str] = ()) -> None:
+    """Raise what is wrong with a source; what the command line has set is said to be there."""
+    beginnings = tuple(f"{dashes}{key}{end}" for key in overridden for end in " ." for dashes in ("", "--"))
+    typed = [error.startswith((*beginnings, "'")) for error in errors]
+    if overridden and any(typed):
+        source = "the command line" if all(typed) else f"{source} with the settings of the command line"
     if errors:
         count = "one error" if len(errors) == 1 else f"{len(errors)} errors"
         raise RecipeError(f"{source} has {count}:\n" + "\n".join(f"  - {error}" for error in errors))
@@ -204,9 +218,10 @@ def _ramp_errors(training: TrainingConfig, settings: Any) -> list[str]:
     ]
 
 
-def _pairs(overrides: Sequence[str], errors: list[str]) -> list[tuple[str, Any]]:
+def _pairs(overrides: Sequence[str], errors: list[str]) -> list[tuple[str, OverrideText]]:
     """Return (key, value) for "--key=value" and "--key", "value"."""
-    pairs, rest = [], list(overrides)
+    pairs: list[tuple[str, OverrideText]] = []
+    rest = list(overrides)
     while rest:
         item = rest.pop(0)
         key, equals, value = item.partition("=")
@@ -215,7 +230,7 @@ def _pairs(overrides: Sequence[str], errors: list[str]) -> list[tuple[str, Any]]
                 f"{item!r} must be --key value; keys are those of the recipe, such as --method.target 0.4"
             )
             continue
-        pairs.append((key.removeprefix("--"), yaml.safe_load(value if equals else rest.pop(0))))
+        pairs.append((key.removeprefix("--"), OverrideText(value if equals else rest.pop(0))))
     return pairs
 
 
@@ -224,9 +239,16 @@ def _override(values: dict[str, Any], key: str, value: Any, errors: list[str]) -
     *path, last = key.split(".")
     try:
         for part in path:
-            target = target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
-        target[int(last) if isinstance(target, list) else last] = value
+            target = target[_index(part)] if isinstance(target, list) else target.setdefault(part, {})
+        target[_index(last) if isinstance(target, list) else last] = value
     except (AttributeError, IndexError, TypeError, ValueError):
         errors.append(
             f"--{key} names no place in the recipe; lists are counted from 0 (--training.phases.0.epochs)"
         )
+
+
+def _index(text: str) -> int:
+    """Return the place in a list; negative ones would count from its end, silently."""
+    if not text.isdecimal():
+        raise ValueError(text)
+    return int(text)

@@ -24,16 +24,24 @@ from sidestep.data.split import Role, class_difference, shown_name
 from sidestep.errors import CheckpointError, DataError, RecipeError
 from sidestep.evaluation.environment import describe_environment
 from sidestep.evaluation.exit_curve import ExitCalibration
+from sidestep.files import write_file
 from sidestep.networks.network import DynamicNetwork
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.assemble import untrained
 from sidestep.runs.recipe import Recipe, from_dict
+from sidestep.runs.run_lock import LOCK
 from sidestep.training.checkpoint import Checkpoint, load_checkpoint
 from sidestep.training.loop import BEST, LAST
+from sidestep.training.metrics import METRICS
 from sidestep.types import CostModel
 
 # Where a checkpoint keeps what `calibrate` has found.
 EXITS = "exits"
+
+_RECIPE = "recipe.yaml"
+_BEFORE_LEARNING = {_RECIPE, "environment.json", METRICS}
+# The images behind a source are compared themselves.
+_NOT_LEARNT = {"version", "name", "data.source", "data.root", "data.workers"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +94,7 @@ def open_run(run: Path, name: str) -> OpenedRun:
     """
     path = run / {"best": BEST, "last": LAST}.get(name, name)
     if not path.is_file():
-        raise CheckpointError(f"run {run} must hold {path.name}, and there is none; train it or name another")
+        raise _no_run(run, path.name)
     checkpoint = load_checkpoint(path)
     recipe = from_dict(checkpoint.values["recipe"], str(path))
     height, width = checkpoint.values["input_size"]
@@ -95,6 +103,27 @@ def open_run(run: Path, name: str) -> OpenedRun:
     network.eval()
     cost = measure_cost(network, (height, width))
     return OpenedRun(path=path, recipe=recipe, network=network, cost=cost, values=checkpoint.values)
+
+
+def _no_run(run: Path, wanted: str) -> CheckpointError:
+    """Return the error of a folder that holds no checkpoint, or of something that is no folder."""
+    if run.is_file():
+        return CheckpointError(
+            f"run {run} must be a run folder, got a file; name the folder that `sidestep train` has written"
+        )
+    if not run.is_dir():
+        return CheckpointError(
+            f"run {run} must be a run folder, and there is none; `sidestep train RECIPE --out {run}` makes it"
+        )
+    if (run / _RECIPE).is_file():
+        return CheckpointError(
+            f"run {run} must hold {wanted}, and its training ended before; go on with "
+            f"`sidestep train {run / _RECIPE} --out {run} --resume`"
+        )
+    return CheckpointError(
+        f"run {run} must be a run folder with {wanted}, and has none; name the folder that `sidestep train` "
+        "has written"
+    )
 
 
 def data_of(opened: OpenedRun, split: Role, source: str | None) -> Data:
@@ -159,6 +188,8 @@ def check_same_data(checkpoint: Checkpoint, data: Data, source: str) -> None:
 def load(run: Path | str, *, checkpoint: str = "best") -> DynamicNetwork:
     """Return the trained network of a run, in evaluation mode, ready for `network(images)`.
 
+    Images leave a network with early exits where `calibrate` has said: that is its `exit_rule`.
+
     Args:
         run: a run folder.
         checkpoint: "best" or "last".
@@ -166,45 +197,101 @@ def load(run: Path | str, *, checkpoint: str = "best") -> DynamicNetwork:
     Raises:
         CheckpointError: when the folder holds no such checkpoint, or it is damaged.
     """
-    return open_run(Path(run), checkpoint).network
+    opened = open_run(Path(run), checkpoint)
+    opened.network.exit_rule = opened.exit_rule
+    return opened.network
 
 
-def check_empty(folder: Path) -> None:
-    """Refuse a folder for a new run that holds something.
+def check_startable(folder: Path) -> None:
+    """Return if a new run can have a folder: one that is empty, or that a run has left before it had learnt.
 
     Raises:
-        RecipeError: when it does.
+        RecipeError: for a folder that holds anything else.
     """
-    if folder.exists() and any(folder.iterdir()):
+    if leftovers(folder) is None:
         raise RecipeError(
             f"run folder {folder} must be empty or new, and it is not; "
             "choose another with --out, or go on with --resume"
         )
 
 
+def leftovers(folder: Path) -> list[Path] | None:
+    """Return what a run that ended before its first checkpoint has left in a folder, or None.
+
+    None stands for a folder with a checkpoint, or with files that no run has written.
+    """
+    found = [path for path in folder.iterdir() if path.name != LOCK]
+    known = found and (folder / _RECIPE).is_file() and all(map(_is_leftover, found))
+    return found if known or not found else None
+
+
 def start_run_folder(folder: Path, recipe: Recipe) -> None:
-    """Write the recipe and what it is run with into the folder of a new run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.as_dict(), sort_keys=False))
-    (folder / "environment.json").write_text(json.dumps(describe_environment(), indent=1) + "\n")
+    """Write the recipe and what it is run with into the folder of a run, and remove what is left of a try."""
+    for path in leftovers(folder) or []:
+        path.unlink()
+    text = yaml.safe_dump(recipe.as_dict(), sort_keys=False)
+    write_file(folder / _RECIPE, text, what="recipe")
+    environment = json.dumps(describe_environment(), indent=1) + "\n"
+    write_file(folder / "environment.json", environment, what="environment")
 
 
-def resumable(folder: Path, recipe: Recipe) -> Checkpoint:
+def resumable(folder: Path, recipe: Recipe) -> Checkpoint | None:
     """Return the checkpoint with which a recipe's interrupted run goes on.
 
+    None is returned where the run had ended before it had one, and starts anew.
+
     Raises:
-        CheckpointError: when the folder holds none.
-        RecipeError: when it is that of other settings.
+        CheckpointError: when the folder holds no run.
+        RecipeError: when it is that of settings that learn something else, naming them.
     """
     if not (folder / LAST).is_file():
+        if folder.is_dir() and leftovers(folder):
+            return None
         raise CheckpointError(
             f"run {folder} must hold {LAST} to be resumed, got none; start without --resume"
         )
     checkpoint = load_checkpoint(folder / LAST)
     # Compared as recipes, so that a setting that came later has its default in an older run.
-    if from_dict(checkpoint.values["recipe"]).as_dict() != recipe.as_dict():
+    if changed := differences(from_dict(checkpoint.values["recipe"], str(folder / LAST)), recipe):
         raise RecipeError(
-            f"run {folder} was started with other settings than recipe {recipe.name!r} has now; "
-            f"resume it with its own recipe ({folder / 'recipe.yaml'}) and without overrides"
+            f"run {folder} was started with other settings than recipe {recipe.name!r} has now: "
+            f"{', '.join(changed)}; resume it with its own recipe ({folder / _RECIPE}) and without overrides"
         )
     return checkpoint
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """Return the recipe that the last checkpoint of a run folder was trained with."""
+    path = folder / LAST
+    return from_dict(load_checkpoint(path).values["recipe"], str(path))
+
+
+def differences(before: Recipe, now: Recipe) -> list[str]:
+    """Return the settings in which two recipes learn something else, with both values.
+
+    How a run is called, where its data lies and how many processes read it changes nothing that is learnt.
+    """
+    old, new = _flat(before.as_dict()), _flat(now.as_dict())
+    return [
+        f"{key} {_said(old, key)} there and {_said(new, key)} here"
+        for key in dict.fromkeys([*old, *new])
+        if key not in _NOT_LEARNT and old.get(key) != new.get(key)
+    ]
+
+
+def _is_leftover(path: Path) -> bool:
+    return path.name in _BEFORE_LEARNING or path.name.startswith("events.out.tfevents.")
+
+
+def _flat(values: Any, place: str = "") -> dict[str, Any]:
+    """Return plain values by their keys with dots; empty groups have none."""
+    items = values.items() if isinstance(values, dict) else enumerate(values)
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        name = f"{place}.{key}" if place else str(key)
+        flat |= _flat(value, name) if isinstance(value, dict | list) and value else {name: value}
+    return flat
+
+
+def _said(values: dict[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "not set"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import types
+import math
 import typing
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -12,6 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from sidestep.errors import RecipeError
 from sidestep.registry import Registry, did_you_mean
+from sidestep.runs.override import NotReadableError, OverrideText, alternatives, read_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +45,12 @@ class Section:
             place: where it says that, for errors.
             errors: are added to.
         """
+        values = as_mapping(values)
         if not isinstance(values, dict):
             errors.append(f"{place} must be a mapping, got {values!r}")
             return None
         name, key, before = self.name_in(values), self.registry.key, len(errors)
+        name = str(name) if isinstance(name, OverrideText) else name
         try:
             item = self.registry[name]
         except RecipeError as error:
@@ -85,6 +89,7 @@ def build(cls: type, values: Any, place: str, errors: list[str], base: Any = Non
         base: instance that says what the mapping leaves out, as settings inside of others have it: a method
             may give its gate other defaults than the class of gates does. None is the defaults of `cls`.
     """
+    values = as_mapping(values)
     if not isinstance(values, dict):
         errors.append(f"{place} must be a mapping, got {values!r}")
         return None
@@ -148,6 +153,13 @@ def unknown(key: Any, place: str, owner: str, known: Collection[str]) -> str:
     return f"{name} is no setting of {owner}{hint}"
 
 
+def as_mapping(values: Any) -> Any:
+    """Return a group of settings that was typed on the command line as the mapping that it is."""
+    with suppress(NotReadableError):
+        return read_text(dict, values) if isinstance(values, OverrideText) else values
+    return values
+
+
 def as_plain(value: Any) -> Any:
     """Return plain values: dataclasses as mappings and tuples as lists, as YAML has neither."""
     if is_dataclass(value):
@@ -169,7 +181,10 @@ def _default(field: Field[Any]) -> Any:
 
 
 def _value(hint: Any, value: Any, place: str, errors: list[str], base: Any = None) -> Any:
-    nested = [each for each in _alternatives(hint) if is_dataclass(each)]
+    if isinstance(value, OverrideText) and not is_dataclass(hint):
+        with suppress(NotReadableError):
+            value = read_text(hint, value)
+    nested = [each for each in alternatives(hint) if is_dataclass(each)]
     if nested and (hint is nested[0] or isinstance(value, dict)):
         cls = typing.cast(type, nested[0])
         return build(cls, value, place, errors, base if isinstance(base, cls) else None)
@@ -190,29 +205,36 @@ def _value(hint: Any, value: Any, place: str, errors: list[str], base: Any = Non
         way_out = did_you_mean(value, _choices(hint)) or _quoting(hint, value)
         errors.append(f"{place} must be a {_describe(hint)}, got {value!r}{way_out}")
         return None
+    if not _is_finite(parsed):
+        errors.append(f"{place} must be a finite {_describe(hint)}, got {value!r}")
+        return None
     return tuple(parsed) if get_origin(hint) is tuple else parsed
 
 
+def _is_finite(value: Any) -> bool:
+    """Return whether there is neither a NaN, which passes every check of a range, nor an infinity."""
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def _takes_null(hint: Any) -> bool:
-    return hint is Any or type(None) in _alternatives(hint)
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    """Return the types that a type is made of, itself alone unless it is a union."""
-    return get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return hint is Any or type(None) in alternatives(hint)
 
 
 def _quoting(hint: Any, value: Any) -> str:
     """Return how to write a text that YAML has read as something else."""
-    if str not in _alternatives(hint) or not isinstance(value, int | float):
+    if str not in alternatives(hint) or not isinstance(value, int | float):
         return ""
     kind = "true or false" if isinstance(value, bool) else "a number"
     return f"; YAML reads {kind} there: put it in quotes, on the command line in two kinds ('\"...\"')"
 
 
 def _describe(hint: Any) -> str:
-    if len(_alternatives(hint)) > 1:
-        return " or ".join(_describe(arg) for arg in _alternatives(hint))
+    if len(alternatives(hint)) > 1:
+        return " or ".join(_describe(arg) for arg in alternatives(hint))
     if get_origin(hint) is Literal:
         return "value out of " + ", ".join(map(str, _choices(hint)))
     if get_origin(hint) in (list, tuple):

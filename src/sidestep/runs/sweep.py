@@ -6,11 +6,10 @@ A worker that dies is noticed by its silence; its run goes on from its last chec
 
 from __future__ import annotations
 
-import itertools
 import json
+import logging
 import multiprocessing
 import os
-import re
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,41 +20,33 @@ from typing import Any
 
 import optuna
 import torch
-import yaml
+from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from torch import distributed as dist
 
-from sidestep.errors import InterruptedRunError, RecipeError, SidestepError
-from sidestep.runs.recipe import Recipe, load_recipe, method_of
+from sidestep.errors import InterruptedRunError, RecipeError, first_line, understood
+from sidestep.files import made_folder
+from sidestep.plugins import import_plugins, imported_plugins
+from sidestep.results.run_result import REPORT, STUDY
+from sidestep.runs.combinations import SweepRun
+from sidestep.runs.recipe import Recipe, from_dict
+from sidestep.runs.run_folder import differences, recipe_of
 from sidestep.runs.train import train
 from sidestep.training.checkpoint import load_checkpoint
 from sidestep.training.devices import Devices
 from sidestep.training.interrupt import stop_flag
 from sidestep.training.loop import BEST, LAST
+from sidestep.training.metrics import METRICS, read_metrics
 
-STUDY = "study.db"
 HEARTBEAT_SECONDS = 30
-_RUN, _ERROR = "run", "error"
-_SHORT_KEYS = {"seed": "training.seed"}
+_RUN, _ERROR, _RECIPE = "run", "error", "recipe"
+_GO_ON = "the sweep was interrupted; the same command goes on with it"
+_log = logging.getLogger(__name__)
 
 
 class _FailedRunError(Exception):
     """A run of the sweep that cannot go on; the others do."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepRun:
-    """One combination of a sweep.
-
-    Attributes:
-        name: of its run folder.
-        recipe: with its settings.
-        settings: what the sweep varies, by key.
-    """
-
-    name: str
-    recipe: Recipe
-    settings: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +55,8 @@ class SweepRow:
 
     Attributes:
         name: of its run folder.
+        recipe: name of its recipe.
+        settings: what the sweep varies, by key.
         state: "complete", "failed", "running" or "waiting".
         accuracy: of the best checkpoint on the validation split, in [0, 1].
         fraction: MACs of that checkpoint there, routers included, over those of the static network.
@@ -72,42 +65,13 @@ class SweepRow:
     """
 
     name: str
+    recipe: str
+    settings: dict[str, str]
     state: str
     accuracy: float | None = None
     fraction: float | None = None
     is_best: bool = False
     error: str | None = None
-
-
-def sweep_runs(
-    recipes: Sequence[Path | str], over: Sequence[str], overrides: Sequence[str] = ()
-) -> list[SweepRun]:
-    """Return every combination of recipes and settings, checked.
-
-    Args:
-        recipes: YAML files; several compare methods.
-        over: "key=value,value", with keys of recipes, "seed" for training.seed, or "budget" for the setting
-            that says how much a method may execute. The recipe's allowance above its budget
-            (training.max_fraction) moves with it.
-        overrides: of all recipes, as `load_recipe` takes them.
-
-    Raises:
-        RecipeError: when a combination is no recipe, or two have the same name.
-    """
-    axes = [_axis(text) for text in over]
-    runs = [
-        _combination(Path(recipe), dict(settings), overrides)
-        for recipe in recipes
-        for settings in itertools.product(*([(key, value) for value in values] for key, values in axes))
-    ]
-    names = [run.name for run in runs]
-    for name in names:
-        if names.count(name) > 1:
-            raise RecipeError(
-                f"runs of a sweep must have different names, got {name!r} {names.count(name)} times; "
-                "give each value once, and recipes of one name each a sweep of its own"
-            )
-    return runs
 
 
 def sweep(
@@ -152,15 +116,38 @@ def open_sweep(out: Path, runs: Sequence[SweepRun], storage: str | None = None) 
         runs: what is to be trained.
         storage: URL of a database instead, for workers on several machines.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    study = _open_study(storage or _file(out))
+    with made_folder(out, what="folder of a sweep"):
+        study = _open_study(storage or _file(out))
+        _check_recipes(study, out, runs)
     _requeue_stale(study)
     under_way = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
     known = {trial.user_attrs.get(_RUN) for trial in study.get_trials(deepcopy=False, states=under_way)}
     for run in runs:
         if run.name not in known:
-            study.enqueue_trial({}, user_attrs={_RUN: run.name, "settings": json.dumps(run.settings)})
+            attributes = {_RUN: run.name, "settings": json.dumps(run.settings), _RECIPE: _written(run.recipe)}
+            study.enqueue_trial({}, user_attrs=attributes)
     return study
+
+
+def _check_recipes(study: optuna.Study, out: Path, runs: Sequence[SweepRun]) -> None:
+    """Refuse a sweep that would report runs of other settings as its own.
+
+    Raises:
+        RecipeError: naming the first run and what differs.
+    """
+    queued = {
+        trial.user_attrs[_RUN]: from_dict(json.loads(trial.user_attrs[_RECIPE]))
+        for trial in study.get_trials(deepcopy=False)
+        if _RECIPE in trial.user_attrs
+    }
+    for run in runs:
+        folder = out / run.name
+        before = recipe_of(folder) if (folder / LAST).is_file() else queued.get(run.name)
+        if before is not None and (changed := differences(before, run.recipe)):
+            raise RecipeError(
+                f"run {folder} of this sweep has other settings than are asked for: {', '.join(changed)}; "
+                "choose another --out, or sweep with the settings that it has"
+            )
 
 
 def work(
@@ -180,7 +167,7 @@ def work(
     """
     by_name = {run.name: run for run in runs}
     # Optuna forgets what is raised in the last of its threads.
-    errors: list[Exception] = []
+    errors: list[InterruptedRunError] = []
 
     def objective(trial: Trial) -> tuple[float, float]:
         run = by_name.get(trial.user_attrs.get(_RUN, ""))
@@ -190,11 +177,9 @@ def work(
             raise optuna.TrialPruned
         try:
             return _train(trial, run, out / run.name, devices)
-        except _FailedRunError:
-            raise
-        except Exception as error:
-            errors.append(error)
-            raise
+        except InterruptedRunError as error:
+            errors.append(InterruptedRunError(_GO_ON))
+            raise errors[-1] from error
 
     while True:
         mine = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(_RUN) in by_name]
@@ -207,7 +192,7 @@ def work(
                 raise errors[0]
             if stop.raised:
                 # It came behind the last step of a run, which has ended well.
-                raise InterruptedRunError("the sweep was interrupted; the same command goes on with it")
+                raise InterruptedRunError(_GO_ON)
         elif TrialState.RUNNING in states:
             time.sleep(HEARTBEAT_SECONDS / 10)
             _requeue_stale(study)
@@ -231,6 +216,8 @@ def sweep_rows(study: optuna.Study, runs: Sequence[SweepRun]) -> list[SweepRow]:
         rows.append(
             SweepRow(
                 name=run.name,
+                recipe=run.recipe.name,
+                settings=run.settings,
                 state=state,
                 accuracy=accuracy,
                 fraction=fraction,
@@ -244,7 +231,8 @@ def sweep_rows(study: optuna.Study, runs: Sequence[SweepRun]) -> list[SweepRow]:
 def _start_workers(workers: int, arguments: tuple[Any, ...]) -> None:
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_worker, args=(threads, *arguments)) for _ in range(workers)]
+    plugins = imported_plugins()
+    processes = [context.Process(target=_worker, args=(threads, plugins, *arguments)) for _ in range(workers)]
     for process in processes:
         process.start()
     try:
@@ -254,11 +242,12 @@ def _start_workers(workers: int, arguments: tuple[Any, ...]) -> None:
         # The workers have been told as well; they finish their step and save it.
         for process in processes:
             process.join()
-        raise InterruptedRunError("the sweep was interrupted; the same command goes on with it") from None
+        raise InterruptedRunError(_GO_ON) from None
 
 
 def _worker(
     threads: int,
+    plugins: tuple[str, ...],
     out: Path,
     runs: Sequence[SweepRun],
     storage: str | None,
@@ -267,52 +256,11 @@ def _worker(
 ) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(threads)
+    import_plugins(plugins)
     # A spawned process would spawn its own, too, and those that decode images start faster as usual.
     multiprocessing.set_start_method(None, force=True)
     with suppress(InterruptedRunError):
         work(_open_study(storage or _file(out)), out, runs, devices, replicas=replicas)
-
-
-def _axis(text: str) -> tuple[str, list[Any]]:
-    key, equals, values = text.partition("=")
-    try:
-        found = yaml.safe_load(f"[{values}]")
-    except yaml.YAMLError:
-        found = []
-    if not key or not equals or not found:
-        raise RecipeError(f"over must be key=value,value, got {text!r}; for example --over seed=0,1,2")
-    return key, found
-
-
-def _combination(path: Path, settings: dict[str, Any], overrides: Sequence[str]) -> SweepRun:
-    recipe = load_recipe(path, overrides)
-    changes: dict[str, Any] = {}
-    for key, value in settings.items():
-        changes |= _budget(recipe, value) if key == "budget" else {_SHORT_KEYS.get(key, key): value}
-    changed = load_recipe(
-        path, [*overrides, *(f"--{key}={json.dumps(value)}" for key, value in changes.items())]
-    )
-    parts = [recipe.name, *(f"{key.rpartition('.')[2]}={_text(value)}" for key, value in settings.items())]
-    return SweepRun(name="-".join(parts), recipe=changed, settings=settings)
-
-
-def _budget(recipe: Recipe, budget: Any) -> dict[str, Any]:
-    """Return what a budget changes in a recipe."""
-    name = method_of(recipe).budget(recipe.settings)
-    if name is None:
-        raise RecipeError(
-            f"budget must be one setting of the method, and {recipe.method} has none in recipe "
-            f"{recipe.name!r}, got {budget!r}; sweep over the settings that decide the cost"
-        )
-    changes = {f"method.{name}": budget}
-    allowed = recipe.training.max_fraction
-    if allowed is not None and isinstance(budget, int | float):
-        changes["training.max_fraction"] = round(budget + allowed - getattr(recipe.settings, name), 6)
-    return changes
-
-
-def _text(value: Any) -> str:
-    return re.sub(r"[^\w.+-]+", "_", str(value)).strip("_")
 
 
 def _file(out: Path) -> str:
@@ -320,16 +268,22 @@ def _file(out: Path) -> str:
 
 
 def _open_study(storage: str) -> optuna.Study:
-    with _experimental():
-        database = optuna.storages.RDBStorage(
-            storage,
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=2 * HEARTBEAT_SECONDS,
-            heartbeat_stale_trial_callback=_requeue,
+    try:
+        with _experimental():
+            database = optuna.storages.RDBStorage(
+                storage,
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=2 * HEARTBEAT_SECONDS,
+                heartbeat_stale_trial_callback=_requeue,
+            )
+        return optuna.create_study(
+            study_name="sweep", storage=database, directions=["maximize", "minimize"], load_if_exists=True
         )
-    return optuna.create_study(
-        study_name="sweep", storage=database, directions=["maximize", "minimize"], load_if_exists=True
-    )
+    except (ArgumentError, SQLAlchemyError, OptunaError, ImportError, ValueError) as error:
+        raise RecipeError(
+            f"storage must be the URL of a database that opens, got {storage!r} ({first_line(error)}); "
+            "leave it out for a file in --out, or remove that file if it is damaged"
+        ) from error
 
 
 @contextmanager
@@ -359,21 +313,29 @@ def _state(trial: FrozenTrial) -> str:
 def _train(trial: Trial, run: SweepRun, folder: Path, devices: Devices | None) -> tuple[float, float]:
     """Return accuracy and cost of a run's best checkpoint on the validation split, after training it."""
     try:
-        if not (folder / "report.json").is_file():
-            train(run.recipe, folder, resume=(folder / LAST).is_file(), devices=devices)
+        if not (folder / REPORT).is_file():
+            resume = folder.is_dir() and any(folder.iterdir())
+            train(run.recipe, folder, resume=resume, devices=devices)
         return _validated(folder)
     except InterruptedRunError:
         raise
-    except SidestepError as error:
-        trial.set_user_attr(_ERROR, str(error))
+    except Exception as error:  # of one run: the others do not have to end with it
+        meant = understood(error)
+        trial.set_user_attr(_ERROR, str(meant) if meant is not None else f"{type(error).__name__}: {error}")
+        if meant is None:
+            _log.exception("run %s failed with an error that is no user's:", run.name)
         raise _FailedRunError from error
 
 
 def _validated(folder: Path) -> tuple[float, float]:
-    epoch = load_checkpoint(folder / BEST).values["position"]["epochs_done"] - 1
-    row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[epoch])
+    step = load_checkpoint(folder / BEST).values["position"]["steps_done"]
+    row = next((row for row in read_metrics(folder / METRICS) if row["step"] == step), {})
     if row.get("val") is None:
         raise RecipeError(
             f"a sweep compares runs on the validation split, and run {folder} has none; set data.val_fraction"
         )
     return row["val"]["accuracy"], row["val"]["fraction_of_full"]
+
+
+def _written(recipe: Recipe) -> str:
+    return json.dumps(recipe.as_dict(), sort_keys=True)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from sidestep.errors import RecipeError
 from sidestep.evaluation.bench import BenchResult, bench_network
+from sidestep.files import kept, write_file
 from sidestep.results.run_result import BENCH
 from sidestep.runs.export import engines_of
 from sidestep.runs.run_folder import data_of, open_run
+
+_log = logging.getLogger(__name__)
 
 
 def bench(
@@ -23,7 +27,8 @@ def bench(
 ) -> BenchResult:
     """Return measured times of a run's network, in all its executions, beside its static origin's.
 
-    They are also kept in the run folder, for its results page.
+    They are also kept in the run folder, for its results page. Where that cannot be written they are still
+    returned, with an `UnkeptWarning`.
 
     Args:
         run: a run folder.
@@ -33,6 +38,7 @@ def bench(
         source: where the data lies now, if not where the recipe says; real images decide the paths.
     """
     opened = open_run(Path(run), checkpoint)
+    _log.info("reading the test split of %s", opened.recipe.data.source if source is None else source)
     data = data_of(opened, "test", source)
     if data.test is None:
         raise RecipeError("bench needs the test split of the run's data, and there is none")
@@ -46,5 +52,7 @@ def bench(
         rule=opened.exit_rule,
         extra=engines_of(opened, opened.exit_rule),
     )
-    (Path(run) / BENCH).write_text(json.dumps(result.as_dict(), indent=1) + "\n")
+    with kept():
+        write_file(Path(run) / BENCH, json.dumps(result.as_dict(), indent=1) + "\n", what="bench")
+        _log.info("wrote %s", Path(run) / BENCH)
     return result

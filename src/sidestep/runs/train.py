@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,17 +13,29 @@ from pathlib import Path
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.logger import Logger
 
+from sidestep.errors import DataError
 from sidestep.evaluation.report import evaluate_network
+from sidestep.files import kept, made_folder, write_file
 from sidestep.fused.training_execution import training_execution
 from sidestep.results.figures import save_keep_rates
-from sidestep.runs.assemble import job_of, seeded
+from sidestep.results.run_result import REPORT
+from sidestep.runs.assemble import TRAINED_ON, job_of, seeded
 from sidestep.runs.recipe import Recipe, load_recipe
-from sidestep.runs.run_folder import check_empty, check_same_data, open_run, resumable, start_run_folder
+from sidestep.runs.run_folder import (
+    check_same_data,
+    check_startable,
+    open_run,
+    resumable,
+    start_run_folder,
+)
+from sidestep.runs.run_lock import locked
 from sidestep.training.checkpoint import Checkpoint
 from sidestep.training.devices import Devices
 from sidestep.training.distributed import all_succeed, named_errors
 from sidestep.training.loggers import named_loggers
 from sidestep.training.loop import Job, fit
+
+_log = logging.getLogger(__name__)
 
 # Trainings may share a process, and whatever builds a network draws weights from torch's one generator.
 _one_at_a_time = threading.Lock()
@@ -38,8 +51,10 @@ def train(
 ) -> Path:
     """Train a recipe into a run folder and return the folder.
 
+    A folder has one writer. What a run has left that ended before its first checkpoint is started anew.
+
     Args:
-        recipe: a recipe or the path of one.
+        recipe: a recipe, the path of one, or the name of one that comes with sidestep.
         out: the run folder, `runs/<recipe name>` by default.
         resume: go on with the interrupted run in that folder.
         devices: where; one process by default, or those of torchrun.
@@ -48,20 +63,19 @@ def train(
 
     Raises:
         SidestepError: for anything that cannot work, before a file is written.
+        RunLockedError: when another process trains into the folder.
         InterruptedRunError: after an interrupt, in all processes alike.
         LostProcessError: when another process has ended.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     folder = Path(out) if out is not None else Path("runs") / recipe.name
-    if not resume:
-        check_empty(folder)
-    checkpoint = resumable(folder, recipe) if resume else None
     devices = devices or Devices()
     with devices.launched(recipe.training.precision) as fabric, named_errors(fabric), ExitStack() as stack:
         stack.enter_context(seeded(recipe.training.seed, fabric.device))
+        checkpoint = all_succeed(fabric, lambda: _claimed(folder, recipe, resume, fabric, stack))
         with _one_at_a_time:
-            job = all_succeed(fabric, lambda: _job(recipe, fabric, checkpoint))
+            job = all_succeed(fabric, lambda: _job(recipe, fabric, checkpoint, folder))
             execution = stack.enter_context(
                 training_execution(job.network, devices.compile, macs=job.forward_macs, fabric=fabric)
             )
@@ -85,10 +99,32 @@ def train(
     return folder
 
 
-def _job(recipe: Recipe, fabric: Fabric, resumed: Checkpoint | None) -> Job:
+def _claimed(
+    folder: Path, recipe: Recipe, resume: bool, fabric: Fabric, stack: ExitStack
+) -> Checkpoint | None:
+    """Make this run the one writer of its folder, and return the checkpoint that it goes on with."""
+    if resume and not folder.is_dir():
+        return resumable(folder, recipe)
+    if fabric.is_global_zero:
+        stack.enter_context(made_folder(folder, what="run folder"))
+        stack.enter_context(locked(folder))
+        if not resume:
+            check_startable(folder)
+    return resumable(folder, recipe) if resume else None
+
+
+def _job(recipe: Recipe, fabric: Fabric, checkpoint: Checkpoint | None, folder: Path) -> Job:
+    """Return what is trained, on the images that an interrupted run has seen."""
     job = job_of(recipe, fabric)
-    if resumed is not None:
-        check_same_data(resumed, job.data, recipe.data.source)
+    if checkpoint is None:
+        return job
+    check_same_data(checkpoint, job.data, recipe.data.source)
+    before = checkpoint.values.get(TRAINED_ON)
+    if before is not None and before != job.values[TRAINED_ON]:
+        raise DataError(
+            f"source {recipe.data.source!r} must hold the images that run {folder} has been trained on, got "
+            f"{job.values[TRAINED_ON]} where it had {before}; point data.source to them, or start a new run"
+        )
     return job
 
 
@@ -98,6 +134,7 @@ def _report(folder: Path, job: Job, fabric: Fabric) -> None:
         return
     reports = {}
     for name in ("best", "last"):
+        _log.info("evaluating the %s checkpoint on %s test images", name, f"{len(job.data.test):,}")
         opened = open_run(folder, name)
         reports[name] = evaluate_network(
             opened.network.to(fabric.device),
@@ -105,6 +142,7 @@ def _report(folder: Path, job: Job, fabric: Fabric) -> None:
             opened.cost,
             num_classes=job.data.num_classes,
         ).as_dict()
-    (folder / "report.json").write_text(json.dumps(reports, indent=1) + "\n")
+    write_file(folder / REPORT, json.dumps(reports, indent=1) + "\n", what="report")
     if reports["best"]["keep_rates"]:
-        save_keep_rates(folder / "keep_rates.png", reports["best"], list(job.data.class_names))
+        with kept():
+            save_keep_rates(folder / "keep_rates.png", reports["best"], list(job.data.class_names))

@@ -79,7 +79,7 @@ class Devices:
 
         under_torchrun = is_torchelastic_launched()
         devices, num_nodes = self._of_torchrun() if under_torchrun else self._asked()
-        self._check_gpus(devices)
+        self._check_devices(devices)
         return Fabric(
             accelerator=self.accelerator,
             devices=devices,
@@ -138,10 +138,17 @@ class Devices:
             )
         return devices, num_nodes
 
-    def _check_gpus(self, devices: int) -> None:
+    def _check_devices(self, devices: int) -> None:
+        import torch
+
+        cores = os.cpu_count() or 1
+        if devices > max(2, cores) and (self.accelerator == "cpu" or not torch.cuda.is_available()):
+            raise RecipeError(
+                f"devices must be at most the node's {cores} cores, got {devices}; more processes would "
+                "share them and its memory"
+            )
         if self.accelerator == "cpu":
             return
-        import torch
 
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if self.accelerator == "cuda" and not found:

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 
-from sidestep.errors import LoneProcessError, LostProcessError, RecipeError, SidestepError, TrainingError
+from sidestep.errors import (
+    LoneProcessError,
+    LostProcessError,
+    RecipeError,
+    SidestepError,
+    TrainingError,
+    understood,
+)
 from sidestep.internals import BatchNorm
 from sidestep.layers.processes import num_processes, sum_over_processes
 from sidestep.training.meter import Sums
@@ -106,7 +113,8 @@ def named_errors(fabric: Fabric) -> Iterator[None]:
     """
     who = f"process {fabric.global_rank} of {fabric.world_size}"
     try:
-        yield
+        with _understood_errors():
+            yield
     except RuntimeError as error:
         # Gloo says its file and line, and has no error class of its own.
         if fabric.world_size == 1 or not (isinstance(error, dist.DistError) or "gloo/" in str(error)):
@@ -120,6 +128,19 @@ def named_errors(fabric: Fabric) -> Iterator[None]:
         if fabric.is_global_zero or isinstance(error, TrainingError):
             raise
         raise LoneProcessError(f"{who}: {error}") from error
+
+
+@contextmanager
+def _understood_errors() -> Iterator[None]:
+    """Say in a sentence what libraries and the operating system raise when memory or disks are short."""
+    try:
+        yield
+    except SidestepError:
+        raise
+    except (MemoryError, OSError, RuntimeError) as error:
+        if (meant := understood(error)) is not None:
+            raise meant from error
+        raise
 
 
 def synchronize_batch_norm(network: nn.Module) -> None:

@@ -18,8 +18,12 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
+
+from sidestep.files import write_file
 from sidestep.training.loggers import Shows
+from sidestep.training.metrics import METRICS, read_metrics
 from sidestep.training.pictures import Picture
 
 
@@ -40,15 +44,20 @@ class RunLog:
     ) -> None:
         self._active = active
         self._loggers = loggers
-        self._path = folder / "metrics.jsonl"
+        self._path = folder / METRICS
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            # What a narrow terminal has no room for is cut here, and nowhere else.
+            TextColumn(
+                "{task.fields[figures]}",
+                markup=False,
+                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+            ),
             console=Console(stderr=True),
             # Only one bar can be shown at a time; of several trainings in one process none has it.
             disable=not active or threading.current_thread() is not threading.main_thread(),
@@ -78,7 +87,7 @@ class RunLog:
 
     def say(self, sentence: str) -> None:
         """Show a sentence above the bar."""
-        self._progress.console.print(sentence, highlight=False)
+        self._progress.console.print(sentence, highlight=False, markup=False)
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one epoch's row; nested figures become tags of loggers like train/loss."""
@@ -105,9 +114,8 @@ class RunLog:
                 logger.log_pictures("val/pictures", pictures, step)
 
     def _truncate(self, step: int) -> None:
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        self._path.write_text("".join(line + "\n" for line in kept))
+        rows = [row for row in read_metrics(self._path) if row["step"] <= step]
+        write_file(self._path, "".join(json.dumps(row) + "\n" for row in rows), what="metrics")
 
 
 def _scalars(row: dict[str, Any]) -> list[tuple[str, float]]:

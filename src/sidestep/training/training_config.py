@@ -8,6 +8,9 @@ from typing import Any, Literal
 from sidestep.errors import RecipeError
 from sidestep.losses.exit_loss import ExitWeighting
 
+# What torch's generators take.
+_SEEDS = 2**63
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ramp:
@@ -192,6 +195,8 @@ class TrainingConfig:
             raise RecipeError("phases must end with one that has epochs, got none; its best epoch is kept")
         if self.batch_size < 2:
             raise RecipeError(f"batch_size must be at least 2, got {self.batch_size}; BatchNorm needs two")
+        if not 0 <= self.seed < _SEEDS:
+            raise RecipeError(f"seed must be in 0 to 2^63 - 1, got {self.seed}")
         if not 0 <= self.label_smoothing < 1:
             raise RecipeError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
         if not 0 <= self.ema_decay < 1:
