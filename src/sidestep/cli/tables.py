@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -155,11 +156,13 @@ def comparison_table(reports: Mapping[str, Mapping[str, Any]], title: str) -> Ta
     return table
 
 
-def recipes_table(cards: Sequence[RecipeCard]) -> Table:
-    """Return the recipes that come with the package, one a row."""
-    table = plain_table("recipe", "what", "expected", "minutes")
+def recipes_list(cards: Sequence[RecipeCard]) -> Table:
+    """Return the recipes that come with the package: their names, which are long, and below what they say."""
+    table = Table.grid(padding=(0, 1))
     for card in cards:
-        add_row(table, card.name, card.about, card.expected, card.minutes)
+        table.add_row(literal(card.name))
+        for text in (card.about, f"expected: {card.expected}", f"minutes: {card.minutes}"):
+            table.add_row(Padding(literal(text), (0, 0, 0, 4)))
     return table
 
 

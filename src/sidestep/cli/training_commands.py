@@ -13,7 +13,7 @@ from sidestep.cli.options import Only, Overrides
 from sidestep.cli.tables import (
     bench_table,
     comparison_table,
-    recipes_table,
+    recipes_list,
     report_table,
     show,
     sweep_table,
@@ -129,7 +129,7 @@ def recipes(*, json: bool = False) -> None:
     from sidestep.runs.recipe_book import recipe_cards
 
     cards = recipe_cards()
-    show([asdict(card) for card in cards], recipes_table(cards), json)
+    show([asdict(card) for card in cards], recipes_list(cards), json)
 
 
 def weights(name: str, *, out: Path | None = None, file: Path | None = None) -> None:

@@ -117,7 +117,9 @@ def check_start(recipe: Recipe, path: Path) -> None:
     """
     if not path.is_file():
         name = next((known for known in PUBLISHED if path.name == weights_path(known).name), None)
-        name = name or (f"timm/{path.stem}" if recipe.model.name.startswith("preact_resnet") else None)
+        name = name or (
+            f"timm/{path.stem}" if recipe.model.name.startswith(("preact_resnet", "resnet")) else None
+        )
         way_out = "point model.init to weights of your own"
         if name is not None:
             way_out = f"`sidestep weights {name} --out {path}` downloads them, or {way_out}"
