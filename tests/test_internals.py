@@ -92,8 +92,14 @@ def timm_adds_positions_to_patches() -> None:
 
 def dynamo_has_a_limit_of_shapes() -> None:
     before = torch._dynamo.config.recompile_limit
-    with compiler.many_shapes():
+    first, second = compiler.many_shapes(), compiler.many_shapes()
+    # As two trainings in threads overlap.
+    for training in (first, second):
+        training.__enter__()
         assert torch._dynamo.config.recompile_limit > before
+    first.__exit__(None, None, None)
+    assert torch._dynamo.config.recompile_limit > before
+    second.__exit__(None, None, None)
     assert torch._dynamo.config.recompile_limit == before
 
 

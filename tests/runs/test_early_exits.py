@@ -128,8 +128,8 @@ def test_the_curve_is_kept_as_table_and_picture(run: Path, capsys: pytest.Captur
     assert main(["results", str(run), "--out", str(page_file)]) == 0
     assert page_file.with_suffix(".png").read_bytes()[1:4] == b"PNG"
     page = page_file.read_text()
-    # Exits, budgets, three tables of one row, and five headings.
-    assert page.count("\n| run | ") == exits + 4 + 3 + 5
+    for point in record["points"]:
+        assert f"{100 * point['point']['accuracy']:.2f}" in page
 
 
 @pytest.mark.slow

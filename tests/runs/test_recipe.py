@@ -312,7 +312,7 @@ def test_a_text_on_the_command_line_is_taken_as_it_was_typed(tmp_path: Path) -> 
         recipe = load_recipe(path, ["--name", text, f"--training.phases.0.name={text}"])
         assert (recipe.name, recipe.training.phases[0].name) == (text, text)
     assert load_recipe(path, ["--method.path", "1010010"]).settings.path == "1010010"
-    assert load_recipe(path, ["--method.path", "null"]).settings.path is None
+    assert load_recipe(path, ["--method.path", "1", "--model.init", "null"]).model.init is None
     assert load_recipe(path, ["--name", "7 #x"]).name == "7 #x"
 
 

@@ -1,11 +1,20 @@
 """What processes do together, as far as one can show it; several are in test_scale_out."""
 
+import errno
+
 import pytest
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from sidestep.errors import DataError, LoneProcessError, LostProcessError, RecipeError, TrainingError
+from sidestep.errors import (
+    DataError,
+    LoneProcessError,
+    LostProcessError,
+    OutputError,
+    RecipeError,
+    TrainingError,
+)
 from sidestep.training.distributed import (
     Agreement,
     all_succeed,
@@ -67,7 +76,13 @@ def test_errors_of_a_process_alone_bear_its_name() -> None:
         raise DataError("no such image")
     with pytest.raises(TrainingError, match=r"^loss must be finite$"), named_errors(Second()):
         raise TrainingError("loss must be finite")
-    with pytest.raises(RuntimeError, match=r"^out of memory$"), named_errors(Second()):
-        raise RuntimeError("out of memory")
+    with pytest.raises(RuntimeError, match=r"^no such kernel$"), named_errors(Second()):
+        raise RuntimeError("no such kernel")
+    with pytest.raises(LoneProcessError, match="process 1 of 3: memory must hold"), named_errors(Second()):
+        raise RuntimeError("CUDA out of memory")
+    with pytest.raises(DataError, match="and one died"), named_errors(fabric()):
+        raise RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed. ")
+    with pytest.raises(OutputError, match="x could not be read or written"), named_errors(fabric()):
+        raise OSError(errno.ENOSPC, "No space left on device", "x")
     with pytest.raises(DataError, match=r"^no such image$"), named_errors(fabric()):
         raise DataError("no such image")

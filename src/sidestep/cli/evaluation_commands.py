@@ -53,6 +53,7 @@ def evaluate(
     """
     from sidestep.runs.evaluate import evaluate as evaluate_run
 
+    exits.check_use()
     report = evaluate_run(
         run,
         execution=how.execution,

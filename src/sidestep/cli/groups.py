@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from sidestep.errors import UsageError
+
 if TYPE_CHECKING:
     from sidestep.runs.evaluate import ExitBudget
 
@@ -42,6 +44,18 @@ class Exits:
     def has_budget(self) -> bool:
         """Return whether one was given."""
         return self.budget is not None or self.budget_gflops is not None
+
+    def check_use(self) -> None:
+        """Refuse options that have no effect because no budget was given.
+
+        Raises:
+            UsageError: naming the option.
+        """
+        if not self.has_budget and (self.criterion != "confidence" or self.no_temperatures):
+            given = "--no-temperatures" if self.no_temperatures else f"--criterion {self.criterion}"
+            raise UsageError(
+                f"{given} has no effect without a budget; add --budget, or calibrate the run with it"
+            )
 
     def exit_budget(self) -> ExitBudget:
         """Return the budget as Python's functions take it.

@@ -11,8 +11,9 @@ Tested with torch 2.11 and 2.14; `tests/test_internals.py` names what an upgrade
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -24,6 +25,8 @@ from sidestep.execution.execution import blend
 from sidestep.layers.unit import Unit
 
 _SHAPES = 64
+_lock = threading.Lock()
+_users, _before = 0, 0
 _OPTIONS: dict[str, Any] = {
     # Maps are read again rather than stored in between: without these the compiler writes float32 copies.
     "realize_reads_threshold": 1000,
@@ -34,10 +37,25 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def many_shapes() -> AbstractContextManager[None]:
-    """Return a context in which a compiled function may have a program for each of many shapes."""
-    changed: AbstractContextManager[None] = torch._dynamo.config.patch(recompile_limit=_SHAPES)
-    return changed
+@contextmanager
+def many_shapes() -> Iterator[None]:
+    """Let a compiled function have a program for each of many shapes, inside.
+
+    Trainings in several threads overlap: the first one changes the setting, and the last one changes it back.
+    """
+    global _users, _before
+    with _lock:
+        if not _users:
+            _before = torch._dynamo.config.recompile_limit
+            torch._dynamo.config.recompile_limit = max(_SHAPES, _before)
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                torch._dynamo.config.recompile_limit = _before
 
 
 @cache

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,6 @@ from sidestep.runs.recipe import Recipe, method_of, model_of
 from sidestep.training.distributed import synchronize_batch_norm
 from sidestep.training.loop import Job
 from sidestep.training.training_config import ExitLossConfig
-
-# Where a checkpoint says what its run was trained on.
-TRAINED_ON = "trained_on"
-
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
@@ -103,12 +98,6 @@ def job_of(recipe: Recipe, fabric: Fabric) -> Job:
         },
         notes=notes,
     )
-
-
-def _seen(data: Data) -> dict[str, Any]:
-    """Return what tells the images of a run from others, wherever they lie: how many, and their labels."""
-    labels = torch.empty(0, dtype=torch.int64) if data.train is None else data.train.labels.cpu()
-    return {"num_images": len(labels), "labels": sha256(labels.numpy().tobytes()).hexdigest()[:16]}
 
 
 def _check_exits(network: DynamicNetwork, recipe: Recipe) -> None:

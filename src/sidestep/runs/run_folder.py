@@ -9,6 +9,7 @@ A run folder holds `recipe.yaml` (resolved), `metrics.jsonl`, TensorBoard events
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ from sidestep.types import CostModel
 EXITS = "exits"
 
 _RECIPE = "recipe.yaml"
-_BEFORE_LEARNING = {_RECIPE, "environment.json", METRICS}
+_BEFORE_LEARNING = {_RECIPE, "environment.json", METRICS, "wandb", "wandb_id.txt"}
 # The images behind a source are compared themselves.
 _NOT_LEARNT = {"version", "name", "data.source", "data.root", "data.workers"}
 
@@ -228,7 +229,7 @@ def leftovers(folder: Path) -> list[Path] | None:
 def start_run_folder(folder: Path, recipe: Recipe) -> None:
     """Write the recipe and what it is run with into the folder of a run, and remove what is left of a try."""
     for path in leftovers(folder) or []:
-        path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     text = yaml.safe_dump(recipe.as_dict(), sort_keys=False)
     write_file(folder / _RECIPE, text, what="recipe")
     environment = json.dumps(describe_environment(), indent=1) + "\n"

@@ -13,13 +13,12 @@ from pathlib import Path
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.logger import Logger
 
-from sidestep.errors import DataError
 from sidestep.evaluation.report import evaluate_network
 from sidestep.files import kept, made_folder, write_file
 from sidestep.fused.training_execution import training_execution
 from sidestep.results.figures import save_keep_rates
 from sidestep.results.run_result import REPORT
-from sidestep.runs.assemble import TRAINED_ON, job_of, seeded
+from sidestep.runs.assemble import job_of, seeded
 from sidestep.runs.recipe import Recipe, load_recipe
 from sidestep.runs.run_folder import (
     check_same_data,
@@ -75,7 +74,7 @@ def train(
         stack.enter_context(seeded(recipe.training.seed, fabric.device))
         checkpoint = all_succeed(fabric, lambda: _claimed(folder, recipe, resume, fabric, stack))
         with _one_at_a_time:
-            job = all_succeed(fabric, lambda: _job(recipe, fabric, checkpoint, folder))
+            job = all_succeed(fabric, lambda: _job(recipe, fabric, checkpoint))
             execution = stack.enter_context(
                 training_execution(job.network, devices.compile, macs=job.forward_macs, fabric=fabric)
             )
@@ -113,18 +112,11 @@ def _claimed(
     return resumable(folder, recipe) if resume else None
 
 
-def _job(recipe: Recipe, fabric: Fabric, checkpoint: Checkpoint | None, folder: Path) -> Job:
+def _job(recipe: Recipe, fabric: Fabric, checkpoint: Checkpoint | None) -> Job:
     """Return what is trained, on the images that an interrupted run has seen."""
     job = job_of(recipe, fabric)
-    if checkpoint is None:
-        return job
-    check_same_data(checkpoint, job.data, recipe.data.source)
-    before = checkpoint.values.get(TRAINED_ON)
-    if before is not None and before != job.values[TRAINED_ON]:
-        raise DataError(
-            f"source {recipe.data.source!r} must hold the images that run {folder} has been trained on, got "
-            f"{job.values[TRAINED_ON]} where it had {before}; point data.source to them, or start a new run"
-        )
+    if checkpoint is not None:
+        check_same_data(checkpoint, job.data, recipe.data.source)
     return job
 
 

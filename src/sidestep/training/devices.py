@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ACCELERATORS = ("auto", "cpu", "cuda")
 LOGGERS = ("tensorboard", "wandb", "none")
 STRATEGIES = ("auto", "ddp")
+# Where there is no GPU: more take turns, and fill the memory.
+_PROCESSES_PER_CORE = 4
 # Names the process that starts the others of its node, to these.
 _STARTER = "SIDESTEP_STARTER"
 
@@ -141,11 +143,11 @@ class Devices:
     def _check_devices(self, devices: int) -> None:
         import torch
 
-        cores = os.cpu_count() or 1
-        if devices > max(2, cores) and (self.accelerator == "cpu" or not torch.cuda.is_available()):
+        most = _PROCESSES_PER_CORE * (os.cpu_count() or 1)
+        if devices > most and (self.accelerator == "cpu" or not torch.cuda.is_available()):
             raise RecipeError(
-                f"devices must be at most the node's {cores} cores, got {devices}; more processes would "
-                "share them and its memory"
+                f"devices must be at most {most} on the cores of this node, got {devices}; each is a process "
+                "that needs its share of them and of the memory"
             )
         if self.accelerator == "cpu":
             return

@@ -20,7 +20,6 @@ from rich.progress import (
 )
 from rich.table import Column
 
-
 from sidestep.files import write_file
 from sidestep.training.loggers import Shows
 from sidestep.training.metrics import METRICS, read_metrics
