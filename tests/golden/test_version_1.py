@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import sidestep
-from sidestep.execution.execution import execution_of
+from sidestep.execution.execution import EXECUTIONS
 from sidestep.runs.assemble import untrained
 from sidestep.runs.recipe import from_dict
 from tests.reference.plan import read_plan, run_plan
@@ -56,7 +56,7 @@ def test_a_checkpoint_says_what_it_said(way: str, run: Path, images: Tensor) -> 
     network = sidestep.load(run)
     rule = sidestep.ExitRule(thresholds=SAID["thresholds"], temperatures=[1.0] * 3)
     with torch.no_grad():
-        output = network(images, execution=execution_of(way), rule=rule)
+        output = network(images, execution=EXECUTIONS[way], rule=rule)
     assert_said("logits", output.logits)
     assert output.decisions.execution().int().tolist() == SAID["executed"]
     assert output.decisions.exits.argmax(dim=1).tolist() == SAID["exits"]

@@ -7,7 +7,6 @@ from typing import Protocol
 
 from torch import Tensor
 
-from sidestep.errors import RecipeError
 from sidestep.execution.gather import run_chosen
 from sidestep.layers.unit import Unit
 
@@ -52,14 +51,3 @@ gathered = Execution(name="gathered", run=run_chosen, computes_all=False)
 cascade = Execution(name="cascade", run=run_chosen, computes_all=False, leaves_early=True)
 
 EXECUTIONS = {execution.name: execution for execution in (masked, gathered, cascade)}
-
-
-def execution_of(name: str) -> Execution:
-    """Return the execution of that name.
-
-    Raises:
-        RecipeError: when there is none.
-    """
-    if name not in EXECUTIONS:
-        raise RecipeError(f"execution must be one of {', '.join(EXECUTIONS)}, got {name!r}")
-    return EXECUTIONS[name]

@@ -25,7 +25,7 @@ from sidestep.evaluation.exit_curve import (
 from sidestep.evaluation.exit_curve import calibrate as solve_exits
 from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.evaluation.sampled import Sampled
-from sidestep.execution.execution import execution_of
+from sidestep.execution.execution import EXECUTIONS
 from sidestep.files import kept
 from sidestep.results.kept_curve import save_exit_curve
 from sidestep.routing.exit_rule import CRITERIA
@@ -119,6 +119,8 @@ def evaluate(
         SidestepError: for an evaluation that does not exist, decisions drawn by a method without noise among
             them, or a budget that cannot be met.
     """
+    if execution not in (known := (*EXECUTIONS, ENGINE)):
+        raise RecipeError(f"execution must be one of {', '.join(known)}, got {execution!r}")
     opened = open_run(Path(run), checkpoint)
     sampled = _sampled(opened.recipe, decisions, seed)
     rule = opened.exit_rule if budget is None else _solved(opened, budget, source).rule
@@ -130,13 +132,12 @@ def evaluate(
         return evaluate_engine(engine, batches, opened.cost, num_classes=num_classes)
     if precision is not None:
         raise ExecutionError(f"precision is the engine's alone, got execution {execution!r}; drop it")
-    chosen = execution_of(execution)
     return evaluate_network(
         opened.network,
         _batches(opened, split, source),
         opened.cost,
         num_classes=len(opened.class_names),
-        execution=chosen,
+        execution=EXECUTIONS[execution],
         sampled=sampled,
         rule=rule,
     )
