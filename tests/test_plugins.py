@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import sidestep
 from sidestep.cli.main import main
 from sidestep.errors import UsageError
 from sidestep.plugins import import_plugins, imported_plugins
@@ -29,6 +31,15 @@ model: {{name: cifar_resnet8}}
 data: {{source: digits, image_size: 8, limit: 64, workers: 0, flip: false}}
 training: {{batch_size: 32, phases: [{{name: joint, epochs: 1, lr: 0.05}}]}}
 """
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """Forget what the modules have registered."""
+    before = set(sidestep.METHODS)
+    yield
+    for name in set(sidestep.METHODS) - before:
+        sidestep.METHODS.remove(name)
 
 
 def write(folder: Path, name: str) -> Path:
@@ -76,8 +87,6 @@ def test_workers_of_a_sweep_know_it_too(tmp_path: Path) -> None:
 def test_a_file_is_imported_wherever_it_lies(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     import_plugins([str(write(tmp_path / "deep", "mine_by_file"))])
-    import sidestep
-
     assert "mine_by_file" in sidestep.METHODS
 
 

@@ -307,13 +307,13 @@ def test_a_text_that_yaml_reads_as_a_number_wants_quotes_in_a_file(tmp_path: Pat
 
 
 def test_a_text_on_the_command_line_is_taken_as_it_was_typed(tmp_path: Path) -> None:
-    path = write(tmp_path, MINIMAL | {"method": {"name": "fixed_path"}})
+    path = write(tmp_path, MINIMAL)
     for text in ("1010010", "set #1", "@x", "*.png", "%s", "a: b: c", "[old] set", "yes", "1e3", " x "):
         recipe = load_recipe(path, ["--name", text, f"--training.phases.0.name={text}"])
         assert (recipe.name, recipe.training.phases[0].name) == (text, text)
+    assert load_recipe(path, ["--model.init", "null"]).model.init is None
+    path = write(tmp_path, MINIMAL | {"method": {"name": "fixed_path"}})
     assert load_recipe(path, ["--method.path", "1010010"]).settings.path == "1010010"
-    assert load_recipe(path, ["--method.path", "1", "--model.init", "null"]).model.init is None
-    assert load_recipe(path, ["--name", "7 #x"]).name == "7 #x"
 
 
 @pytest.mark.parametrize(
@@ -338,9 +338,9 @@ def test_groups_and_lists_on_the_command_line_are_yaml(tmp_path: Path) -> None:
     [
         ("--training.phases.0.lr=.nan", "training.phases.0.lr must be a finite number, got"),
         ("--training.phases.0.lr=inf", "training.phases.0.lr must be a finite number, got"),
-        ("--data.std=[.inf, 1, 1]", "data.std must be a finite list of 3 numbers"),
+        ("--data.std=[.inf, 1, 1]", "data.std must be a finite list of numbers"),
         ("--training.phases.-1.lr=0.1", "--training.phases.-1.lr names no place in the recipe"),
-        ("--data.std=[1, 1", "data.std must be a list of 3 numbers, got '[1, 1'"),
+        ("--data.std=[1, 1", "data.std must be a list of numbers, got '[1, 1'"),
         ("--method=:", "method must be a mapping, got ':'"),
         ("--data.flip=perhaps", "data.flip must be a true or false, got 'perhaps'"),
         ("--training.seed=-1", "training.seed must be in 0 to"),
@@ -353,7 +353,7 @@ def test_what_the_command_line_got_wrong_is_not_blamed_on_the_file(
     with pytest.raises(RecipeError) as caught:
         load_recipe(write(tmp_path, MINIMAL), [override])
     assert str(caught.value).startswith("the command line has one error:\n")
-    assert message.replace("training.seed", "training.seed") in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_errors_of_a_file_and_of_the_command_line_are_said_together(tmp_path: Path) -> None:
