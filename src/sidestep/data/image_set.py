@@ -8,7 +8,6 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from sidestep.errors import RecipeError
 from sidestep.types import Batch
@@ -46,11 +45,6 @@ class ImageSet(Protocol):
 
     def __len__(self) -> int:
         """Return the number of images."""
-        ...
-
-    @property
-    def labels(self) -> Tensor:
-        """Return the (N,) class index of every image, in their order."""
         ...
 
     def num_steps(self, batch_size: int) -> int:

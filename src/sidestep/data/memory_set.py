@@ -49,16 +49,12 @@ class MemorySet:
             raise DataError(f"labels must be one per image, ({len(images)},), got {tuple(labels.shape)}")
         self.config = config
         self.images = images.to(device).contiguous(memory_format=torch.channels_last)
-        self._labels = labels.to(device, torch.int64)
+        self.labels = labels.to(device, torch.int64)
         self._normalize = make_normalization(config, device)
         self.statistics = None if statistics is None else _in_chunks(statistics, self.images)
 
     def __len__(self) -> int:
         return len(self.images)
-
-    @property
-    def labels(self) -> Tensor:
-        return self._labels
 
     def num_steps(self, batch_size: int) -> int:
         return count_steps(len(self), batch_size, self.config.views)
@@ -91,7 +87,7 @@ class MemorySet:
     def _batch(self, images: Tensor, which: Tensor | slice) -> Batch:
         return Batch(
             images=self._normalize(images),
-            labels=self._labels[which],
+            labels=self.labels[which],
             statistics=None if self.statistics is None else self.statistics[which],
         )
 

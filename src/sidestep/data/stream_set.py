@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from sidestep.data.augment import make_normalization
 from sidestep.data.data_config import DataConfig, check_stream
@@ -48,15 +47,10 @@ class StreamSet:
         self.indices = indices
         self.device = torch.device(device)
         self._normalize = make_normalization(config, self.device)
-        self._labels = split.labels[torch.from_numpy(indices)]
         self._decoder = Decoder(split, framing, flip=config.flip, statistics=statistics)
 
     def __len__(self) -> int:
         return len(self.indices)
-
-    @property
-    def labels(self) -> Tensor:
-        return self._labels
 
     def num_steps(self, batch_size: int) -> int:
         return count_steps(len(self), batch_size, self.config.views)

@@ -25,6 +25,7 @@ from sidestep.training.distributed import synchronize_batch_norm
 from sidestep.training.loop import Job
 from sidestep.training.training_config import ExitLossConfig
 
+
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Let what layers draw inside follow from a seed, and leave torch's generators as they were.
