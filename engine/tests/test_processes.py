@@ -213,6 +213,20 @@ def test_many_threads_on_few_cores_come_to_an_end(count: int) -> None:
     assert done.wait(PATIENCE)
 
 
+@needs_fork
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinity")
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_forked_child_with_fewer_cores_than_its_parent_comes_to_an_end(count: int) -> None:
+    engine = Engine(plans.routed_resnet(3, (16, 32)), precision="float32", num_threads=8)
+    wanted = engine(IMAGES[:count]).logits
+
+    def on_one_core() -> bool:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        return all(np.allclose(engine(IMAGES[:count]).logits, wanted, atol=1e-4) for _ in range(20))
+
+    assert in_child(on_one_core)
+
+
 def test_other_threads_of_python_go_on_during_a_call() -> None:
     """One that asks for the engine waits for its turn without Python's lock."""
     engine = Engine(plans.routed_resnet(3, (16, 32, 64)), precision="float32", num_threads=1)

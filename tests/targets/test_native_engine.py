@@ -19,6 +19,7 @@ from sidestep.runs.evaluate import ExitBudget
 from sidestep.runs.recipe import from_dict
 from sidestep.targets import native_engine
 from sidestep.targets.run_plan import run_plan
+from tests.plan.networks import network_of, plan_of
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -117,6 +118,28 @@ def test_a_missing_engine_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(native_engine, "engine_installed", lambda: False)
     with pytest.raises(ExecutionError, match=r"sidestep-engine is not installed; `pip install \./engine`"):
         sidestep.evaluate(run, execution="engine")
+
+
+@needs_engine
+def test_an_engine_older_than_sidestep_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sidestep_engine
+
+    monkeypatch.delattr(sidestep_engine, "available_processors")
+    with pytest.raises(ExecutionError, match=r"sidestep-engine must be as new as sidestep"):
+        sidestep.evaluate(run, execution="engine")
+
+
+@needs_engine
+def test_the_engine_has_no_more_threads_than_there_are_processors_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import sidestep_engine
+
+    monkeypatch.setattr(sidestep_engine, "available_processors", lambda: 3)
+    plan = plan_of(network_of({"name": "static"}, {"name": "cifar_resnet8"})).as_bytes()
+    for torch_has, wanted in ((1, 1), (16, 3)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda torch_has=torch_has: torch_has)
+        assert native_engine.engine_of(plan).num_threads == wanted
 
 
 @needs_engine

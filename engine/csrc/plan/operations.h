@@ -167,11 +167,11 @@ struct VAffine {
 };
 
 enum class Function : uint8_t { relu, sigmoid, tanh, sqrt, exp };
-constexpr Names<Function, 5> FUNCTIONS{{{"relu", Function::relu},
-                                        {"sigmoid", Function::sigmoid},
-                                        {"tanh", Function::tanh},
-                                        {"sqrt", Function::sqrt},
-                                        {"exp", Function::exp}}};
+inline constexpr Names<Function, 5> FUNCTIONS{{{"relu", Function::relu},
+                                               {"sigmoid", Function::sigmoid},
+                                               {"tanh", Function::tanh},
+                                               {"sqrt", Function::sqrt},
+                                               {"exp", Function::exp}}};
 
 struct VMap {
     int64_t in;

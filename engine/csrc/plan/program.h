@@ -30,7 +30,7 @@ struct Choice {
 };
 
 enum class Criterion : uint8_t { confidence, margin, entropy };
-constexpr Names<Criterion, 3> CRITERIA{
+inline constexpr Names<Criterion, 3> CRITERIA{
     {{"confidence", Criterion::confidence}, {"margin", Criterion::margin}, {"entropy", Criterion::entropy}}};
 
 // The image leaves with these logits if their score reaches the threshold.

@@ -8,6 +8,11 @@ namespace sidestep {
 
 #if defined(__linux__)
 
+int allowed_cores(int otherwise) {
+    cpu_set_t allowed;
+    return sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : otherwise;
+}
+
 int current_core() {
     return sched_getcpu();
 }
@@ -33,6 +38,10 @@ void WakeAffinity::release(std::thread& thread) {
 }
 
 #else
+
+int allowed_cores(int otherwise) {
+    return otherwise;
+}
 
 int current_core() {
     return -1;

@@ -9,6 +9,9 @@
 
 namespace sidestep {
 
+// Returns how many cores the calling thread may use, or `otherwise` where that is not known.
+int allowed_cores(int otherwise);
+
 // Returns the number of the core that the calling thread is on, or a negative one where it is not known.
 int current_core();
 

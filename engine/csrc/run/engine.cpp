@@ -36,7 +36,9 @@ void Engine::start(State& state) const {
     std::vector<Memory> scratch;
     for (int rank = 0; rank < num_threads_; ++rank) scratch.emplace_back(scratch_bytes(packed_));
     state.scratch = std::move(scratch);
-    state.threads = std::make_unique<ThreadPool>(num_threads_, num_cores_);
+    // A child may have been given fewer cores than its parent had.
+    const int num_cores = std::min(num_cores_, allowed_cores(num_cores_));
+    state.threads = std::make_unique<ThreadPool>(num_threads_, num_cores);
 }
 
 Network Engine::network(const Workspace& workspace) const {

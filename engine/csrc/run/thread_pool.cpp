@@ -14,11 +14,9 @@ namespace sidestep {
 namespace {
 
 // Rounds of waiting before a thread gives its core away: within a task, and between two, where it takes less
-// time than waking a thread that sleeps. Within a task it then offers the core to others for some turns, and
-// sleeps after that: another process may have the core of the thread that it waits for.
+// time than waking a thread that sleeps.
 constexpr int SPIN_IN_TASK = 1 << 9;
 constexpr int SPIN_BETWEEN_TASKS = 1 << 12;
-constexpr int YIELDS_IN_TASK = 1 << 7;
 
 void pause() {
 #if defined(__x86_64__)
@@ -35,13 +33,14 @@ bool spin(int rounds, const Done& done) {
     return done();
 }
 
-// Waits until done(value), where whoever makes that true notifies those that wait for the value.
+// Waits until done(value), where whoever makes that true notifies those that wait for the value. One that
+// spins never sleeps: it would wake on the core of the one that wakes it, and both would stay there.
 template <class T, class Done>
 void wait_until(const std::atomic<T>& value, bool spins, const Done& done) {
-    auto now = [&] { return done(value.load(std::memory_order_acquire)); };
     if (spins) {
-        if (spin(SPIN_IN_TASK, now)) return;
-        for (int i = 0; i < YIELDS_IN_TASK && !now(); ++i) std::this_thread::yield();
+        auto now = [&] { return done(value.load(std::memory_order_acquire)); };
+        while (!spin(SPIN_IN_TASK, now)) std::this_thread::yield();
+        return;
     }
     for (T seen = value.load(std::memory_order_acquire); !done(seen);
          seen = value.load(std::memory_order_acquire))

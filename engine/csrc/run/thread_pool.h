@@ -13,8 +13,8 @@
 
 namespace sidestep {
 
-// Makes `size` threads wait for each other. What they wait for is short, so that they spin before they sleep;
-// but not where there are more threads than cores, since one that spins keeps another from its work.
+// Makes `size` threads wait for each other. What they wait for is short, so that they spin; but where there
+// are more threads than cores they sleep, since one that spins keeps another from its work.
 class Barrier {
   public:
     Barrier(int size, bool spins) : size_(size), spins_(spins) {}

@@ -16,6 +16,7 @@ from sidestep.evaluation.rivals import Runner
 from sidestep.types import Batch, CostModel, Decisions, RoutedOutput
 
 MISSING = "sidestep-engine is not installed; `pip install ./engine` builds it, with GCC or Clang"
+TOO_OLD = "sidestep-engine must be as new as sidestep, and is older; `pip install ./engine` builds it again"
 
 EnginePrecision = Literal["auto", "float32", "bfloat16"]
 
@@ -26,22 +27,29 @@ def engine_installed() -> bool:
 
 
 def engine_of(plan: bytes, precision: EnginePrecision = "auto") -> Any:
-    """Return the engine of a plan, a `sidestep_engine.Engine` with as many threads as PyTorch has.
+    """Return the engine of a plan, a `sidestep_engine.Engine`.
+
+    It has as many threads as PyTorch, but no more than there are processors for: PyTorch counts those of the
+    machine, whatever the CPU quota of a container.
 
     Args:
         plan: the content of a plan file.
         precision: of maps and weights; "auto" takes bfloat16 where the processor multiplies it natively.
 
     Raises:
-        ExecutionError: when the engine is not installed, or cannot run the plan in that precision here.
+        ExecutionError: when the engine is not installed or too old, or cannot run the plan in that precision
+            here.
     """
     if not engine_installed():
         raise ExecutionError(MISSING)
     import sidestep_engine
 
+    if not hasattr(sidestep_engine, "available_processors"):
+        raise ExecutionError(TOO_OLD)
+    threads = min(torch.get_num_threads(), sidestep_engine.available_processors())
     try:
         return sidestep_engine.Engine(
-            sidestep_engine.parse_plan(plan), precision=precision, num_threads=torch.get_num_threads()
+            sidestep_engine.parse_plan(plan), precision=precision, num_threads=threads
         )
     except sidestep_engine.PlanError as error:
         raise ExecutionError(f"the engine cannot run this network: {error}") from error
@@ -83,4 +91,8 @@ def routed(output: Any, cost: CostModel) -> RoutedOutput:
     if cost.exit_macs is not None:
         exits = F.one_hot(left, len(cost.exit_macs)).float()
     decisions = Decisions(weights=weights, asked=asked.float(), exits=exits)
-    return RoutedOutput(logits=torch.from_numpy(output.logits), decisions=decisions)
+    return RoutedOutput(
+        logits=torch.from_numpy(output.logits),
+        decisions=decisions,
+        temperatures=torch.from_numpy(output.temperatures),
+    )
