@@ -58,6 +58,8 @@ class RunLog:
                 table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
             ),
             console=Console(stderr=True),
+            # The last column gets what the others leave.
+            expand=True,
             # Only one bar can be shown at a time; of several trainings in one process none has it.
             disable=not active or threading.current_thread() is not threading.main_thread(),
         )
