@@ -93,7 +93,7 @@ TEXTS = {
     "source": ["absent", "hfds/"], "storage": ["nonsense", "sqlite:////dev/null/x"],
     "batch_sizes": ["0", "x", "1,,2"],
     "over": ["x", "seed=", "nope=1", "seed=0,0", "training.seed=-1", "method.target=x"],
-    "budget": ["5", "-1", "0"], "seconds": ["0", "-1"], "num_budgets": ["1"], "workers": ["0"],
+    "budget": ["5", "-1", "0"], "seconds": ["-1"], "num_budgets": ["1"], "workers": ["0"],
     "replicas": ["0"], "devices": ["0", "99"], "num_nodes": ["0", "2"], "seed": ["-1"],
 }  # fmt: skip
 

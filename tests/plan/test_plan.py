@@ -47,9 +47,12 @@ def test_a_plan_that_cannot_be_written_leaves_the_old_one(
     assert os.listdir(tmp_path) == ["tiny.plan"]
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"nowhere/tiny.plan could not be written \(No such file"):
-        save_plan(tmp_path / "nowhere" / "tiny.plan", Plan(document={"steps": []}, tensors={}))
+def test_a_folder_that_cannot_be_made_is_named_and_others_are_made(tmp_path: Path) -> None:
+    plan = Plan(document={"steps": []}, tensors={})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match=r"file/tiny.plan could not be written"):
+        save_plan(tmp_path / "file" / "tiny.plan", plan)
+    assert save_plan(tmp_path / "new" / "tiny.plan", plan) > 0
 
 
 @pytest.mark.parametrize("number", [float("inf"), float("nan")])

@@ -111,8 +111,8 @@ def bench_network(
     Raises:
         ExecutionError: when the images do not have the input size.
     """
-    if not 0 < seconds < math.inf:
-        raise RecipeError(f"seconds must be above 0 and finite, got {seconds}; 10 are usual")
+    if not 0 <= seconds < math.inf:
+        raise RecipeError(f"seconds must be at least 0 and finite, got {seconds}; 10 are usual")
     device = next(network.parameters()).device
     images = _checked(images, (network.image_channels, *input_size), max(batch_sizes)).to(device)
     prepared = prepare(network, images[:2])
