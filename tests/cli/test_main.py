@@ -73,7 +73,9 @@ def test_an_interrupt_while_torch_is_imported_leaves_no_traceback(delay: float, 
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from sidestep.cli.main import script\n"
         f"sys.argv[1:] = ['train', {str(RECIPES / 'act_resnet110_cifar10.yaml')!r}]\n"
-        f"threading.Timer({delay}, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        f"timer = threading.Timer({delay}, os.kill, (os.getpid(), signal.SIGINT))\n"
+        "timer.daemon = True\n"
+        "timer.start()\n"
         "script()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)

@@ -147,8 +147,9 @@ def test_a_run_whose_worker_was_killed_goes_on_in_another(
     monkeypatch.setattr(sweep_module, "HEARTBEAT_SECONDS", 1)
     script = (
         "import sys; from pathlib import Path; from sidestep.runs import sweep as sweep_module\n"
+        "from sidestep.runs.combinations import sweep_runs\n"
         "sweep_module.HEARTBEAT_SECONDS = 1\n"
-        "sweep_module.sweep(sweep_module.sweep_runs([sys.argv[1]], ['seed=0']), Path(sys.argv[2]))"
+        "sweep_module.sweep(sweep_runs([sys.argv[1]], ['seed=0']), Path(sys.argv[2]))"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(recipe), str(out)])
     folder = out / "tiny-seed=0"

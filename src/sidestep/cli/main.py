@@ -29,25 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: what the user typed; by default that of this process, which then belongs to the command line.
     """
-    # Libraries that are being imported turn an interrupt into errors of their own.
     with heard_interrupts() as heard:
         try:
-            return _told(sys.argv[1:] if argv is None else argv, own_process=argv is None)
-        except BrokenPipeError:
-            # Whoever read has seen enough. What is left in the buffer must not be written at the end either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
+            return _guarded(sys.argv[1:] if argv is None else argv, heard, own_process=argv is None)
         except KeyboardInterrupt:
             return _interrupted()
-        except Exception as error:
-            if heard and not isinstance(error, SidestepError):
-                return _interrupted()
-            meant = understood(error)
-            if meant is None:
-                raise
-            if _is_first() or isinstance(meant, LoneProcessError):
-                print(f"sidestep: {meant}", file=sys.stderr)
-            return meant.exit_code
 
 
 def script() -> None:
@@ -79,6 +65,26 @@ def commands() -> dict[str, Command]:
     return {name: command_of(name, function) for name, function in functions.items()}
 
 
+def _guarded(arguments: Sequence[str], heard: Sequence[int], *, own_process: bool) -> int:
+    """Run one command, and say in a sentence what has ended it."""
+    try:
+        return _told(arguments, own_process=own_process)
+    except BrokenPipeError:
+        # Whoever read has seen enough. What is left in the buffer must not be written at the end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if heard and not isinstance(error, SidestepError):
+            # Libraries that are being imported turn an interrupt into errors of their own.
+            return _interrupted()
+        meant = understood(error)
+        if meant is None:
+            raise
+        if _is_first() or isinstance(meant, LoneProcessError):
+            print(f"sidestep: {meant}", file=sys.stderr)
+        return meant.exit_code
+
+
 def _told(arguments: Sequence[str], *, own_process: bool) -> int:
     """Run one command, and say in sentences on standard error what it does and what it could not keep."""
     from sidestep.cli.process import progress_on_stderr, unkept_on_stderr
@@ -90,7 +96,8 @@ def _told(arguments: Sequence[str], *, own_process: bool) -> int:
 
 
 def _interrupted() -> int:
-    if _is_first():
+    # Modules may be half imported, so that nobody can be asked who speaks for several processes.
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         print("sidestep: interrupted", file=sys.stderr)
     return 130
 
@@ -146,8 +153,8 @@ def _help(command: Command, typed: Sequence[str]) -> str:
 
 def _is_first() -> bool:
     """Return whether this process speaks for all, without importing torch where that has not been."""
-    if "torch" not in sys.modules:
+    distributed = sys.modules.get("sidestep.training.distributed")
+    if distributed is None:
         return os.environ.get("LOCAL_RANK", "0") == "0"
-    from sidestep.training.distributed import is_first
-
-    return is_first()
+    first: bool = distributed.is_first()
+    return first
