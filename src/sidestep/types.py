@@ -91,6 +91,8 @@ class CostModel:
         exit_macs: (E,) price of leaving at every exit, on top of units and routers: the heads up to it, and
             in a network of exits alone everything that was computed for them. None without early exits.
         exit_units: (E,) number of units in front of every exit, or None.
+        static_macs: MACs of the static network where that is not everything: a cascade's last member. None
+            elsewhere.
     """
 
     fixed_macs: float
@@ -98,10 +100,14 @@ class CostModel:
     router_macs: Tensor
     exit_macs: Tensor | None = None
     exit_units: Tensor | None = None
+    static_macs: float | None = None
 
     @property
     def full_macs(self) -> float:
-        """Return the MACs of the static network: every unit at its dearest option, all exits, no routers."""
+        """Return the MACs of the static network: every unit at its dearest option, all exits, no routers.
+
+        For a cascade those of its last member.
+        """
         return float(self._full())
 
     def to(self, device: torch.device | str) -> CostModel:
@@ -158,6 +164,8 @@ class CostModel:
 
     def _full(self) -> Tensor:
         """Return `full_macs` on the device of the prices: a number would make a step wait for a GPU."""
+        if self.static_macs is not None:
+            return self.option_macs.new_tensor(self.static_macs, dtype=torch.float64)
         dearest = self.option_macs[:, -1].sum(dtype=torch.float64) + self.fixed_macs
         return dearest if self.exit_macs is None else dearest + self.exit_macs[-1]
 

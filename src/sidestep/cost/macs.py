@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -61,9 +62,11 @@ _OTHER_SIDES = (32, 64, 96, 128, 160, 192, 224, 256, 384, 512)
 
 
 def _priced(shadow: DynamicNetwork, input_size: tuple[int, int]) -> CostModel:
-    pricing = _Pricing(shadow)
-    walk(shadow, torch.empty(1, shadow.image_channels, *input_size, device="meta"), pricing)
-    return pricing.cost()
+    pricing, images = _Pricing(shadow), torch.empty(1, shadow.image_channels, *input_size, device="meta")
+    walk(shadow, images, pricing)
+    if not shadow.shares_nothing:
+        return pricing.cost()
+    return replace(pricing.cost(), static_macs=counted_macs(shadow.static, images)[0])
 
 
 def _can_take(shadow: DynamicNetwork, input_size: tuple[int, int]) -> bool:
@@ -89,7 +92,8 @@ class _Pricing(Visitor):
         self.options: list[list[float]] = []
 
     def call(self, place: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        self.macs[place], result = counted_macs(function, *arguments)
+        macs, result = counted_macs(function, *arguments)
+        self.macs[place] += macs
         return result
 
     def at_unit(self, index: int, unit: Unit) -> None:

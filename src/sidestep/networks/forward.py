@@ -35,6 +35,8 @@ class Routed(Protocol):
     @property
     def has_early_exits(self) -> bool: ...
 
+    def answer(self, index: int, logits: Tensor, said: Tensor | None) -> tuple[Tensor, Tensor | None]: ...
+
 
 class Forward(ForwardPass):
     """A forward pass in which everything up to the last exit is computed.
@@ -50,6 +52,7 @@ class Forward(ForwardPass):
         choices: logits, weights and relaxed weights at every unit so far, (B, K) each; none without a router.
         num_units: units so far.
         exit_logits: (B, C) of every exit so far.
+        said: what a cascade's members so far have said together, or None.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Forward(ForwardPass):
         self.choices: list[tuple[Tensor, Tensor, Tensor]] = []
         self.num_units = 0
         self.exit_logits: list[Tensor] = []
+        self.said: Tensor | None = None
 
     def at_unit(self, index: int, unit: Unit) -> None:
         self.num_units += 1
@@ -80,8 +84,13 @@ class Forward(ForwardPass):
         self.choices.append((logits, sample.weights, sample.relaxed))
 
     def at_exit(self, index: int, classify: Callable[[Any], Any]) -> bool:
-        self.exit_logits.append(classify(self.x))
+        self.exit_logits.append(self.answer(index, classify))
         return True
+
+    def answer(self, index: int, classify: Callable[[Any], Any]) -> Tensor:
+        """Return the (B, C) logits with which images would leave at an exit."""
+        logits, self.said = self.network.answer(index, classify(self.x), self.said)
+        return logits
 
     def decisions(self, choices: Sequence[tuple[Tensor, Tensor, Tensor]], like: Tensor) -> Decisions:
         """Return what was decided about the units so far.
@@ -154,7 +163,7 @@ class LeavingForward(Forward):
         self.rows = torch.arange(images.shape[0], device=images.device)
 
     def at_exit(self, index: int, classify: Callable[[Any], Any]) -> bool:
-        logits = classify(self.x)
+        logits = self.answer(index, classify)
         self.seen = self.rule.certainty(index, logits, self.seen)
         leaves = self.rule.leaves(index, self.seen)
         over, alive = leaves.nonzero().squeeze(1), (~leaves).nonzero().squeeze(1)
@@ -174,7 +183,8 @@ class LeavingForward(Forward):
         """Go on with some of the images, by index."""
         assert self.seen is not None  # set by the exit that asks for it
         self.rows, self.seen = self.rows[alive], self.seen.take(alive)
-        self.x, self.choices = take_rows(self.x, alive), take_rows(self.choices, alive)
+        self.images, self.x = take_rows((self.images, self.x), alive)
+        self.said, self.choices = take_rows((self.said, self.choices), alive)
         if self.router is not None:
             self.state = self.router.take(self.state, alive)
 

@@ -88,6 +88,21 @@ class DynamicNetwork(nn.Module):
         return _Static(self)
 
     @property
+    def shares_nothing(self) -> bool:
+        """Return whether ways to different exits have nothing in common: the last one is the static rival."""
+        return False
+
+    def answer(self, index: int, logits: Tensor, said: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the logits with which images leave at an exit, and what later exits have to know of it.
+
+        Args:
+            index: of the exit.
+            logits: (B, C) that the exit computes.
+            said: what the exit before has left to know; None in front of the first.
+        """
+        return logits, None
+
+    @property
     def chooses_options(self) -> bool:
         """Return whether its router weighs the options of units, so that an execution runs them."""
         return self.router is not None

@@ -68,6 +68,18 @@ class SegmentStop:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberStop:
+    """Where member `index` of a cascade begins: the images to the features in front of its first unit."""
+
+    index: int
+    start: Callable[[Any], Any]
+
+    def visit(self, visitor: Visitor) -> bool:
+        visitor.at_member(self.index, self.start)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
 class ExitStop:
     """Exit `index`, which maps features to (B, C) logits; the network's head is the last one."""
 
@@ -101,11 +113,13 @@ class Visitor:
     Attributes:
         x: features where the visitor stands.
         state: of the router.
+        images: that the walk began with, of those images that are still on the way.
     """
 
     def __init__(self, router: Router | None) -> None:
         self.router = router
         self.x: Any = None
+        self.images: Any = None
         self.state: Any = None
 
     def call(self, place: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -120,6 +134,7 @@ class Visitor:
 
     def begin(self, stem: Callable[[Any], Any], images: Any) -> None:
         """Run the stem, and let the router look at the images."""
+        self.images = images
         self.x = self.call(STEM, stem, images)
         if self.router is not None:
             self.state = self.call(ROUTER_START, self.router.begin, images)
@@ -137,6 +152,10 @@ class Visitor:
     def at_segment(self, index: int, compute: Callable[[Any], Any]) -> None:
         """Do what happens on the way to exit `index` of a network that has exits alone."""
         self.x = self.call(segment_place(index), compute, self.x)
+
+    def at_member(self, index: int, start: Callable[[Any], Any]) -> None:
+        """Do what happens where a member of a cascade begins, on its way to exit `index`."""
+        self.x = self.call(segment_place(index), start, self.images)
 
     def at_exit(self, index: int, classify: Callable[[Any], Any]) -> bool:
         """Do what happens at an exit, and return whether the way goes on."""

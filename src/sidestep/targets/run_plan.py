@@ -95,12 +95,17 @@ def _pixels(path: Path | str, plan: Any, preparation: Preparation | None) -> Pix
 
 def _cost_of(prices: dict[str, Any]) -> CostModel:
     """Return the price list in a plan."""
-    exits = {name: torch.tensor(prices[name]) for name in ("exit_macs", "exit_units") if name in prices}
+
+    def tensor(name: str) -> torch.Tensor | None:
+        return torch.tensor(prices[name]) if name in prices else None
+
     options = prices["option_macs"]
     return CostModel(
         fixed_macs=prices["fixed_macs"],
         # A network of exits alone has no units, and an empty list no second dimension.
         option_macs=torch.tensor(options) if options else torch.zeros(0, 2),
         router_macs=torch.tensor(prices["router_macs"]),
-        **exits,
+        exit_macs=tensor("exit_macs"),
+        exit_units=tensor("exit_units"),
+        static_macs=prices.get("static_macs"),
     )
