@@ -6,6 +6,7 @@ from typing import Any
 
 from sidestep.methods.act import ACT, SACT
 from sidestep.methods.blockdrop import BLOCKDROP
+from sidestep.methods.cascade import CASCADE
 from sidestep.methods.codinet import CODINET
 from sidestep.methods.convnet_aig import CONVNET_AIG
 from sidestep.methods.early_exit import MSDNET, RANET
@@ -27,6 +28,7 @@ _ALL = (
     SACT,
     RANET,
     MSDNET,
+    CASCADE,
     FIXED_PATH,
     RANDOM_DROP,
     STATIC,

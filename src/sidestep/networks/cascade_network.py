@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sidestep.data.preparation import Interpolation
 from sidestep.errors import RecipeError
 from sidestep.layers.unit import Unit
 from sidestep.networks.network import DynamicNetwork
@@ -25,7 +26,6 @@ from sidestep.networks.walk import ExitStop, MemberStop, SegmentStop, Stop, Unit
 from sidestep.routing.router import Router, always
 
 Combine = Literal["last", "log_probs", "probs"]
-Interpolation = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,14 @@ class MemberInput:
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise RecipeError(f"size must be at least 1, got {list(self.size)}")
+        if not 0.0 < self.crop_share <= 1.0:
+            raise RecipeError(f"crop_share must be in (0, 1], got {self.crop_share}")
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise RecipeError(f"std must be above 0, one for each mean, got {self.std} for {self.mean}")
 
 
 def shared_input(inputs: Sequence[MemberInput]) -> MemberInput:

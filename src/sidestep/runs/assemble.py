@@ -17,8 +17,10 @@ from sidestep.data import Data, Shard, load_data
 from sidestep.data.image_set import train_rows
 from sidestep.errors import RecipeError
 from sidestep.networks.attached_exits import attach_exits
+from sidestep.networks.cascade_network import CascadeNetwork
 from sidestep.networks.models import build_backbone, build_model
 from sidestep.networks.network import DynamicNetwork
+from sidestep.runs.cascade_model import load_members
 from sidestep.runs.published_weights import check_start
 from sidestep.runs.recipe import Recipe, method_of, model_of
 from sidestep.training.distributed import synchronize_batch_norm
@@ -120,6 +122,8 @@ def _start_from_static(
 ) -> tuple[Backbone | None, list[str]]:
     """Load the static origin; return a copy of it if it is to teach, and sentences about what was loaded."""
     teaches = recipe.training.distillation.weight > 0
+    if isinstance(network, CascadeNetwork):
+        return None, load_members(network, recipe.model.settings.members, data.num_classes)
     blocks = network.parts()["blocks"]
     if recipe.model.init is None:
         if teaches:

@@ -9,21 +9,19 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from sidestep.data.data_config import SHARED_KEYS, DataConfig
-from sidestep.data.sources import SOURCES
+from sidestep.data.data_config import DataConfig
 from sidestep.errors import RecipeError, one_line
 from sidestep.methods import METHODS, Method
 from sidestep.networks.models import MODELS, Model, ModelConfig
 from sidestep.runs import schema
+from sidestep.runs.cascade_model import register_cascades
 from sidestep.runs.override import OverrideText
 from sidestep.runs.recipe_book import recipe_file
-from sidestep.runs.schema import Section
+from sidestep.runs.sections import DATA, METHOD, MODEL
 from sidestep.runs.upgrade import VERSION, upgrade_recipe
 from sidestep.training.training_config import Phase, TrainingConfig
 
-METHOD = Section(registry=METHODS)
-MODEL = Section(registry=MODELS, config=ModelConfig, common=lambda model: model.common)
-DATA = Section(registry=SOURCES, config=DataConfig, common=lambda source: SHARED_KEYS)
+register_cascades()
 SECTIONS = ("method", "model", "data", "training")
 
 

@@ -56,6 +56,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     )
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a file of weights was written by `save_checkpoint`, as far as its header says."""
+    return path.suffix == ".safetensors" and path.is_file() and _KEY in read_safetensors(path)[1]
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Return what `save_checkpoint` wrote.
 
