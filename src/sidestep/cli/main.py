@@ -43,7 +43,13 @@ def script() -> None:
 
 def commands() -> dict[str, Command]:
     """Return the commands by name, in the order in which a user meets them."""
-    from sidestep.cli import evaluation_commands, plan_commands, result_commands, training_commands
+    from sidestep.cli import (
+        cascade_commands,
+        evaluation_commands,
+        plan_commands,
+        result_commands,
+        training_commands,
+    )
     from sidestep.cli.options import command_of
 
     functions: dict[str, Callable[..., None]] = {
@@ -52,6 +58,8 @@ def commands() -> dict[str, Command]:
         "weights": training_commands.weights,
         "train": training_commands.train,
         "sweep": training_commands.sweep,
+        "cascade": cascade_commands.cascade,
+        "frontier": cascade_commands.frontier,
         "evaluate": evaluation_commands.evaluate,
         "calibrate": evaluation_commands.calibrate,
         "curve": evaluation_commands.curve,

@@ -13,6 +13,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from sidestep.evaluation.exit_curve import ExitCalibration, ExitCurve
+    from sidestep.evaluation.frontier import FrontierPoint
     from sidestep.methods import Method
     from sidestep.registry import Registry
     from sidestep.runs.recipe_book import RecipeCard
@@ -152,6 +153,21 @@ def comparison_table(reports: Mapping[str, Mapping[str, Any]], title: str) -> Ta
             f"{report['fraction_of_full']:.1%}",
             f"{report['executed_mean']:.2f}",
             f"{report['num_paths']:,}",
+        )
+    return table
+
+
+def frontier_table(points: Sequence[FrontierPoint]) -> Table:
+    """Return the points of a front, one a row, at most thirty of them evenly spread."""
+    shown = points[:: max(1, len(points) // 30)]
+    table = plain_table("network", "accuracy", "M MACs", "reach each", title="the cheapest for its accuracy")
+    for point in shown:
+        add_row(
+            table,
+            ", then ".join(point.members) + (", exits" if point.kind == "exits" else ""),
+            f"{point.accuracy:.2%} ± {100 * point.error:.2f}",
+            f"{1e-6 * point.macs:.1f}",
+            " ".join(f"{share:.1%}" for share in point.shares),
         )
     return table
 

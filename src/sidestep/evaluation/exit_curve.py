@@ -31,6 +31,14 @@ class ExitSurvey:
     labels: Tensor
     macs: Tensor
 
+    def every_second(self, first: int) -> ExitSurvey:
+        """Return the same for every second image, from the first or the second one on."""
+        return ExitSurvey(
+            exit_logits=self.exit_logits[:, first::2],
+            labels=self.labels[first::2],
+            macs=self.macs[:, first::2],
+        )
+
     def table(self, criterion: str, temperatures: Sequence[float] | None) -> ExitTable:
         """Return the scores by a criterion, with what is right and what it costs."""
         return ExitTable(

@@ -112,13 +112,18 @@ def load_members(network: CascadeNetwork, members: Sequence[MemberSettings], num
     for module, member in zip(network.members, members, strict=True):
         assert isinstance(module, DynamicNetwork)
         try:
-            notes += _load(module, member, num_classes)
+            notes += load_member(module, member, num_classes)
         except CheckpointError as error:
             raise CheckpointError(f"member {member.name}: {error}") from error
     return notes
 
 
-def _load(network: DynamicNetwork, member: MemberSettings, num_classes: int) -> list[str]:
+def load_member(network: DynamicNetwork, member: MemberSettings, num_classes: int) -> list[str]:
+    """Fill a member with its weights, and return sentences about what was loaded.
+
+    Raises:
+        CheckpointError: for weights that are missing or do not fit.
+    """
     _, _, model = member.parts()
     if member.weights is None:
         trained = build_backbone(model, num_classes, member.input.size)

@@ -123,7 +123,7 @@ def evaluate(
         raise RecipeError(f"execution must be one of {', '.join(known)}, got {execution!r}")
     opened = open_run(Path(run), checkpoint)
     sampled = _sampled(opened.recipe, decisions, seed)
-    rule = opened.exit_rule if budget is None else _solved(opened, budget, source).rule
+    rule = opened.exit_rule if budget is None else solve(opened, budget, source).rule
     if execution == ENGINE:
         if sampled is not None:
             raise ExecutionError("the engine knows arg-max decisions alone, got sampled; evaluate masked")
@@ -160,11 +160,16 @@ def calibrate(
     """
     opened = open_run(Path(run), checkpoint)
     with locked(Path(run)):
-        calibration = _solved(opened, budget, source)
-        before = load_checkpoint(opened.path)
-        values = before.values | {EXITS: asdict(calibration)}
-        save_checkpoint(opened.path, Checkpoint(tensors=before.tensors, values=values))
+        calibration = solve(opened, budget, source)
+        keep_calibration(opened, calibration)
     return calibration
+
+
+def keep_calibration(opened: OpenedRun, calibration: ExitCalibration) -> None:
+    """Keep in a run's checkpoint where images leave."""
+    before = load_checkpoint(opened.path)
+    values = before.values | {EXITS: asdict(calibration)}
+    save_checkpoint(opened.path, Checkpoint(tensors=before.tensors, values=values))
 
 
 def curve(
@@ -231,7 +236,7 @@ def _survey(opened: OpenedRun, split: Role, source: str | None) -> ExitSurvey:
     return survey_exits(opened.network, _batches(opened, split, source), opened.cost)
 
 
-def _solved(opened: OpenedRun, budget: ExitBudget, source: str | None) -> ExitCalibration:
+def solve(opened: OpenedRun, budget: ExitBudget, source: str | None) -> ExitCalibration:
     """Return the rule that meets a budget on the validation split."""
     survey = _survey(opened, "val", source)
     return solve_exits(

@@ -92,6 +92,26 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     return _finish(values, errors, str(path), [key for key, _ in pairs])
 
 
+def data_values(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the keys of a recipe's `data:` that were typed on the command line, as plain values.
+
+    Args:
+        overrides: as `load_recipe` takes them.
+
+    Raises:
+        RecipeError: for keys of other parts.
+    """
+    errors: list[str] = []
+    values: dict[str, Any] = {}
+    for key, value in _pairs(overrides, errors):
+        part, _, name = key.partition(".")
+        if part != "data" or not name or "." in name:
+            errors.append(f"--{key} must be a key of data, such as --data.source")
+        values[name] = value
+    _raise_all(errors, "the command line")
+    return values
+
+
 def from_dict(values: dict[str, Any], source: str = "recipe") -> Recipe:
     """Return the recipe that plain values describe, those of older checkpoints too.
 

@@ -1,0 +1,104 @@
+"""Commands about cascades of trained networks: cascade, frontier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from sidestep.cli.groups import Exits
+from sidestep.cli.options import Overrides
+from sidestep.cli.tables import calibration_table, frontier_table, report_table, show, tell
+
+
+def cascade(
+    members: list[str],
+    *,
+    overrides: Overrides,
+    out: Path = Path("runs/cascade"),
+    exits: Exits,
+    calibration: Literal["val", "halves"] = "val",
+    combine: Literal["log_probs", "probs", "last"] = "log_probs",
+    json: bool = False,
+) -> None:
+    """Make a run of trained networks, where a dearer one is asked about images a cheaper one is unsure of.
+
+    Nothing is trained. `evaluate`, `curve`, `calibrate`, `bench`, `results` and `export` take the run as any
+    other.
+
+    Args:
+        members: run folders, MODEL=WEIGHTS such as cifar_resnet20=weights.safetensors, or timm/NAME.
+        overrides: a key of data: --data.source where images lie, --data.mean and --data.std of members that
+            bring none.
+        out: run folder.
+        exits: what an image may cost (default: all go to the last member).
+        calibration: solve thresholds on the validation split, or on halves of the test split for each other,
+            for weights that have seen the validation images.
+        combine: an exit says the mean of the log-probabilities or probabilities of all members so far, or
+            what its own member says.
+        json: print one JSON object and nothing else.
+    """
+    from sidestep.runs.cascade import cascade as make_cascade
+    from sidestep.runs.recipe import data_values
+
+    exits.check_use()
+    made = make_cascade(
+        members,
+        out,
+        data=data_values(overrides),
+        budget=exits.exit_budget() if exits.has_budget else None,
+        calibration=calibration,
+        combine=combine,
+    )
+    if made.calibration is not None and not json:
+        Console().print(calibration_table(made.calibration))
+    show(made.report, report_table(made.report, f"{out}: {', then '.join(made.members)} (test split)"), json)
+    tell(f"wrote {out}; next: `sidestep curve {out}`, `sidestep calibrate {out} --budget 0.5`", json)
+
+
+def frontier(
+    candidates: list[str],
+    *,
+    overrides: Overrides,
+    out: Path = Path("runs/frontier.md"),
+    num_budgets: int = 40,
+    no_triples: bool = False,
+) -> None:
+    """Find the cheapest of some networks, and of all cascades of them, for every accuracy.
+
+    Candidates run once; what they say is kept beside the page, and another call runs new ones alone.
+
+    Args:
+        candidates: run folders, MODEL=WEIGHTS such as cifar_resnet20=weights.safetensors, or timm/NAME.
+        overrides: a key of data: --data.source where images lie, --data.mean and --data.std of candidates
+            that bring none.
+        out: markdown file; figure (.png) and points (.json) go beside it.
+        num_budgets: of every pair.
+        no_triples: try pairs alone.
+    """
+    from sidestep.evaluation.frontier import front
+    from sidestep.results.frontier_page import save_frontier
+    from sidestep.runs.frontier import frontier as find
+    from sidestep.runs.recipe import data_values
+
+    data = data_values(overrides)
+    found = find(
+        candidates,
+        data=data,
+        scores=out.with_suffix(".scores"),
+        num_budgets=num_budgets,
+        triples=not no_triples,
+    )
+    written = save_frontier(
+        out,
+        found.points,
+        texts=found.texts,
+        num_images=found.num_images,
+        failed=found.failed,
+        source=str(data.get("source", "digits")),
+    )
+    Console().print(frontier_table(front(found.points)))
+    for text, why in found.failed.items():
+        print(f"not run: {text}: {why}")
+    print(f"wrote {', '.join(map(str, written))}")

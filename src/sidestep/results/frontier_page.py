@@ -1,0 +1,187 @@
+"""The page of a frontier: what is on it, what is beaten and by what, and how to make any of its cascades."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sidestep.errors import RecipeError
+from sidestep.evaluation.environment import describe_environment, in_words
+from sidestep.evaluation.frontier import FrontierPoint, dominating, front
+from sidestep.files import write_file
+from sidestep.results.figures import save_figure
+from sidestep.results.markdown import table
+
+_MOST_ROWS = 24
+
+
+def save_frontier(
+    out: Path,
+    points: Sequence[FrontierPoint],
+    *,
+    texts: Mapping[str, str],
+    num_images: int,
+    failed: Mapping[str, str],
+    source: str,
+) -> list[Path]:
+    """Write the page, its figure (`.png`) and all points (`.json`), and return what was written.
+
+    Args:
+        out: the page, a `.md` file.
+        points: candidates alone and cascades of them.
+        texts: what stands for every candidate on the command line, by name.
+        num_images: that they were reported on.
+        failed: candidates that could not be run, with the reason.
+        source: where the images are from.
+
+    Raises:
+        RecipeError: for a page that is no `.md` file.
+        OutputError: when a file cannot be written.
+    """
+    if out.suffix != ".md":
+        raise RecipeError(f"the page must be a .md file, got {out}; figure and data get its name")
+    figure, data = out.with_suffix(".png"), out.with_suffix(".json")
+    environment = describe_environment()
+    save_figure(figure, frontier_figure(points))
+    write_file(data, json.dumps([asdict(point) for point in points]) + "\n", what="points")
+    page = frontier_page(points, texts=texts, num_images=num_images, failed=failed, source=source)
+    told = f"On {in_words(environment['hardware'])}, commit {environment['commit']}."
+    write_file(out, f"{page}\n{told}\n\n![Accuracy over cost]({figure.name})\n", what="page")
+    return [out, figure, data]
+
+
+def frontier_page(
+    points: Sequence[FrontierPoint],
+    *,
+    texts: Mapping[str, str],
+    num_images: int,
+    failed: Mapping[str, str],
+    source: str,
+) -> str:
+    """Return the page in markdown; arguments as those of `save_frontier`."""
+    on_front = front(points)
+    lines = [
+        "# Frontier",
+        "",
+        f"{num_images:,} images of the test split of {source}. Thresholds were solved on every second image "
+        "and reported on the others, both ways; ± is the standard error of an accuracy.",
+        "",
+        "## The cheapest for its accuracy",
+        "",
+        *table(
+            ["network", "accuracy %", "M MACs", "share that reaches each", "made by"],
+            [_row(point, texts, source) for point in _thinned(on_front)],
+        ),
+        "",
+        "## Candidates",
+        "",
+        *table(["candidate", "accuracy %", "M MACs", "beaten by"], _candidates(points, on_front)),
+    ]
+    if failed:
+        lines += ["", "## Not run", "", *(f"- {text}: {why}" for text, why in failed.items())]
+    return "\n".join(lines) + "\n"
+
+
+def frontier_figure(points: Sequence[FrontierPoint]) -> Figure:
+    """Return a figure of all points over their cost, with the front as a line."""
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes: Axes = figure.subplots()
+    cascades = [point for point in points if point.kind == "cascade"]
+    axes.scatter(
+        [1e-6 * point.macs for point in cascades],
+        [100 * point.accuracy for point in cascades],
+        s=4,
+        color="#bbbbbb",
+        label="cascades",
+    )
+    exits = [point for point in points if point.kind == "exits"]
+    if exits:
+        axes.scatter(
+            [1e-6 * point.macs for point in exits],
+            [100 * point.accuracy for point in exits],
+            s=10,
+            color="#e69f00",
+            marker="^",
+            label="early exits",
+        )
+    on_front = front(points)
+    axes.plot(
+        [1e-6 * point.macs for point in on_front],
+        [100 * point.accuracy for point in on_front],
+        color="#0072b2",
+        label="front",
+    )
+    for point in points:
+        if point.kind == "static":
+            axes.errorbar(
+                1e-6 * point.macs, 100 * point.accuracy, yerr=100 * point.error, color="black", fmt="o", ms=5
+            )
+            axes.annotate(
+                point.members[0].replace("$", r"\$"),
+                (1e-6 * point.macs, 100 * point.accuracy),
+                textcoords="offset points",
+                xytext=(6, -10),
+                fontsize=8,
+            )
+    best = max(point.accuracy for point in points)
+    axes.set(xlabel="M MACs per image", ylabel="top-1 accuracy, %", xscale="log")
+    axes.set_ylim(bottom=max(0.0, 100 * best - 12), top=min(100.0, 100 * best + 1))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def command_of(point: FrontierPoint, texts: Mapping[str, str], source: str) -> str:
+    """Return the command that makes a cascade of the frontier; the text of a candidate for itself."""
+    members = " ".join(texts[name] for name in point.members)
+    if point.kind != "cascade":
+        return members
+    return (
+        f"sidestep cascade {members} --data.source {source} --budget-gflops {2e-9 * point.macs:.5f} "
+        "--no-temperatures --calibration halves"
+    )
+
+
+def _thinned(points: Sequence[FrontierPoint]) -> list[FrontierPoint]:
+    """Return as many points as a table can have, evenly spread, ends included."""
+    if len(points) <= _MOST_ROWS:
+        return list(points)
+    places = {round(row * (len(points) - 1) / (_MOST_ROWS - 1)) for row in range(_MOST_ROWS)}
+    return [points[place] for place in sorted(places)]
+
+
+def _row(point: FrontierPoint, texts: Mapping[str, str], source: str) -> list[str]:
+    return [
+        ", then ".join(point.members) + (", exits" if point.kind == "exits" else ""),
+        f"{100 * point.accuracy:.2f} ± {100 * point.error:.2f}",
+        f"{1e-6 * point.macs:.1f}",
+        ", ".join(f"{100 * share:.1f} %" for share in point.shares),
+        f"`{command_of(point, texts, source)}`",
+    ]
+
+
+def _candidates(points: Sequence[FrontierPoint], on_front: Sequence[FrontierPoint]) -> list[list[str]]:
+    rows = []
+    for point in points:
+        if point.kind != "static":
+            continue
+        better = dominating(point, on_front)
+        told = "nothing"
+        if better is not None:
+            told = (
+                f"{', then '.join(better.members)}: {100 * better.accuracy:.2f} at {1e-6 * better.macs:.1f} M"
+            )
+        rows.append(
+            [
+                point.members[0],
+                f"{100 * point.accuracy:.2f} ± {100 * point.error:.2f}",
+                f"{1e-6 * point.macs:.1f}",
+                told,
+            ]
+        )
+    return rows

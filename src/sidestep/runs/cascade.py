@@ -1,0 +1,160 @@
+"""Cascades of trained networks: members in, a run folder out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from sidestep.data.load import open_split
+from sidestep.errors import DataError, RecipeError
+from sidestep.evaluation.exit_curve import ExitCalibration, ExitSurvey, calibrate, survey_exits
+from sidestep.evaluation.report import Seen, report_of
+from sidestep.files import write_file
+from sidestep.networks.cascade_network import Combine
+from sidestep.results.run_result import REPORT
+from sidestep.runs.cascade_model import CascadeSettings
+from sidestep.runs.evaluate import ExitBudget, evaluate, keep_calibration, solve
+from sidestep.runs.members import check_classes, distinct, macs_of, member_of
+from sidestep.runs.recipe import Recipe, from_dict
+from sidestep.runs.run_folder import OpenedRun, data_of, open_run
+from sidestep.runs.schema import as_plain
+from sidestep.runs.sections import DATA
+from sidestep.runs.train import train
+
+Calibration = Literal["val", "halves"]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cascade:
+    """A cascade that was made.
+
+    Attributes:
+        folder: its run folder.
+        members: names of its members, in the order of their cost.
+        calibration: where images leave, or None where no budget was given.
+        report: on the test split, as plain values; under `halves` every image by thresholds that the other
+            half has solved.
+    """
+
+    folder: Path
+    members: list[str]
+    calibration: ExitCalibration | None
+    report: dict[str, Any]
+
+
+def cascade(
+    members: Sequence[str],
+    out: Path | str,
+    *,
+    data: dict[str, Any],
+    budget: ExitBudget | None = None,
+    calibration: Calibration = "val",
+    combine: Combine = "log_probs",
+) -> Cascade:
+    """Make a run folder of trained networks, in which a dearer one is asked where a cheaper one is unsure.
+
+    Nothing is trained. `evaluate`, `curve`, `calibrate`, `bench`, `export` and `results` take the folder as
+    that of any network with early exits.
+
+    Args:
+        members: as `member_of` takes them, two or more; they are sorted by their cost.
+        out: the run folder.
+        data: keys of a recipe's `data:`. Size, crop and normalisation follow from the members; mean and std
+            are those of members that bring none.
+        budget: what an image may cost on average; without one all images go to the last member.
+        calibration: where thresholds are solved: on the validation split ("val"), or on either half of the
+            test split for the other one ("halves"), for weights that have seen the validation images. What is
+            kept then is solved on both.
+        combine: what a member says of an image, see `CascadeNetwork`.
+
+    Raises:
+        RecipeError: for members that do not fit together, or a budget that no thresholds meet.
+        DataError: for data without the images that are asked for.
+    """
+    if calibration not in get_args(Calibration):
+        raise RecipeError(
+            f"calibration must be one of {', '.join(get_args(Calibration))}, got {calibration!r}"
+        )
+    recipe = cascade_recipe(members, data=data, combine=combine, name=Path(out).name)
+    folder = train(recipe, out)
+    names = [member.name for member in recipe.model.settings.members]
+    if budget is None:
+        report = json.loads((folder / REPORT).read_text())["best"]
+        return Cascade(folder=folder, members=names, calibration=None, report=report)
+    opened = open_run(folder, "best")
+    if calibration == "val":
+        solved = solve(opened, budget, None)
+        keep_calibration(opened, solved)
+        report = evaluate(folder).as_dict()
+    else:
+        solved, report = _by_halves(opened, budget)
+        keep_calibration(opened, solved)
+    write_file(folder / REPORT, json.dumps({"best": report, "last": report}, indent=1) + "\n", what="report")
+    return Cascade(folder=folder, members=names, calibration=solved, report=report)
+
+
+def cascade_recipe(members: Sequence[str], *, data: dict[str, Any], combine: Combine, name: str) -> Recipe:
+    """Return the recipe of a cascade, with its members in the order of their cost."""
+    errors: list[str] = []
+    config = DATA.build(data, "data", errors)
+    if errors:
+        raise RecipeError("; ".join(errors))
+    split = open_split(config, "test")
+    if split is None:
+        raise DataError(f"source {config.source!r} must have a test split, and has none")
+    named = [member_of(text, config) for text in members]
+    for member in named:
+        check_classes(member, split.class_names)
+    found = distinct([member.settings for member in named])
+    order = sorted(found, key=lambda member: macs_of(member, len(split.class_names)))
+    if order != found:
+        _log.info("members in the order of their cost: %s", ", ".join(member.name for member in order))
+    settings = CascadeSettings(members=order, combine=combine)
+    given = settings.input
+    seen = {
+        "image_size": list(given.size),
+        "crop_share": given.crop_share,
+        "interpolation": given.interpolation,
+        "mean": list(given.mean),
+        "std": list(given.std),
+    }
+    values = {
+        "name": name,
+        "method": {"name": "cascade"},
+        "model": {"name": "cascade", **as_plain(settings)},
+        "data": {**data, **seen},
+        "training": {"phases": []},
+    }
+    return from_dict(values, "the cascade")
+
+
+def _by_halves(opened: OpenedRun, budget: ExitBudget) -> tuple[ExitCalibration, dict[str, Any]]:
+    """Return the calibration on the whole test split, and the report of either half under the other's."""
+    test = data_of(opened, "test", None).test
+    if test is None:
+        raise DataError("calibration by halves needs a test split, and the data has none")
+    batches = list(test.eval_batches(batch_size=1000))
+    survey = survey_exits(opened.network, batches, opened.cost)
+    macs = budget.macs(opened.cost.full_macs)
+
+    def solved(part: ExitSurvey) -> ExitCalibration:
+        return calibrate(part, macs, criterion=budget.criterion, scale=budget.scale)
+
+    rules = [solved(survey.every_second(half)).rule for half in (0, 1)]
+    seen = Seen()
+    with torch.inference_mode():
+        for half, rule in enumerate(reversed(rules)):
+            for batch in batches:
+                images, labels = batch.images[half::2], batch.labels[half::2]
+                seen.add(opened.network(images, rule=rule), labels, opened.cost)
+    report = report_of(
+        seen, opened.cost, num_classes=len(opened.class_names), execution="masked", decisions="argmax"
+    )
+    return solved(survey), report.as_dict()

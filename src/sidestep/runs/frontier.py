@@ -1,0 +1,207 @@
+"""Which cascade of some candidates is the cheapest for an accuracy: scores on disk, points, a page."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from sidestep.cost.macs import measure_cost
+from sidestep.data import Data, load_data
+from sidestep.data.preparation import Preparation
+from sidestep.errors import CheckpointError, RecipeError, SidestepError, understood
+from sidestep.evaluation.exit_curve import ExitSurvey, survey_exits
+from sidestep.evaluation.frontier import FrontierPoint, Scores, frontier_points
+from sidestep.files import read_safetensors, write_file
+from sidestep.networks.network import DynamicNetwork
+from sidestep.runs.cascade_model import load_member
+from sidestep.runs.members import NamedMember, check_classes, distinct, member_of
+from sidestep.runs.run_folder import open_run
+from sidestep.runs.schema import as_plain
+from sidestep.runs.sections import DATA
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frontier:
+    """What was found.
+
+    Attributes:
+        points: candidates alone and cascades of them.
+        texts: what the user typed for every candidate, by name.
+        num_images: that they were reported on.
+        failed: candidates that could not be loaded or run, with the reason.
+    """
+
+    points: list[FrontierPoint]
+    texts: dict[str, str]
+    num_images: int
+    failed: dict[str, str]
+
+
+def frontier(
+    candidates: Sequence[str],
+    *,
+    data: dict[str, Any],
+    scores: Path,
+    num_budgets: int = 40,
+    triples: bool = True,
+) -> Frontier:
+    """Return all candidates alone, and all their ordered pairs and triples at many budgets.
+
+    Candidates run once: what they say is kept, and a later call runs new ones alone. One that cannot be run
+    is reported, and the others go on.
+
+    Args:
+        candidates: as `member_of` takes them.
+        data: keys of a recipe's `data:`; images are those of its test split.
+        scores: folder in which what candidates say is kept.
+        num_budgets: of every pair, and of every network with early exits.
+        triples: whether triples are tried.
+
+    Raises:
+        RecipeError: when fewer than two candidates can be run.
+    """
+    if num_budgets < 2:
+        raise RecipeError(f"num_budgets must be at least 2, got {num_budgets}; 40 make a smooth line")
+    errors: list[str] = []
+    config = DATA.build(data, "data", errors)
+    if errors:
+        raise RecipeError("; ".join(errors))
+    images = _Images(data)
+    found: list[Scores] = []
+    failed: dict[str, str] = {}
+    members: list[NamedMember] = []
+    for text in candidates:
+        try:
+            members.append(member_of(text, config))
+        except SidestepError as error:
+            failed[text] = str(error)
+    names = [each.name for each in distinct([member.settings for member in members])]
+    for name, member in zip(names, members, strict=True):
+        try:
+            found.append(_scores_of(name, member, images, scores))
+        except Exception as error:
+            meant = understood(error)
+            if meant is None:
+                raise
+            failed[member.text] = str(meant)
+    if len(found) < 2:
+        told = "".join(f"\n  - {text}: {why}" for text, why in failed.items())
+        raise RecipeError(f"candidates must be two or more that can be run, got {len(found)}{told}")
+    _log.info("searching cascades of %d candidates", len(found))
+    points = frontier_points(found, images.labels(), num_budgets=num_budgets, triples=triples)
+    texts = {name: member.text for name, member in zip(names, members, strict=True)}
+    return Frontier(points=points, texts=texts, num_images=len(images.labels()), failed=failed)
+
+
+class _Images:
+    """The images that candidates are run on, prepared as each of them asks, and read once for each way."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self._data = data
+        self._sets: dict[str, Data] = {}
+
+    def prepared(self, member: NamedMember) -> Data:
+        wanted = member.settings.input
+        key = json.dumps(as_plain(wanted))
+        if key not in self._sets:
+            errors: list[str] = []
+            values = {**self._data, "mean": list(wanted.mean), "std": list(wanted.std), "val_fraction": 0.0}
+            config = DATA.build({**values, "channels": len(wanted.mean)}, "data", errors)
+            if errors:
+                raise RecipeError("; ".join(errors))
+            preparation = Preparation(
+                size=wanted.size,
+                crop_share=wanted.crop_share,
+                interpolation=wanted.interpolation,
+                channels=config.channels,
+            )
+            _log.info("reading the test split at %s", " x ".join(map(str, wanted.size)))
+            self._sets[key] = load_data(config, preparation=preparation, splits=["test"])
+        return self._sets[key]
+
+    def labels(self) -> Tensor:
+        """Return the (N,) classes, which are the same in every set."""
+        first = next(iter(self._sets.values())).test
+        assert first is not None  # sets without a test split are refused when they are read
+        return torch.cat([batch.labels for batch in first.eval_batches(batch_size=1000)])
+
+
+def _scores_of(name: str, member: NamedMember, images: _Images, folder: Path) -> Scores:
+    """Return what a candidate says, from its file or by running it."""
+    data = images.prepared(member)
+    check_classes(member, data.class_names)
+    path = folder / f"{_key(member, data)}.safetensors"
+    if path.is_file():
+        try:
+            return _read(name, path)
+        except (CheckpointError, KeyError) as error:
+            _log.warning("scores %s are damaged and made again (%s)", path, error)
+    _log.info("running %s on %s images", member.text, f"{len(data.test or ()):,}")
+    survey = _surveyed(member, data)
+    tensors = {"exit_logits": survey.exit_logits, "labels": survey.labels, "macs": survey.macs}
+    write_file(path, save({key: each.contiguous() for key, each in tensors.items()}), what="scores")
+    return _read(name, path)
+
+
+def _surveyed(member: NamedMember, data: Data) -> ExitSurvey:
+    assert data.test is not None  # a test split was asked for
+    network = _network(member, len(data.class_names)).eval()
+    cost = measure_cost(network, member.settings.input.size)
+    batches = data.test.eval_batches(batch_size=500)
+    if network.has_early_exits:
+        return survey_exits(network, batches, cost)
+    logits, labels, macs = [], [], []
+    with torch.inference_mode():
+        for batch in batches:
+            output = network(batch.images)
+            logits.append(output.logits.float())
+            labels.append(batch.labels)
+            macs.append(cost.per_sample(output.decisions).double())
+    return ExitSurvey(
+        exit_logits=torch.cat(logits).unsqueeze(0).clone(),
+        labels=torch.cat(labels).clone(),
+        macs=torch.cat(macs).unsqueeze(0).clone(),
+    )
+
+
+def _network(member: NamedMember, num_classes: int) -> DynamicNetwork:
+    """Return a candidate's network with its weights; a run's with all its exits."""
+    if Path(member.text).is_dir():
+        return open_run(Path(member.text), "best").network
+    network = member.settings.build(num_classes)
+    load_member(network, member.settings, num_classes)
+    return network
+
+
+def _read(name: str, path: Path) -> Scores:
+    tensors, _ = read_safetensors(path)
+    survey = ExitSurvey(**{key: tensors[key] for key in ("exit_logits", "labels", "macs")})
+    return Scores(
+        name=name,
+        log_probs=survey.exit_logits[-1].log_softmax(dim=1),
+        macs=survey.macs[-1],
+        survey=survey if len(survey.exit_logits) > 1 else None,
+    )
+
+
+def _key(member: NamedMember, data: Data) -> str:
+    """Return what a candidate's scores follow from: its settings, its weights, and the images."""
+    digest = sha256(json.dumps(as_plain(member.settings), sort_keys=True).encode())
+    if member.settings.weights is not None:
+        digest.update(Path(member.settings.weights).read_bytes())
+    assert data.test is not None
+    for batch in data.test.eval_batches(batch_size=1000):
+        digest.update(batch.labels.numpy().tobytes())
+        digest.update(batch.images[:, 0, ::7, ::7].contiguous().numpy().tobytes())
+    return digest.hexdigest()[:24]

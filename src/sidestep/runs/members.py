@@ -1,0 +1,160 @@
+"""Members of cascades as users name them: a run folder, a model with a file of weights, or timm's weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sidestep.cost.macs import measure_cost
+from sidestep.data.data_config import DataConfig
+from sidestep.data.decode import PHOTO_CROP
+from sidestep.data.split import class_difference, shown_name
+from sidestep.errors import CheckpointError, RecipeError
+from sidestep.files import read_safetensors
+from sidestep.networks.cascade_network import MemberInput
+from sidestep.networks.models import MODELS
+from sidestep.runs.cascade_model import MemberSettings
+from sidestep.runs.published_weights import ABOUT
+from sidestep.runs.run_folder import open_run
+
+_TIMM = "timm/"
+_CIFAR_SIDE, _PHOTO_SIDE = 32, 224
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedMember:
+    """A member as a user named it.
+
+    Attributes:
+        text: what the user typed.
+        settings: of the member.
+        class_names: in the order of its outputs, or None for weights that do not say.
+    """
+
+    text: str
+    settings: MemberSettings
+    class_names: tuple[str, ...] | None = None
+
+
+def member_of(text: str, data: DataConfig) -> NamedMember:
+    """Return the member that a text names.
+
+    Args:
+        text: a run folder, `cifar_resnet20=weights.safetensors`, `timm/<name>=weights.safetensors`, or
+            `timm/<name>` with timm's pretrained weights.
+        data: what the cascade is for; its size, mean and deviation hold for members that bring none.
+
+    Raises:
+        RecipeError: for a text that names no network.
+        CheckpointError: for weights that are missing or damaged.
+    """
+    name, equals, file = text.partition("=")
+    if not equals and Path(text).is_dir():
+        return _of_run(Path(text))
+    if not equals and not text.startswith(_TIMM):
+        raise RecipeError(
+            f"a member must be a run folder, <model>=<weights file>, or timm/<name>, got {text!r}; "
+            "for example cifar_resnet20=weights.safetensors"
+        )
+    if name not in MODELS:
+        raise MODELS.unknown(name)
+    if equals and not Path(file).is_file():
+        raise CheckpointError(f"weights {file} of member {name} must be a file, and there is none")
+    model: dict[str, Any] = {"name": name} if equals else {"name": name, "pretrained": True}
+    wanted = _of_timm(name) if name.startswith(_TIMM) else _of_weights(name, Path(file), data)
+    settings = MemberSettings(name=name, model=model, weights=file or None, input=wanted)
+    return NamedMember(text=text, settings=settings)
+
+
+def check_classes(member: NamedMember, class_names: Sequence[str]) -> None:
+    """Refuse a member that was trained on other classes, or on the same in another order.
+
+    Raises:
+        RecipeError: naming the first difference.
+    """
+    if member.class_names is None:
+        return
+    difference = class_difference(class_names, [shown_name(name) for name in member.class_names])
+    if difference is not None:
+        raise RecipeError(
+            f"member {member.text} must have the classes of the data, by name and order, and has others: "
+            f"{difference}; leave it out, or name the data that it was trained on"
+        )
+
+
+def macs_of(member: MemberSettings, num_classes: int) -> float:
+    """Return the MACs of a member for one of its own images, everything executed."""
+    return measure_cost(member.build(num_classes), member.input.size).full_macs
+
+
+def distinct(members: list[MemberSettings]) -> list[MemberSettings]:
+    """Return members with names that differ: those that are taken get a number."""
+    taken: dict[str, int] = {}
+    renamed = []
+    for member in members:
+        count = taken[member.name] = taken.get(member.name, 0) + 1
+        renamed.append(member if count == 1 else replace(member, name=f"{member.name}-{count}"))
+    return renamed
+
+
+def _of_run(run: Path) -> NamedMember:
+    opened = open_run(run, "best")
+    values, data = opened.recipe.as_dict(), opened.recipe.data
+    if data.per_image_standardization:
+        raise RecipeError(
+            f"member {run} standardises every image by its own pixels, which a cascade cannot do for one "
+            "member; leave it out"
+        )
+    # Weights are those of the checkpoint.
+    model = {key: value for key, value in values["model"].items() if key not in ("init", "pretrained")}
+    known = opened.preparation
+    settings = MemberSettings(
+        name=run.name,
+        method=values["method"],
+        model=model,
+        weights=str(opened.path),
+        input=MemberInput(
+            size=opened.input_size,
+            crop_share=1.0 if known is None else known.crop_share,
+            interpolation="bilinear" if known is None else known.interpolation,
+            mean=tuple(data.mean),
+            std=tuple(data.std),
+        ),
+    )
+    return NamedMember(text=str(run), settings=settings, class_names=opened.class_names)
+
+
+def _of_timm(name: str) -> MemberInput:
+    """Return the pixels that timm's weights were trained on, as timm itself says."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name.removeprefix(_TIMM))
+    if config is None:
+        raise RecipeError(f"member {name} must have pixels that timm knows, and it knows none; leave it out")
+    _, height, width = config.input_size
+    return MemberInput(
+        size=(height, width),
+        crop_share=config.crop_pct,
+        interpolation="bicubic" if config.interpolation == "bicubic" else "bilinear",
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+    )
+
+
+def _of_weights(name: str, file: Path, data: DataConfig) -> MemberInput:
+    """Return the pixels of static weights: what their file says, and else what the command does."""
+    about = {}
+    if file.suffix == ".safetensors":
+        about = json.loads(read_safetensors(file)[1].get(ABOUT, "{}")).get("data", {})
+    photos = not name.startswith("cifar_")
+    side = _PHOTO_SIDE if photos else _CIFAR_SIDE
+    return MemberInput(
+        size=data.size or (side, side),
+        crop_share=data.crop_share or (PHOTO_CROP if photos else 1.0),
+        interpolation=data.interpolation,
+        mean=tuple(about.get("mean", data.mean)),
+        std=tuple(about.get("std", data.std)),
+    )

@@ -1,0 +1,128 @@
+"""Cascades as run folders: made from runs and weights, evaluated, calibrated, exported as any other."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import sidestep
+from sidestep.cli.main import main
+from sidestep.data.data_config import DataConfig
+from sidestep.errors import RecipeError
+from sidestep.networks.cascade_network import CascadeNetwork
+from sidestep.networks.models import ModelConfig, build_backbone
+from sidestep.runs.cascade import cascade
+from sidestep.runs.evaluate import ExitBudget
+from sidestep.runs.members import member_of
+from sidestep.runs.recipe import from_dict
+
+DATA = {"source": "digits", "image_size": 16, "workers": 0, "crop_padding": 0, "flip": False, "limit": 400}
+
+
+def trained(folder: Path, model: str, **data: Any) -> Path:
+    values = {
+        "method": {"name": "rdi_net", "target": 0.6, "gate_mode": "hard", "router": {"dim": 8}},
+        "model": {"name": model},
+        "data": {**DATA, **data},
+        "training": {"batch_size": 50, "phases": [{"name": "joint", "epochs": 3, "lr": 0.1}]},
+    }
+    return sidestep.train(from_dict(values), folder)
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return a trained run, cheap and looking at small images, and static weights of a dearer network."""
+    root = tmp_path_factory.mktemp("members")
+    run = trained(root / "small", "cifar_resnet8", image_size=8, mean=[0.5] * 3, std=[0.5] * 3)
+    torch.manual_seed(0)
+    save_file(build_backbone(ModelConfig(name="cifar_resnet14"), 10).state_dict(), root / "w.safetensors")
+    return [f"cifar_resnet14={root / 'w.safetensors'}", str(run)]
+
+
+@pytest.fixture(scope="module")
+def made(members: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cascade") / "run"
+    return cascade(members, out, data=DATA, budget=ExitBudget(gflops=0.012)).folder
+
+
+def test_members_are_sorted_by_cost_and_keep_their_weights_and_pixels(made: Path, members: list[str]) -> None:
+    network = sidestep.load(made)
+    assert isinstance(network, CascadeNetwork)
+    recipe = sidestep.load_recipe(made / "recipe.yaml")
+    assert [member.name for member in recipe.model.settings.members] == ["small", "cifar_resnet14"]
+    assert recipe.data.size == (16, 16)
+    alone = sidestep.evaluate(members[1])
+    assert sidestep.evaluate(made).exit_accuracies is not None
+    # The member sees the digits resized once more, from 16 pixels to 8.
+    found = sidestep.evaluate(made).exit_accuracies
+    assert found is not None and found[0] == pytest.approx(alone.accuracy, abs=0.05)
+
+
+def test_every_command_takes_it(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for execution in ("masked", "cascade"):
+        report = sidestep.evaluate(made, execution=execution)
+        assert report.gflops <= 0.013
+    assert sidestep.evaluate(made, execution="cascade").exit_rates == sidestep.evaluate(made).exit_rates
+    assert main(["calibrate", str(made), "--budget-gflops", "0.01"]) == 0
+    assert main(["curve", str(made), "--num-budgets", "4"]) == 0
+    assert main(["results", str(made)]) == 0
+    assert "cascade" in capsys.readouterr().out
+
+
+def test_halves_report_no_image_under_thresholds_it_has_chosen(members: list[str], tmp_path: Path) -> None:
+    found = cascade(
+        members, tmp_path / "run", data=DATA, budget=ExitBudget(gflops=0.012), calibration="halves"
+    )
+    assert found.calibration is not None and found.report["num_images"] == 297
+    kept = json.loads((tmp_path / "run" / "report.json").read_text())["best"]
+    assert kept == found.report
+    assert kept["gflops"] == pytest.approx(0.012, rel=0.1)
+
+
+@pytest.mark.parametrize("combine", ["last", "probs"])
+def test_what_is_said_together_is_a_setting(combine: Any, members: list[str], tmp_path: Path) -> None:
+    found = cascade(members, tmp_path / "run", data=DATA, combine=combine)
+    assert sidestep.load_recipe(tmp_path / "run" / "recipe.yaml").model.settings.combine == combine
+    assert found.calibration is None and found.members == ["small", "cifar_resnet14"]
+
+
+def test_a_frontier_is_a_page_and_its_scores_are_kept(
+    members: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, bad = tmp_path / "page.md", f"cifar_resnet20={tmp_path / 'absent.safetensors'}"
+    options = [text for key, value in DATA.items() for text in (f"--data.{key}", str(value).lower())]
+    command = ["frontier", *members, bad, *options, "--out", str(page), "--num-budgets", "5"]
+    assert main(command) == 0
+    first = capsys.readouterr()
+    assert "must be a file, and there is none" in first.out and "running" in first.err
+    assert "## Not run" in page.read_text() and "`sidestep cascade " in page.read_text()
+    assert page.with_suffix(".png").is_file() and len(json.loads(page.with_suffix(".json").read_text())) == 7
+    kept = sorted((tmp_path / "page.scores").iterdir())
+    assert len(kept) == 2
+    assert main(command) == 0
+    again = capsys.readouterr()
+    assert "running" not in again.err and again.out == first.out
+    kept[0].write_bytes(kept[0].read_bytes()[:-20])
+    assert main(command) == 0
+    assert "are damaged and made again" in capsys.readouterr().err
+
+
+def test_other_classes_and_what_is_no_member_are_refused(members: list[str], tmp_path: Path) -> None:
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for label in "ab":
+            for index in range(4):
+                path = tmp_path / "set" / split / label / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (16, 16)).save(path)
+    with pytest.raises(RecipeError, match="must have the classes of the data, by name and order"):
+        cascade(members, tmp_path / "run", data={"source": str(tmp_path / "set"), "image_size": 16})
+    with pytest.raises(RecipeError, match="a member must be a run folder"):
+        member_of("resnet", DataConfig())
+    with pytest.raises(RecipeError, match="members must be two networks or more, got 1"):
+        cascade(members[1:], tmp_path / "run", data=DATA)
+    assert not (tmp_path / "run").exists()
