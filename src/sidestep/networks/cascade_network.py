@@ -158,11 +158,12 @@ class CascadeNetwork(DynamicNetwork):
     def answer(self, index: int, logits: Tensor, said: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if self.combine == "last":
             return logits, None
-        log_probs = logits.float().log_softmax(dim=1)
         if self.combine == "probs":
+            log_probs = logits.float().log_softmax(dim=1)
             sums = log_probs if said is None else torch.logaddexp(said, log_probs)
             return sums - math.log(index + 1), sums
-        sums = log_probs if said is None else said + log_probs
+        # Log-probabilities are logits less a number for each image, which a softmax does not see.
+        sums = logits if said is None else said + logits
         return sums / (index + 1), sums
 
     @property

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,6 +59,8 @@ class PlanCard:
             "router_macs": cost.router_macs.tolist(),
             "full_macs": cost.full_macs,
         }
+        if cost.static_macs is not None:
+            prices["static_macs"] = cost.static_macs
         if cost.exit_macs is not None and cost.exit_units is not None:
             prices |= {"exit_macs": cost.exit_macs.tolist(), "exit_units": cost.exit_units.tolist()}
         size, mean, std = list(self.input_size), list(self.mean), list(self.std)
@@ -136,6 +139,8 @@ class _Export(Visitor):
         self, writer: Writer, network: DynamicNetwork, rule: ExitRule | None, *, num_classes: int
     ) -> None:
         super().__init__(network.router)
+        self.network = network
+        self.said: Any = None
         self.writer = writer
         self.rule = rule
         self.num_classes = num_classes
@@ -157,7 +162,11 @@ class _Export(Visitor):
         self.x = SymbolicTensor(self.writer.define(step), out.example)
 
     def at_exit(self, index: int, classify: Callable[[Any], Any]) -> bool:
-        self.logits = self.writer.dense(traced_of(self.call(exit_place(index), classify, self.x)))
+        said = self.call(exit_place(index), classify, self.x)
+        if self.network.shares_nothing:
+            answer = partial(self.network.answer, index)
+            said, self.said = self.call(exit_place(index), answer, said, self.said)
+        self.logits = self.writer.dense(traced_of(said))
         if self.rule is not None and index < len(self.rule.thresholds):
             self.writer.leave(_exit(self.rule, index, self.num_classes, self.logits))
         return True
