@@ -18,6 +18,7 @@ from torch import nn
 
 from sidestep.cost.macs import measure_cost
 from sidestep.evaluation.exit_curve import calibrate, survey_exits
+from sidestep.evaluation.goals import ExitGoal
 from sidestep.execution.execution import cascade
 from sidestep.execution.prepare import prepare
 from sidestep.networks.network import DynamicNetwork
@@ -56,7 +57,7 @@ class Case:
         """Return a case whose images cost half of the full network."""
         prepared = prepare(network, batch.images[:2])
         survey = survey_exits(prepared, [batch], cost)
-        rule = calibrate(survey, BUDGET * cost.full_macs, scale=False).rule
+        rule = calibrate(survey, ExitGoal(macs=BUDGET * cost.full_macs), scale=False).rule
         return cls(name=name, network=prepared, cost=cost, batch=batch, rule=rule)
 
 

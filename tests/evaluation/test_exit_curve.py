@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
 from sidestep.evaluation.exit_curve import ExitCurve, ExitSurvey, calibrate, exit_curve, survey_exits
+from sidestep.evaluation.goals import ExitGoal
 from sidestep.routing.exit_rule import CRITERIA
 from sidestep.types import Batch
 from tests import strategies
@@ -75,7 +76,9 @@ def test_a_table_has_certainty_and_right_answers_of_every_exit() -> None:
 
 def test_a_rule_for_a_budget_by_hand() -> None:
     # At 20 MACs a network of two exits can send one image of three on.
-    found = calibrate(survey([[0.9, 0.8, 0.4], [0.9, 0.9, 0.7]], (10.0, 40.0)), 20.0, scale=False)
+    found = calibrate(
+        survey([[0.9, 0.8, 0.4], [0.9, 0.9, 0.7]], (10.0, 40.0)), ExitGoal(macs=20.0), scale=False
+    )
     assert found.temperatures == [1.0, 1.0]
     # Between the scores of the second and the third image, as float32 has them.
     assert 0.61 < found.thresholds[0] < 0.801
@@ -90,7 +93,7 @@ def test_a_rule_for_a_budget_by_hand() -> None:
 @given(share=st.floats(0, 1))
 def test_a_rule_never_exceeds_its_budget(criterion: str, share: float) -> None:
     budget = COSTS[0] + share * (COSTS[-1] - COSTS[0])
-    found = calibrate(drawn(images=80), budget, criterion=criterion)
+    found = calibrate(drawn(images=80), ExitGoal(macs=budget), criterion=criterion)
     assert COSTS[0] <= found.macs <= budget + 1e-9
     assert sum(found.exit_rates) == pytest.approx(1.0)
     spent = sum(rate * cost for rate, cost in zip(found.exit_rates, COSTS, strict=True))
@@ -100,7 +103,7 @@ def test_a_rule_never_exceeds_its_budget(criterion: str, share: float) -> None:
 def test_fitted_temperatures_lower_the_calibration_error() -> None:
     sharp = drawn()
     sharp = ExitSurvey(exit_logits=4 * sharp.exit_logits, labels=sharp.labels, macs=sharp.macs)
-    found = calibrate(sharp, 20.0)
+    found = calibrate(sharp, ExitGoal(macs=20.0))
     assert all(temperature > 1.5 for temperature in found.temperatures)
     for scaled, raw in zip(found.calibration_errors, found.raw_calibration_errors, strict=True):
         assert scaled < raw

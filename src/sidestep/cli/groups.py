@@ -31,19 +31,25 @@ class Exits:
     Attributes:
         budget: mean MACs with early exits, as a fraction of the full network's.
         budget_gflops: the same in GFLOPs of 2 x MACs, instead.
+        max_drop: largest loss of accuracy against the last exit in points, instead.
+        risk: largest share of images that leave wrong where the last exit is right, instead.
+        confidence: with which the risk is kept (default: 0.95).
         criterion: confidence, margin, entropy or patience of exits, or a registered one.
         no_temperatures: fit no temperatures of exits.
     """
 
     budget: float | None = None
     budget_gflops: float | None = None
+    max_drop: float | None = None
+    risk: float | None = None
+    confidence: float | None = None
     criterion: str = "confidence"
     no_temperatures: bool = False
 
     @property
     def has_budget(self) -> bool:
         """Return whether one was given."""
-        return self.budget is not None or self.budget_gflops is not None
+        return any(each is not None for each in (self.budget, self.budget_gflops, self.max_drop, self.risk))
 
     def check_use(self) -> None:
         """Refuse options that have no effect because no budget was given.
@@ -51,8 +57,13 @@ class Exits:
         Raises:
             UsageError: naming the option.
         """
-        if not self.has_budget and (self.criterion != "confidence" or self.no_temperatures):
-            given = "--no-temperatures" if self.no_temperatures else f"--criterion {self.criterion}"
+        idle = {
+            "--no-temperatures": self.no_temperatures,
+            f"--criterion {self.criterion}": self.criterion != "confidence",
+            f"--confidence {self.confidence}": self.confidence is not None,
+        }
+        if not self.has_budget and any(idle.values()):
+            given = next(name for name, used in idle.items() if used)
             raise UsageError(
                 f"{given} has no effect without a budget; add --budget, or calibrate the run with it"
             )
@@ -68,6 +79,9 @@ class Exits:
         return ExitBudget(
             fraction=self.budget,
             gflops=self.budget_gflops,
+            max_drop=self.max_drop,
+            risk=self.risk,
+            confidence=self.confidence,
             criterion=self.criterion,
             scale=not self.no_temperatures,
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sidestep.errors import RecipeError
 from sidestep.evaluation.calibration import calibration_errors, fit_temperatures
+from sidestep.evaluation.goals import ExitGoal
 from sidestep.evaluation.thresholds import ExitPoint, ExitTable, thresholds_for_budget
 from sidestep.networks.network import DynamicNetwork
 from sidestep.routing.exit_rule import CRITERIA, ExitRule, scores
@@ -82,7 +83,7 @@ class ExitCalibration:
     """An exit rule that was solved on images which nothing is reported on, and what it does there.
 
     Attributes:
-        budget_macs: largest mean MACs per image that were asked for.
+        budget_macs: largest mean MACs per image that were asked for; those that came out where accuracy was.
         criterion: of the scores.
         thresholds: (E - 1) of all exits but the last.
         temperatures: (E) by which logits are divided; all 1 without temperature scaling.
@@ -110,27 +111,29 @@ class ExitCalibration:
 
 
 def calibrate(
-    survey: ExitSurvey, budget_macs: float, *, criterion: str = "confidence", scale: bool = True
+    survey: ExitSurvey, goal: ExitGoal, *, criterion: str = "confidence", scale: bool = True
 ) -> ExitCalibration:
-    """Return the exit rule that meets a budget on a survey, the dearest that does.
+    """Return the exit rule that meets a goal on a survey.
 
     Args:
         survey: of images that nothing is reported on (the validation split).
-        budget_macs: largest mean MACs per image.
+        goal: what is asked for.
         criterion: of the scores.
         scale: whether temperatures are fitted first.
 
     Raises:
-        RecipeError: for a budget that no rule meets.
+        RecipeError: for a goal that no rule meets.
     """
     num_exits = len(survey.exit_logits)
     raw = [1.0] * num_exits
-    temperatures = fit_temperatures(survey.exit_logits, survey.labels) if scale else raw
+    # What tests a promise must not have made it: see `thresholds_for_risk`.
+    fitted = survey if goal.risk is None else survey.every_second(0)
+    temperatures = fit_temperatures(fitted.exit_logits, fitted.labels) if scale else raw
     table = survey.table(criterion, temperatures)
-    thresholds = thresholds_for_budget(table, budget_macs, criterion)
+    thresholds = goal.thresholds(table, criterion)
     point = table.leaving(thresholds)
     return ExitCalibration(
-        budget_macs=budget_macs,
+        budget_macs=point.macs if goal.macs is None else goal.macs,
         criterion=criterion,
         thresholds=thresholds.tolist(),
         temperatures=temperatures,

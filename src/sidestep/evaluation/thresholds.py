@@ -44,6 +44,12 @@ class ExitTable:
             exit_rates=torch.bincount(exits, minlength=len(self.scores)).div(len(exits)).tolist(),
         )
 
+    def every_second(self, first: int) -> ExitTable:
+        """Return the same for every second image, from the first or the second one on."""
+        return ExitTable(
+            scores=self.scores[:, first::2], correct=self.correct[:, first::2], macs=self.macs[:, first::2]
+        )
+
     def anytime(self) -> list[ExitPoint]:
         """Return accuracy and cost when all images leave at the first exit, at the second, and so on."""
         num_exits, num_images = self.scores.shape
@@ -117,6 +123,11 @@ class Family:
     thresholds: Tensor
 
     @classmethod
+    def of(cls, scores: Tensor, criterion: str) -> Family:
+        """Return the family of a criterion, on (E, N) scores."""
+        return cls.shared(scores) if CRITERIA[criterion].shares_threshold else cls.geometric(scores)
+
+    @classmethod
     def geometric(cls, scores: Tensor) -> Family:
         """Return the family of geometric shares on (E, N) scores."""
         exponents = torch.linspace(0, 1, _NUM_Q, dtype=torch.float64)
@@ -156,7 +167,7 @@ def thresholds_for_budget(table: ExitTable, macs: float, criterion: str) -> Tens
         RecipeError: when even the cheapest member costs more, or the budget exceeds the last exit's cost.
     """
     shared = CRITERIA[criterion].shares_threshold
-    family = Family.shared(table.scores) if shared else Family.geometric(table.scores)
+    family = Family.of(table.scores, criterion)
     last = len(family.thresholds) - 1
     cheapest, dearest = (table.leaving(family.at(place)).macs for place in (0, last))
     if not cheapest <= macs <= dearest:

@@ -142,10 +142,10 @@ def _by_halves(opened: OpenedRun, budget: ExitBudget) -> tuple[ExitCalibration, 
         raise DataError("calibration by halves needs a test split, and the data has none")
     batches = list(test.eval_batches(batch_size=1000))
     survey = survey_exits(opened.network, batches, opened.cost)
-    macs = budget.macs(opened.cost.full_macs)
+    goal = budget.goal(opened.cost.full_macs)
 
     def solved(part: ExitSurvey) -> ExitCalibration:
-        return calibrate(part, macs, criterion=budget.criterion, scale=budget.scale)
+        return calibrate(part, goal, criterion=budget.criterion, scale=budget.scale)
 
     rules = [solved(survey.every_second(half)).rule for half in (0, 1)]
     seen = Seen()

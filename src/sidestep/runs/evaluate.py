@@ -23,6 +23,7 @@ from sidestep.evaluation.exit_curve import (
     survey_exits,
 )
 from sidestep.evaluation.exit_curve import calibrate as solve_exits
+from sidestep.evaluation.goals import ExitGoal
 from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.evaluation.sampled import Sampled
 from sidestep.execution.execution import EXECUTIONS
@@ -52,21 +53,38 @@ class ExitBudget:
     Args:
         fraction: largest mean MACs per image, routers included, as a fraction of the full network's.
         gflops: the same in GFLOPs of 2 x MACs, instead.
+        max_drop: largest loss of accuracy against the last exit in points, instead; the cost follows.
+        risk: largest probability that an early answer is wrong where the last exit's is right, instead, kept
+            with `confidence`.
+        confidence: of the risk.
         criterion: by which images leave: "confidence", "margin", "entropy" or "patience".
         scale: whether the temperatures of the exits are fitted first.
     """
 
     fraction: float | None = None
     gflops: float | None = None
+    max_drop: float | None = None
+    risk: float | None = None
+    confidence: float | None = None
     criterion: str = "confidence"
     scale: bool = True
 
     def __post_init__(self) -> None:
-        if (self.fraction is None) == (self.gflops is None):
+        given = {name: getattr(self, name) for name in ("fraction", "gflops", "max_drop", "risk")}
+        asked = {name: value for name, value in given.items() if value is not None}
+        if len(asked) != 1:
+            told = ", ".join(f"{name} {value}" for name, value in asked.items()) or "nothing"
             raise RecipeError(
-                "budget must be given as a fraction of the full network or in GFLOPs, one of them, got "
-                f"{self.fraction} and {self.gflops}"
+                "budget must be given as a fraction of the full network, in GFLOPs, as max-drop or as risk, "
+                f"one of them, got {told}"
             )
+        for name, value in asked.items():
+            if not math.isfinite(value):
+                raise RecipeError(f"{name.replace('_', '-')} must be finite, got {value}")
+        if self.risk is not None and not 0 < self.risk < 1:
+            raise RecipeError(f"risk must be in (0, 1), got {self.risk}; 0.01 is one image of a hundred")
+        if self.confidence is not None and (self.risk is None or not 0 < self.confidence < 1):
+            raise RecipeError(f"confidence must be in (0, 1) and belongs to a risk, got {self.confidence}")
         if self.criterion not in CRITERIA:
             raise CRITERIA.unknown(self.criterion)
         if self.fraction is not None and not 0 < self.fraction <= 1:
@@ -77,12 +95,14 @@ class ExitBudget:
         if self.gflops is not None and not 0 < self.gflops < math.inf:
             raise RecipeError(f"budget-gflops must be above 0 and finite, got {self.gflops}")
 
-    def macs(self, full_macs: float) -> float:
-        """Return the budget in MACs, given those of the full network."""
-        if self.fraction is not None:
-            return self.fraction * full_macs
-        assert self.gflops is not None
-        return self.gflops * 1e9 / 2
+    def goal(self, full_macs: float) -> ExitGoal:
+        """Return what thresholds are solved for, given the MACs of the full network."""
+        if self.risk is not None:
+            return ExitGoal(risk=self.risk, confidence=self.confidence or 0.95)
+        if self.max_drop is not None:
+            return ExitGoal(max_drop=self.max_drop)
+        gflops = self.gflops
+        return ExitGoal(macs=(self.fraction or 0.0) * full_macs if gflops is None else gflops * 1e9 / 2)
 
 
 def evaluate(
@@ -240,7 +260,7 @@ def solve(opened: OpenedRun, budget: ExitBudget, source: str | None) -> ExitCali
     """Return the rule that meets a budget on the validation split."""
     survey = _survey(opened, "val", source)
     return solve_exits(
-        survey, budget.macs(opened.cost.full_macs), criterion=budget.criterion, scale=budget.scale
+        survey, budget.goal(opened.cost.full_macs), criterion=budget.criterion, scale=budget.scale
     )
 
 
