@@ -125,7 +125,8 @@ def _report(folder: Path, job: Job, fabric: Fabric) -> None:
     if job.data.test is None:
         return
     reports = {}
-    for name in ("best", "last"):
+    # Where nothing is trained both are the same.
+    for name in ("best", "last") if job.config.phases else ("best",):
         _log.info("evaluating the %s checkpoint on %s test images", name, f"{len(job.data.test):,}")
         opened = open_run(folder, name)
         reports[name] = evaluate_network(
@@ -134,6 +135,7 @@ def _report(folder: Path, job: Job, fabric: Fabric) -> None:
             opened.cost,
             num_classes=job.data.num_classes,
         ).as_dict()
+    reports.setdefault("last", reports["best"])
     write_file(folder / REPORT, json.dumps(reports, indent=1) + "\n", what="report")
     if reports["best"]["keep_rates"]:
         with kept():
