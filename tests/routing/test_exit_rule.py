@@ -68,3 +68,15 @@ def test_a_rule_goes_from_exit_to_exit_as_the_table_does() -> None:
 def test_wrong_rules_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         ExitRule(thresholds=[0.5, 0.5], **settings)
+
+
+def test_agreement_needs_two_exits_that_name_the_same_class_in_a_row_or_not() -> None:
+    classes = torch.tensor([[0, 0, 1], [1, 0, 2], [0, 1, 2]])  # by exit and image
+    logits = torch.nn.functional.one_hot(classes, 3).float()
+    assert scores(logits, "agreement").tolist() == [[0, 0, 0], [0, 1, 0], [1, 0, 1]]
+    rule = ExitRule(thresholds=[1.0, 1.0], criterion="agreement")
+    seen = None
+    for index, said in enumerate(logits):
+        seen = rule.certainty(index, said, seen)
+        seen = seen.take(torch.tensor([0, 1, 2]))
+    assert seen is not None and seen.named.T.tolist() == classes.tolist()

@@ -34,7 +34,7 @@ class Exits:
         max_drop: largest loss of accuracy against the last exit in points, instead.
         risk: largest share of images that leave wrong where the last exit is right, instead.
         confidence: with which the risk is kept (default: 0.95).
-        criterion: confidence, margin, entropy or patience of exits, or a registered one.
+        criterion: confidence, margin, entropy, patience or agreement of exits, or a registered one.
         no_temperatures: fit no temperatures of exits.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,8 +21,9 @@ class ExitCriterion:
     Attributes:
         name: as commands say it.
         summary: one line for lists.
-        score: ((B, C) logits in float64, (B,) how many exits in a row name the same class) -> (B,) scores in
-            float64; larger is more certain.
+        score: ((B, C) logits in float64, (B,) how many exits name the same class) -> (B,) scores in float64;
+            larger is more certain.
+        counts: which exits count as naming it: those "in a row", up to this one, or "all" so far.
         shares_threshold: whether all exits share one threshold: scores that are small whole numbers leave a
             threshold per exit nothing to choose from.
     """
@@ -30,6 +32,7 @@ class ExitCriterion:
     summary: str
     score: Callable[[Tensor, Tensor], Tensor]
     shares_threshold: bool = False
+    counts: Literal["in a row", "all"] = "in a row"
 
 
 def _confidence(logits: Tensor, agreeing: Tensor) -> Tensor:
@@ -48,6 +51,10 @@ def _entropy(logits: Tensor, agreeing: Tensor) -> Tensor:
 
 def _patience(logits: Tensor, agreeing: Tensor) -> Tensor:
     return agreeing.double()
+
+
+def _agreement(logits: Tensor, agreeing: Tensor) -> Tensor:
+    return (agreeing >= 2).double()
 
 
 _ALL = (
@@ -72,6 +79,13 @@ _ALL = (
         score=_patience,
         shares_threshold=True,
     ),
+    ExitCriterion(
+        name="agreement",
+        summary="1 where an exit before has named the same class, else 0 (agreement-based cascading, 2024)",
+        score=_agreement,
+        shares_threshold=True,
+        counts="all",
+    ),
 )
 
 CRITERIA: Registry[ExitCriterion] = Registry("criterion", _ALL, key="criterion")
@@ -94,16 +108,21 @@ class Certainty:
         score: (B,) score of the last exit; larger is more certain.
         predictions: (B,) its class.
         agreeing: (B,) how many exits in a row have named that class, the last one included.
+        named: (B, k) the classes that all k exits so far have named.
     """
 
     score: Tensor
     predictions: Tensor
     agreeing: Tensor
+    named: Tensor
 
     def take(self, rows: Tensor) -> Certainty:
         """Return the same for some of the images, by index."""
         return Certainty(
-            score=self.score[rows], predictions=self.predictions[rows], agreeing=self.agreeing[rows]
+            score=self.score[rows],
+            predictions=self.predictions[rows],
+            agreeing=self.agreeing[rows],
+            named=self.named[rows],
         )
 
 
@@ -116,14 +135,18 @@ def certainty(logits: Tensor, before: Certainty | None, criterion: str) -> Certa
         criterion: name of the score, see `CRITERIA`.
     """
     predictions = logits.argmax(dim=1)
-    agreeing = torch.ones_like(predictions)
+    agreeing, named = torch.ones_like(predictions), predictions.unsqueeze(1)
     if before is not None:
         agreeing = torch.where(predictions == before.predictions, before.agreeing + 1, agreeing)
+        named = torch.cat([before.named, named], dim=1)
+    known = CRITERIA[criterion]
+    count = agreeing if known.counts == "in a row" else (named == predictions.unsqueeze(1)).sum(dim=1)
     return Certainty(
         # In float32 all images that a network is sure of would be equally certain, and leave together.
-        score=CRITERIA[criterion].score(logits.double(), agreeing),
+        score=known.score(logits.double(), count),
         predictions=predictions,
         agreeing=agreeing,
+        named=named,
     )
 
 

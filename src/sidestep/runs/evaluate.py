@@ -57,7 +57,7 @@ class ExitBudget:
         risk: largest probability that an early answer is wrong where the last exit's is right, instead, kept
             with `confidence`.
         confidence: of the risk.
-        criterion: by which images leave: "confidence", "margin", "entropy" or "patience".
+        criterion: by which images leave, see `CRITERIA`: "confidence", "margin", "entropy", "patience" ...
         scale: whether the temperatures of the exits are fitted first.
     """
 
