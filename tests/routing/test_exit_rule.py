@@ -60,7 +60,7 @@ def test_a_rule_goes_from_exit_to_exit_as_the_table_does() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"criterion": "luck"}, "criterion must be one of confidence, margin, entropy, patience, agreement, got 'luck'"),
+        ({"criterion": "luck"}, "confidence, margin, entropy, patience, agreement, got 'luck'"),
         ({"temperatures": [1.0]}, "temperatures must be one for each of 3 exits, got 1"),
         ({"temperatures": [1.0, 0.0, 1.0]}, "temperatures must be above 0"),
     ],
