@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import cycle
 from statistics import median
 from typing import Any
 
@@ -45,7 +44,7 @@ class BenchRow:
             computes everything.
         precision: of weights and features.
         batch_size: images per call.
-        median_ms: of a call.
+        median_ms: of a call; small batches are several, of different images, and this is their mean.
         ms_per_image: the same over the batch size.
         ratio_to_best_static: median over that of the fastest static row of this batch size and precision;
             below 1 skipping has paid.
@@ -173,17 +172,20 @@ def _measure(runners: Mapping[str, Runner], batches: Sequence[Tensor], seconds: 
     on_cuda = batches[0].is_cuda
 
     def call(runner: Runner) -> Callable[[], object]:
-        inputs = cycle([runner.convert(batch) for batch in batches])
+        inputs = [runner.convert(batch) for batch in batches]
 
         def run() -> None:
-            runner.run(next(inputs))
-            if on_cuda:
-                torch.cuda.synchronize()
+            # All of them: a median over single images would be that of those which leave early.
+            for each in inputs:
+                runner.run(each)
+                if on_cuda:
+                    torch.cuda.synchronize()
 
         return run
 
     with torch.inference_mode():
-        return interleave({name: call(runner) for name, runner in runners.items()}, seconds=seconds)
+        rounds = interleave({name: call(runner) for name, runner in runners.items()}, seconds=seconds)
+    return {name: ms / len(batches) for name, ms in rounds.items()}
 
 
 def turn(call: Callable[[], object]) -> list[float]:
