@@ -33,6 +33,8 @@ PICTURES = ("absent", "folder", "nothing", "text", "torn picture")
 WRONG = {
     "run": RUNS, "runs": RUNS, "recipe": RECIPE_FILES, "recipes": RECIPE_FILES, "plan": PLANS,
     "images": PICTURES, "name": ("absent", "timm/absent"),
+    "members": (*RUNS[:6], "cifar_resnet20=absent", "timm/absent=file", "cifar_resnet20=file", "run"),
+    "candidates": (*RUNS[:6], "cifar_resnet20=absent", "run"),
 }  # fmt: skip
 # Places where nothing can be written.
 PLACES = ("/dev/null/x", "file/x", "x" * 300, "/proc/sidestep/x")
@@ -77,7 +79,7 @@ def good(command: Command) -> list[str]:
     """Return what a command takes without a name, as it should be."""
     values = {
         "run": "run", "runs": "run", "recipe": "tiny.yaml", "recipes": "tiny.yaml", "plan": "tiny.plan",
-        "images": "good.png", "name": "resnet20-cifar10",
+        "images": "good.png", "name": "resnet20-cifar10", "members": "run", "candidates": "run",
     }  # fmt: skip
     return [values[option.name] for option in command.options if option.is_positional]
 
@@ -93,7 +95,8 @@ TEXTS = {
     "source": ["absent", "hfds/"], "storage": ["nonsense", "sqlite:////dev/null/x"],
     "batch_sizes": ["0", "x", "1,,2"],
     "over": ["x", "seed=", "nope=1", "seed=0,0", "training.seed=-1", "method.target=x"],
-    "budget": ["5", "-1", "0"], "seconds": ["-1"], "num_budgets": ["1"], "workers": ["0"],
+    "budget": ["5", "-1", "0"], "risk": ["0", "1"], "confidence": ["0.9"], "max_drop": ["-100"],
+    "seconds": ["-1"], "num_budgets": ["1"], "workers": ["0"],
     "replicas": ["0"], "devices": ["0", "99"], "num_nodes": ["0", "2"], "seed": ["-1"],
 }  # fmt: skip
 

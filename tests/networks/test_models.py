@@ -73,7 +73,9 @@ def test_a_name_without_its_number_is_refused_with_an_example(name: str) -> None
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(name: str, nearest: str) -> None:
-    message = f"name must be one of cifar_resnet<6n.2>, .*, msdnet, got '{name}'; did you mean {nearest}"
+    message = (
+        f"name must be one of cifar_resnet<6n.2>, .*, msdnet, cascade, got '{name}'; did you mean {nearest}"
+    )
     with pytest.raises(RecipeError, match=message):
         ModelConfig(name=name)
 

@@ -86,6 +86,8 @@ def frontier(
             members.append(member_of(text, config))
         except SidestepError as error:
             failed[text] = str(error)
+    if len(members) < 2:
+        raise _too_few(len(members), failed)
     names = [each.name for each in distinct([member.settings for member in members])]
     for name, member in zip(names, members, strict=True):
         try:
@@ -96,12 +98,16 @@ def frontier(
                 raise
             failed[member.text] = str(meant)
     if len(found) < 2:
-        told = "".join(f"\n  - {text}: {why}" for text, why in failed.items())
-        raise RecipeError(f"candidates must be two or more that can be run, got {len(found)}{told}")
+        raise _too_few(len(found), failed)
     _log.info("searching cascades of %d candidates", len(found))
     points = frontier_points(found, images.labels(), num_budgets=num_budgets, triples=triples)
     texts = {name: member.text for name, member in zip(names, members, strict=True)}
     return Frontier(points=points, texts=texts, num_images=len(images.labels()), failed=failed)
+
+
+def _too_few(count: int, failed: dict[str, str]) -> RecipeError:
+    told = "".join(f"\n  - {text}: {why}" for text, why in failed.items())
+    return RecipeError(f"candidates must be two or more that can be run, got {count}{told}")
 
 
 class _Images:
