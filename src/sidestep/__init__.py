@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from sidestep.routing.relational import RelationalRouter
     from sidestep.routing.router import Router
     from sidestep.routing.samplers import GumbelSoftmax
+    from sidestep.runs.candidates import find_frontier
+    from sidestep.runs.compose import make_cascade
     from sidestep.runs.evaluate import ExitBudget, calibrate, curve, evaluate
     from sidestep.runs.export import export_run
     from sidestep.runs.recipe import Recipe, load_recipe
@@ -93,9 +95,11 @@ _HOMES = {
     "curve": "runs.evaluate",
     "evaluate": "runs.evaluate",
     "export_run": "runs.export",
+    "find_frontier": "runs.candidates",
     "gathered": "execution.execution",
     "load": "runs.run_folder",
     "load_recipe": "runs.recipe",
+    "make_cascade": "runs.compose",
     "masked": "execution.execution",
     "measure_cost": "cost.macs",
     "register_criterion": "routing.exit_rule",
@@ -151,9 +155,11 @@ __all__ = [
     "curve",
     "evaluate",
     "export_run",
+    "find_frontier",
     "gathered",
     "load",
     "load_recipe",
+    "make_cascade",
     "masked",
     "measure_cost",
     "register_criterion",

@@ -14,7 +14,7 @@ from sidestep.data.data_config import DataConfig
 from sidestep.errors import RecipeError
 from sidestep.networks.cascade_network import CascadeNetwork
 from sidestep.networks.models import ModelConfig, build_backbone
-from sidestep.runs.compose import cascade
+from sidestep.runs.compose import make_cascade
 from sidestep.runs.evaluate import ExitBudget
 from sidestep.runs.members import member_of
 from sidestep.runs.recipe import from_dict
@@ -45,7 +45,7 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.fixture(scope="module")
 def made(members: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cascade") / "run"
-    return cascade(members, out, data=DATA, budget=ExitBudget(gflops=0.012)).folder
+    return make_cascade(members, out, data=DATA, budget=ExitBudget(gflops=0.012)).folder
 
 
 def test_members_are_sorted_by_cost_and_keep_their_weights_and_pixels(made: Path, members: list[str]) -> None:
@@ -73,7 +73,7 @@ def test_every_command_takes_it(made: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_halves_report_no_image_under_thresholds_it_has_chosen(members: list[str], tmp_path: Path) -> None:
-    found = cascade(
+    found = make_cascade(
         members, tmp_path / "run", data=DATA, budget=ExitBudget(gflops=0.012), calibration="halves"
     )
     assert found.calibration is not None and found.report["num_images"] == 297
@@ -84,7 +84,7 @@ def test_halves_report_no_image_under_thresholds_it_has_chosen(members: list[str
 
 @pytest.mark.parametrize("combine", ["last", "probs"])
 def test_what_is_said_together_is_a_setting(combine: Any, members: list[str], tmp_path: Path) -> None:
-    found = cascade(members, tmp_path / "run", data=DATA, combine=combine)
+    found = make_cascade(members, tmp_path / "run", data=DATA, combine=combine)
     assert sidestep.load_recipe(tmp_path / "run" / "recipe.yaml").model.settings.combine == combine
     assert found.calibration is None and found.members == ["small", "cifar_resnet14"]
 
@@ -120,9 +120,9 @@ def test_other_classes_and_what_is_no_member_are_refused(members: list[str], tmp
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.new("RGB", (16, 16)).save(path)
     with pytest.raises(RecipeError, match="must have the classes of the data, by name and order"):
-        cascade(members, tmp_path / "run", data={"source": str(tmp_path / "set"), "image_size": 16})
+        make_cascade(members, tmp_path / "run", data={"source": str(tmp_path / "set"), "image_size": 16})
     with pytest.raises(RecipeError, match="a member must be a run folder"):
         member_of("resnet", DataConfig())
     with pytest.raises(RecipeError, match="members must be two networks or more, got 1"):
-        cascade(members[1:], tmp_path / "run", data=DATA)
+        make_cascade(members[1:], tmp_path / "run", data=DATA)
     assert not (tmp_path / "run").exists()

@@ -226,5 +226,5 @@ def test_exits_alone_can_be_trained_on_a_frozen_network(tmp_path: Path) -> None:
 
 
 def test_a_budget_is_one_number() -> None:
-    with pytest.raises(RecipeError, match="one of them, got None and None"):
+    with pytest.raises(RecipeError, match="one of them, got nothing"):
         sidestep.ExitBudget()

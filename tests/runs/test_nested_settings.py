@@ -23,10 +23,13 @@ from sidestep.runs import schema
 from sidestep.runs.recipe import from_dict, load_recipe
 from sidestep.training.training_config import TrainingConfig
 
+PIXELS = {"size": [8, 8], "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
+MEMBERS = [{"name": name, "model": {"name": "cifar_resnet8"}, "input": PIXELS} for name in "ab"]
 # What settings classes without defaults need.
 NEEDED: dict[str, dict[str, Any]] = {
     "method codinet": {"num_units": 2.0},
     "method fixed_path": {"path": "101"},
+    "model cascade": {"members": MEMBERS},
     "source torch/<cifar10 or cifar100>": {"root": "images"},
     "training": {"phases": [{"name": "joint", "epochs": 1}]},
 }

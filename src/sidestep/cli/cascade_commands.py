@@ -39,7 +39,7 @@ def cascade(
             what its own member says.
         json: print one JSON object and nothing else.
     """
-    from sidestep.runs.compose import cascade as make_cascade
+    from sidestep.runs.compose import make_cascade
     from sidestep.runs.recipe import data_values
 
     exits.check_use()
@@ -79,11 +79,11 @@ def frontier(
     """
     from sidestep.evaluation.frontier import front
     from sidestep.results.frontier_page import save_frontier
-    from sidestep.runs.candidates import frontier as find
+    from sidestep.runs.candidates import find_frontier
     from sidestep.runs.recipe import data_values
 
     data = data_values(overrides)
-    found = find(
+    found = find_frontier(
         candidates,
         data=data,
         scores=out.with_suffix(".scores"),

@@ -48,7 +48,7 @@ class Frontier:
     failed: dict[str, str]
 
 
-def frontier(
+def find_frontier(
     candidates: Sequence[str],
     *,
     data: dict[str, Any],

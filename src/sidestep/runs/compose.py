@@ -49,7 +49,7 @@ class Cascade:
     report: dict[str, Any]
 
 
-def cascade(
+def make_cascade(
     members: Sequence[str],
     out: Path | str,
     *,
