@@ -9,6 +9,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter
 
 from sidestep.errors import RecipeError
 from sidestep.evaluation.environment import describe_environment, in_words
@@ -129,8 +130,12 @@ def frontier_figure(points: Sequence[FrontierPoint]) -> Figure:
                 fontsize=8,
             )
     best = max(point.accuracy for point in points)
+    # What is far below the best has no place beside it.
+    least = min(point.accuracy for point in points if point.accuracy > best - 0.12)
     axes.set(xlabel="M MACs per image", ylabel="top-1 accuracy, %", xscale="log")
-    axes.set_ylim(bottom=max(0.0, 100 * best - 12), top=min(100.0, 100 * best + 1))
+    for axis_part in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis_part(FormatStrFormatter("%g"))
+    axes.set_ylim(bottom=max(0.0, 100 * least - 1), top=min(100.0, 100 * best + 1))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     return figure
