@@ -126,3 +126,34 @@ def test_other_classes_and_what_is_no_member_are_refused(members: list[str], tmp
     with pytest.raises(RecipeError, match="members must be two networks or more, got 1"):
         make_cascade(members[1:], tmp_path / "run", data=DATA)
     assert not (tmp_path / "run").exists()
+
+
+def test_any_network_of_timm_is_a_member_with_the_pixels_that_timm_says(tmp_path: Path) -> None:
+    import timm
+
+    names = ("test_efficientnet", "test_resnet")
+    for name in names:
+        torch.manual_seed(0)
+        state = timm.create_model(name, num_classes=10).state_dict()
+        save_file(state, tmp_path / f"{name}.safetensors")
+    texts = [f"timm/{name}={tmp_path / name}.safetensors" for name in names]
+    member = member_of(texts[0], DataConfig()).settings
+    assert member.whole and member.input.size == (160, 160) and member.input.interpolation == "bicubic"
+    found = make_cascade(texts, tmp_path / "run", data={"source": "digits", "workers": 0})
+    network = sidestep.load(found.folder)
+    alone = member.build(10)
+    alone.load_state_dict({f"module.{key}": value for key, value in timm_state(tmp_path, names[0]).items()})
+    place = found.members.index(f"timm/{names[0]}")
+    images = torch.randn(2, 3, 160, 160)
+    with torch.no_grad():
+        expected = alone.eval()(network.views[place](images)).logits
+        output = network(images)
+        assert output.exit_logits is not None
+        said = output.exit_logits[0] if place == 0 else 2 * output.exit_logits[1] - output.exit_logits[0]
+    assert torch.allclose(said, expected, atol=1e-4)
+
+
+def timm_state(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / f"{name}.safetensors")

@@ -62,6 +62,23 @@ def build_timm(
         RecipeError: when the network has no units, its patches do not fit the images, or the weights cannot
             be had.
     """
+    network = build_timm_whole(name, num_classes, input_size, in_channels=in_channels, pretrained=pretrained)
+    return wrap_network(network, units)
+
+
+def build_timm_whole(
+    name: str,
+    num_classes: int,
+    input_size: tuple[int, int] | None = None,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+) -> nn.Module:
+    """Return a network of timm as timm makes it, with units or without; arguments as those of `build_timm`.
+
+    Raises:
+        RecipeError: when its patches do not fit the images, or the weights cannot be had.
+    """
     fixed = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
     # None is no setting for timm, and other networks have no such setting.
     size = input_size if fixed else None
@@ -69,7 +86,7 @@ def build_timm(
         name, pretrained=pretrained, num_classes=num_classes, img_size=size, in_chans=in_channels
     )
     _check_patches(name, network)
-    return wrap_network(network, units)
+    return network
 
 
 def pretrained_state(name: str) -> dict[str, Tensor]:

@@ -7,14 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from sidestep.backbones.static_weights import load_static_weights, load_weights
 from sidestep.errors import CheckpointError, RecipeError
 from sidestep.methods import METHODS
 from sidestep.networks.cascade_network import CascadeNetwork, Combine, MemberInput, MemberView, shared_input
 from sidestep.networks.models import MODELS, Model, ModelConfig, build_backbone, build_model
 from sidestep.networks.network import DynamicNetwork
+from sidestep.networks.whole_network import WholeNetwork
 from sidestep.runs.sections import METHOD, MODEL
 from sidestep.training.checkpoint import is_checkpoint, load_checkpoint
+
+_TIMM = "timm/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +32,7 @@ class MemberSettings:
         model: its model, as a recipe's `model:` has it.
         weights: file of its weights, a checkpoint of a run or static ones; None downloads those of timm.
         input: the pixels that it was trained on.
+        whole: take a network of timm as it is, without units, as every network of timm can be.
     """
 
     name: str
@@ -34,6 +40,15 @@ class MemberSettings:
     method: dict[str, Any] = field(default_factory=lambda: {"name": "static"})
     weights: str | None = None
     input: MemberInput
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        model, method = str(self.model.get("name")), self.method.get("name")
+        if self.whole and (not model.startswith(_TIMM) or method != "static"):
+            raise RecipeError(
+                f"whole must be false for a member that is no static network of timm, got {model!r} with "
+                f"method {method!r}"
+            )
 
     def parts(self) -> tuple[str, Any, ModelConfig]:
         """Return the name of its method, that method's settings, and its model.
@@ -53,6 +68,8 @@ class MemberSettings:
         """Return its network with initial weights."""
         method, settings, model = self.parts()
         channels: Any = len(self.input.mean)
+        if self.whole:
+            return WholeNetwork(_whole(model, num_classes, self.input, pretrained=False))
         built: Any = build_model(model, num_classes, self.input.size, channels)
         network = METHODS[method].network(built, METHODS[method].router(built, settings))
         return network
@@ -126,6 +143,11 @@ def load_member(network: DynamicNetwork, member: MemberSettings, num_classes: in
     """
     _, _, model = member.parts()
     if member.weights is None:
+        if member.whole:
+            # The head may have other classes, which timm starts anew then.
+            whole = _whole(model, num_classes, member.input, pretrained=True)
+            network.parts()["blocks"].load_state_dict(whole.state_dict())
+            return []
         trained = build_backbone(model, num_classes, member.input.size)
         network.parts()["blocks"].load_state_dict(trained.state_dict())
         return []
@@ -134,6 +156,19 @@ def load_member(network: DynamicNetwork, member: MemberSettings, num_classes: in
         load_weights(network, load_checkpoint(path).section("model"), f"checkpoint {path}")
         return []
     return load_static_weights(network.parts()["blocks"], path)
+
+
+def _whole(model: ModelConfig, num_classes: int, seen: MemberInput, *, pretrained: bool) -> nn.Module:
+    # Imported where it is needed, since timm takes seconds.
+    from sidestep.backbones.timm_models import build_timm_whole
+
+    return build_timm_whole(
+        model.name.removeprefix(_TIMM),
+        num_classes,
+        seen.size,
+        in_channels=len(seen.mean),
+        pretrained=pretrained,
+    )
 
 
 CASCADE = Model(

@@ -65,7 +65,9 @@ def member_of(text: str, data: DataConfig) -> NamedMember:
         raise CheckpointError(f"weights {file} of member {name} must be a file, and there is none")
     model: dict[str, Any] = {"name": name} if equals else {"name": name, "pretrained": True}
     wanted = _of_timm(name) if name.startswith(_TIMM) else _of_weights(name, Path(file), data)
-    settings = MemberSettings(name=name, model=model, weights=file or None, input=wanted)
+    settings = MemberSettings(
+        name=name, model=model, weights=file or None, input=wanted, whole=name.startswith(_TIMM)
+    )
     return NamedMember(text=text, settings=settings)
 
 
