@@ -18,6 +18,8 @@ from sidestep.runs.compose import make_cascade
 from sidestep.runs.evaluate import ExitBudget
 from sidestep.runs.members import member_of
 from sidestep.runs.recipe import from_dict
+from sidestep.runs.run_folder import data_of, open_run
+from sidestep.runs.timing import representative_first
 
 DATA = {"source": "digits", "image_size": 16, "workers": 0, "crop_padding": 0, "flip": False, "limit": 400}
 
@@ -70,6 +72,19 @@ def test_every_command_takes_it(made: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["curve", str(made), "--num-budgets", "4"]) == 0
     assert main(["results", str(made)]) == 0
     assert "cascade" in capsys.readouterr().out
+
+
+def test_the_images_that_a_bench_takes_one_by_one_stand_for_all(made: Path) -> None:
+    opened = open_run(made, "best")
+    data = data_of(opened, "test", None)
+    assert data.test is not None
+    images = next(iter(data.test.eval_batches(batch_size=256))).images
+    chosen = representative_first(opened, images)
+    assert torch.equal(chosen.flatten(1).sum(1).sort().values, images.flatten(1).sum(1).sort().values)
+    with torch.no_grad():
+        output = opened.network(chosen, rule=opened.exit_rule)
+    macs = opened.cost.per_sample(output.decisions)
+    assert macs[:32].mean().item() == pytest.approx(macs.mean().item(), rel=0.03)
 
 
 def test_halves_report_no_image_under_thresholds_it_has_chosen(members: list[str], tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ _PAUSE_SECONDS = 0.1
 _TURN_SECONDS = 0.02
 _MIN_ROUNDS = 3
 # A single image's path says little: small batches alternate between as many different images.
-_MIN_IMAGES = 32
+SINGLE_IMAGES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +216,7 @@ def _rows(medians: Mapping[str, float], precision: Precision, batch_size: int) -
 def _checked(images: Tensor | None, shape: tuple[int, int, int], count: int) -> Tensor:
     if images is None:
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(max(count, _MIN_IMAGES), *shape, generator=generator)
+        return torch.randn(max(count, SINGLE_IMAGES), *shape, generator=generator)
     if images.shape[1:] != shape or not len(images):
         raise ExecutionError(
             f"images must be at least one of shape {shape}, got {tuple(images.shape)}; "
@@ -227,6 +227,6 @@ def _checked(images: Tensor | None, shape: tuple[int, int, int], count: int) -> 
 
 def _batches(images: Tensor, batch_size: int) -> list[Tensor]:
     """Return one large batch or several small ones, repeating the images where they are too few."""
-    count = max(1, _MIN_IMAGES // batch_size)
+    count = max(1, SINGLE_IMAGES // batch_size)
     rows = torch.arange(count * batch_size, device=images.device) % len(images)
     return list(images[rows].view(count, batch_size, *images.shape[1:]))

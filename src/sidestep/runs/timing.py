@@ -7,14 +7,20 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from sidestep.errors import RecipeError
-from sidestep.evaluation.bench import BenchResult, bench_network
+from sidestep.evaluation.bench import SINGLE_IMAGES, BenchResult, bench_network
 from sidestep.files import kept, write_file
 from sidestep.results.run_result import BENCH
 from sidestep.runs.export import engines_of
-from sidestep.runs.run_folder import data_of, open_run
+from sidestep.runs.run_folder import OpenedRun, data_of, open_run
 
 _log = logging.getLogger(__name__)
+
+# Of so many the first ones stand for all: a bench of single images takes those.
+_IMAGES = 256
 
 
 def bench(
@@ -42,7 +48,8 @@ def bench(
     data = data_of(opened, "test", source)
     if data.test is None:
         raise RecipeError("bench needs the test split of the run's data, and there is none")
-    images = next(iter(data.test.eval_batches(batch_size=max(batch_sizes)))).images
+    images = next(iter(data.test.eval_batches(batch_size=max(*batch_sizes, _IMAGES)))).images
+    images = representative_first(opened, images)
     result = bench_network(
         opened.network,
         input_size=opened.input_size,
@@ -56,3 +63,18 @@ def bench(
         write_file(Path(run) / BENCH, json.dumps(result.as_dict(), indent=1) + "\n", what="bench")
         _log.info("wrote %s", Path(run) / BENCH)
     return result
+
+
+def representative_first(opened: OpenedRun, images: Tensor) -> Tensor:
+    """Return images in an order in which the first ones cost, on average, what all do.
+
+    Few images by chance would be all cheap ones, where one of ten goes on to a dearer member.
+    """
+    with torch.inference_mode():
+        output = opened.network(images, rule=opened.exit_rule)
+        order = opened.cost.per_sample(output.decisions).argsort(stable=True)
+    count = min(SINGLE_IMAGES, len(order))
+    places = ((torch.arange(count) + 0.5) * len(order) / count).long()
+    chosen = torch.zeros(len(order), dtype=torch.bool)
+    chosen[places] = True
+    return images[torch.cat([order[chosen], order[~chosen].sort().values])]
