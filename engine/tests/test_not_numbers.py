@@ -8,27 +8,7 @@ from typing import Any
 import numpy as np
 import plans
 import pytest
-from sidestep_engine import Engine, Plan, PlanError
-
-KERNELS = [
-    ("base", "float32"),
-    ("avx2", "float32"),
-    ("avx512", "float32"),
-    ("avx512", "bfloat16"),
-    ("amx", "bfloat16"),
-]
-
-
-@pytest.fixture(params=KERNELS, ids="-".join)
-def kernels(request: pytest.FixtureRequest) -> dict[str, Any]:
-    isa, precision = request.param
-    try:
-        Engine(plans.routed_resnet(1, (16,)), isa=isa, precision=precision)
-    except PlanError as error:
-        if "this processor cannot run" not in str(error):
-            raise
-        pytest.skip(str(error))
-    return {"isa": isa, "precision": precision}
+from sidestep_engine import Engine, Plan
 
 
 def images(count: int = 3, size: int = 12) -> np.ndarray:

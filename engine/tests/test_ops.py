@@ -8,28 +8,9 @@ import literal
 import numpy as np
 import plans
 import pytest
-from sidestep_engine import Engine, Plan, PlanError
+from sidestep_engine import Engine, Plan
 
-KERNELS = [
-    ("base", "float32"),
-    ("avx2", "float32"),
-    ("avx512", "float32"),
-    ("avx512", "bfloat16"),
-    ("amx", "bfloat16"),
-]
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
-
-
-@pytest.fixture(params=KERNELS, ids="-".join)
-def kernels(request: pytest.FixtureRequest) -> dict[str, str]:
-    isa, precision = request.param
-    try:
-        Engine(plans.routed_resnet(1, (16,)), isa=isa, precision=precision)
-    except PlanError as error:
-        if "this processor cannot run" not in str(error):
-            raise
-        pytest.skip(str(error))
-    return {"isa": isa, "precision": precision}
 
 
 def images(plan: Plan, count: int = 3, size: tuple[int, int] | None = None, seed: int = 1) -> np.ndarray:

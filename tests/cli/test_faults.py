@@ -81,7 +81,8 @@ def good(command: Command) -> list[str]:
         "run": "run", "runs": "run", "recipe": "tiny.yaml", "recipes": "tiny.yaml", "plan": "tiny.plan",
         "images": "good.png", "name": "resnet20-cifar10", "members": "run", "candidates": "run",
     }  # fmt: skip
-    return [values[option.name] for option in command.options if option.is_positional]
+    found = [values[option.name] for option in command.options if option.is_positional]
+    return [*found, "--data.source=digits"] if command.name in ("cascade", "frontier") else found
 
 
 def named(command: Command) -> list[Option]:

@@ -125,6 +125,16 @@ def test_a_frontier_is_a_page_and_its_scores_are_kept(
     assert "are damaged and made again" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["cascade", "frontier"])
+def test_images_are_named_and_never_guessed(
+    command: str, members: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.md"
+    assert main([command, *members, "--out", str(out)]) == 2
+    assert "data.source must be named, got nothing" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_other_classes_and_what_is_no_member_are_refused(members: list[str], tmp_path: Path) -> None:
     from PIL import Image
 

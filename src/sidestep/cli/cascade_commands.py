@@ -96,7 +96,7 @@ def frontier(
         texts=found.texts,
         num_images=found.num_images,
         failed=found.failed,
-        source=str(data.get("source", "digits")),
+        source=str(data["source"]),
     )
     Console().print(frontier_table(front(found.points)))
     for text, why in found.failed.items():

@@ -8,11 +8,8 @@ Lebovitz et al., "Efficient Inference With Model Cascades", TMLR 2023); threshol
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from sidestep.methods.method import Method
-from sidestep.networks.network import DynamicNetwork
-from sidestep.routing.router import Router
+from sidestep.methods.method import Method, as_built, no_router
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,21 +17,11 @@ class CascadeConfig:
     """A cascade has no settings besides its members, which are those of the model."""
 
 
-def _router(network: Any, settings: CascadeConfig) -> None:
-    """Return None: members bring their routers."""
-    return
-
-
-def _network(network: DynamicNetwork, router: Router | None) -> DynamicNetwork:
-    """Return the cascade as it was built."""
-    return network
-
-
 CASCADE = Method(
     name="cascade",
     summary="cascades of trained networks (ICLR 2022): a dearer one is asked where a cheap one is unsure",
     settings=CascadeConfig,
-    router=_router,
-    network=_network,
+    router=no_router,
+    network=as_built,
     model="cascade",
 )

@@ -9,11 +9,8 @@ resolution. Where images leave is solved afterwards, on the validation split, by
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from sidestep.methods.method import Method
-from sidestep.networks.network import DynamicNetwork
-from sidestep.routing.router import Router
+from sidestep.methods.method import Method, as_built, no_router
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,22 +18,12 @@ class EarlyExitConfig:
     """RANet and MSDNet have no settings besides those of model and training."""
 
 
-def _router(network: Any, settings: EarlyExitConfig) -> None:
-    """Return None: no units are chosen about."""
-    return
-
-
-def _network(network: DynamicNetwork, router: Router | None) -> DynamicNetwork:
-    """Return the model as it was built: it has its exits already."""
-    return network
-
-
 MSDNET = Method(
     name="msdnet",
     summary="MSDNet (ICLR 2018): a dense network of several scales with exits",
     settings=EarlyExitConfig,
-    router=_router,
-    network=_network,
+    router=no_router,
+    network=as_built,
     model="msdnet",
 )
 
@@ -44,7 +31,7 @@ RANET = Method(
     name="ranet",
     summary="RANet (CVPR 2020): sub-networks of rising resolution with exits",
     settings=EarlyExitConfig,
-    router=_router,
-    network=_network,
+    router=no_router,
+    network=as_built,
     model="ranet",
 )

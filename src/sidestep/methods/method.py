@@ -39,6 +39,16 @@ def no_budget(settings: Any) -> None:
     return
 
 
+def no_router(network: Any, settings: Any) -> None:
+    """Return None: the network has no units to choose about, or brings its routers."""
+    return
+
+
+def as_built(network: DynamicNetwork, router: Router | None) -> DynamicNetwork:
+    """Return a model that decides by itself as it was built."""
+    return network
+
+
 # Of methods that leave such blocks alone, for `Method.no_effect`.
 OPENERS_RUN = {"skip": "which executes every block that changes the shape"}
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -92,31 +93,14 @@ def frontier_figure(points: Sequence[FrontierPoint]) -> Figure:
     """Return a figure of all points over their cost, with the front as a line."""
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes: Axes = figure.subplots()
-    cascades = [point for point in points if point.kind == "cascade"]
-    axes.scatter(
-        [1e-6 * point.macs for point in cascades],
-        [100 * point.accuracy for point in cascades],
-        s=4,
-        color="#bbbbbb",
-        label="cascades",
-    )
-    exits = [point for point in points if point.kind == "exits"]
-    if exits:
-        axes.scatter(
-            [1e-6 * point.macs for point in exits],
-            [100 * point.accuracy for point in exits],
-            s=10,
-            color="#e69f00",
-            marker="^",
-            label="early exits",
-        )
-    on_front = front(points)
-    axes.plot(
-        [1e-6 * point.macs for point in on_front],
-        [100 * point.accuracy for point in on_front],
-        color="#0072b2",
-        label="front",
-    )
+    styles: dict[str, dict[str, Any]] = {
+        "cascade": {"s": 4, "color": "#bbbbbb", "label": "cascades"},
+        "exits": {"s": 10, "color": "#e69f00", "marker": "^", "label": "early exits"},
+    }
+    for kind, style in styles.items():
+        if of_kind := [point for point in points if point.kind == kind]:
+            axes.scatter(*_places(of_kind), **style)
+    axes.plot(*_places(front(points)), color="#0072b2", label="front")
     for point in points:
         if point.kind == "static":
             axes.errorbar(
@@ -139,6 +123,11 @@ def frontier_figure(points: Sequence[FrontierPoint]) -> Figure:
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     return figure
+
+
+def _places(points: Sequence[FrontierPoint]) -> tuple[list[float], list[float]]:
+    """Return M MACs and accuracies in percent."""
+    return [1e-6 * point.macs for point in points], [100 * point.accuracy for point in points]
 
 
 def command_of(point: FrontierPoint, texts: Mapping[str, str], source: str) -> str:

@@ -108,6 +108,8 @@ def data_values(overrides: Sequence[str]) -> dict[str, Any]:
         if part != "data" or not name or "." in name:
             errors.append(f"--{key} must be a key of data, such as --data.source")
         values[name] = value
+    if not errors and "source" not in values:
+        errors.append("data.source must be named, got nothing; for example --data.source FOLDER")
     _raise_all(errors, "the command line")
     return values
 
