@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,22 @@ def test_several_workers_share_the_runs(tmp_path: Path) -> None:
     study = open_sweep(tmp_path / "out", runs)
     complete = [trial for trial in study.trials if trial.state is optuna.trial.TrialState.COMPLETE]
     assert sorted(trial.user_attrs["run"] for trial in complete) == sorted(run.name for run in runs)
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage:UserWarning")
+def test_workers_that_ask_at_the_same_time_take_different_runs(tmp_path: Path) -> None:
+    names = [str(number) for number in range(40)]
+    study = open_sweep(tmp_path, [])
+    for name in names:
+        study.enqueue_trial({}, user_attrs={"run": name})
+
+    def taken(_: int) -> list[str]:
+        worker = open_sweep(tmp_path, [])
+        return list(iter(lambda: worker.ask().user_attrs.get("run", ""), ""))
+
+    with ThreadPoolExecutor(4) as pool:
+        runs = [name for names in pool.map(taken, range(4)) for name in names]
+    assert sorted(runs) == sorted(names)
 
 
 def test_a_run_of_another_sweep_in_the_same_study_is_left_alone(tmp_path: Path) -> None:

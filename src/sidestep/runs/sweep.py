@@ -22,6 +22,7 @@ import optuna
 import torch
 from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from torch import distributed as dist
 
@@ -276,6 +277,7 @@ def _open_study(storage: str) -> optuna.Study:
                 grace_period=2 * HEARTBEAT_SECONDS,
                 heartbeat_stale_trial_callback=_requeue,
             )
+            _serialise(database)
         return optuna.create_study(
             study_name="sweep", storage=database, directions=["maximize", "minimize"], load_if_exists=True
         )
@@ -284,6 +286,21 @@ def _open_study(storage: str) -> optuna.Study:
             f"storage must be the URL of a database that opens, got {storage!r} ({first_line(error)}); "
             "leave it out for a file in --out, or remove that file if it is damaged"
         ) from error
+
+
+def _serialise(database: optuna.storages.RDBStorage) -> None:
+    """Let one worker at a time into an SQLite file, from its first read to its last write.
+
+    SQLite ignores the row locks with which Optuna takes a waiting run. Two workers that read it at the same
+    time would both train it, and the one that finds the run folder locked would record it as failed.
+    """
+    if database.engine.dialect.name != "sqlite":
+        return
+
+    @event.listens_for(database.engine, "begin")
+    def lock(connection: Connection) -> None:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * HEARTBEAT_SECONDS}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 @contextmanager
