@@ -124,7 +124,7 @@ def engines_of(case: Case, precision: Precision) -> tuple[dict[str, Engine], Rou
         engines[f"keep {rate:g}"] = engine = engine_of(network, case, precision)
         paths = torch.from_numpy(engine(images.numpy()).options)
         weights = nn.functional.one_hot(paths, 2).float()
-        fraction = cost.per_sample(Decisions(weights=weights)).mean() / cost.full_macs
+        fraction = cost.per_sample(Decisions(weights=weights)).mean() / cost.full
         print(
             f"{case.backbone} {precision} keep {rate:g}: {fraction:.1%} of the MACs, routers included",
             flush=True,

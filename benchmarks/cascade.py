@@ -57,7 +57,7 @@ class Case:
         """Return a case whose images cost half of the full network."""
         prepared = prepare(network, batch.images[:2])
         survey = survey_exits(prepared, [batch], cost)
-        rule = calibrate(survey, ExitGoal(macs=BUDGET * cost.full_macs), scale=False).rule
+        rule = calibrate(survey, ExitGoal(macs=BUDGET * cost.full), scale=False).rule
         return cls(name=name, network=prepared, cost=cost, batch=batch, rule=rule)
 
 
@@ -103,7 +103,7 @@ def compare(case: Case, batch_size: int, seconds: float) -> Ratio:
             seconds=seconds,
         )
     return Ratio(
-        what=f"{case.name}: cascade, batch {batch_size}, {macs.mean() / case.cost.full_macs:.1%} of the MACs",
+        what=f"{case.name}: cascade, batch {batch_size}, {macs.mean() / case.cost.full:.1%} of the MACs",
         median_ms=ms["cascade"] / len(batches),
         against="all exits",
         against_ms=ms["all exits"] / len(batches),

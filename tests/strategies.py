@@ -52,11 +52,9 @@ def statistics(draw: st.DrawFn, batch: int) -> Tensor:
 def price_lists(draw: st.DrawFn, units: int, options: int) -> CostModel:
     """Draw prices that rise with the option."""
     steps = st.lists(st.integers(1, 10_000), min_size=options, max_size=options)
-    option_macs = torch.tensor(draw(st.lists(steps, min_size=units, max_size=units))).float().cumsum(dim=1)
-    router_macs = torch.tensor(draw(st.lists(st.integers(0, 500), min_size=units, max_size=units))).float()
-    return CostModel(
-        fixed_macs=float(draw(st.integers(0, 10_000))), option_macs=option_macs, router_macs=router_macs
-    )
+    options = torch.tensor(draw(st.lists(steps, min_size=units, max_size=units))).float().cumsum(dim=1)
+    routers = torch.tensor(draw(st.lists(st.integers(0, 500), min_size=units, max_size=units))).float()
+    return CostModel(fixed=float(draw(st.integers(0, 10_000))), options=options, routers=routers)
 
 
 @st.composite

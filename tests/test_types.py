@@ -13,9 +13,9 @@ from tests.reference import budget as reference
 
 GATES = Decisions(weights=torch.tensor([[[0.0, 1.0], [0.75, 0.25]], [[1.0, 0.0], [0.5, 0.5]]]))
 PRICES = CostModel(
-    fixed_macs=10.0,
-    option_macs=torch.tensor([[0.0, 100.0], [8.0, 200.0]]),
-    router_macs=torch.tensor([1.0, 2.0]),
+    fixed=10.0,
+    options=torch.tensor([[0.0, 100.0], [8.0, 200.0]]),
+    routers=torch.tensor([1.0, 2.0]),
 )
 
 
@@ -34,9 +34,9 @@ def test_keep_rates_are_means_over_images() -> None:
 
 def test_costs_are_not_rounded_by_autocast() -> None:
     prices = CostModel(
-        fixed_macs=445_000.0,
-        option_macs=torch.tensor([[0.0, 4_718_592.0]]).expand(8, 2),
-        router_macs=torch.zeros(8),
+        fixed=445_000.0,
+        options=torch.tensor([[0.0, 4_718_592.0]]).expand(8, 2),
+        routers=torch.zeros(8),
     )
     decisions = Decisions(weights=torch.tensor([0.0, 1.0]).expand(2, 8, 2))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -57,8 +57,8 @@ def test_relaxed_execution_of_soft_decisions_is_their_execution() -> None:
     assert torch.equal(GATES.relaxed_execution(), GATES.execution())
 
 
-def test_full_macs_are_the_dearest_options_without_routers() -> None:
-    assert PRICES.full_macs == 310.0
+def test_the_full_price_is_that_of_the_dearest_options_without_routers() -> None:
+    assert PRICES.full == 310.0
 
 
 def test_per_sample_macs_agree_with_hand_arithmetic() -> None:
@@ -81,13 +81,11 @@ def test_fraction_counts_routers_above_but_not_below_the_line() -> None:
 def test_per_sample_macs_pass_a_gradient_of_the_prices() -> None:
     weights = GATES.weights.clone().requires_grad_()
     PRICES.per_sample(Decisions(weights=weights)).sum().backward()
-    assert torch.equal(weights.grad, PRICES.option_macs.expand(2, 2, 2))
+    assert torch.equal(weights.grad, PRICES.options.expand(2, 2, 2))
 
 
 def test_half_precision_decisions_are_priced_in_full_precision() -> None:
-    prices = CostModel(
-        fixed_macs=0.0, option_macs=torch.tensor([[0.0, 4_718_592.0]] * 53), router_macs=torch.zeros(53)
-    )
+    prices = CostModel(fixed=0.0, options=torch.tensor([[0.0, 4_718_592.0]] * 53), routers=torch.zeros(53))
     everything = Decisions(weights=torch.tensor([0.0, 1.0], dtype=torch.bfloat16).expand(1, 53, 2))
     assert prices.per_sample(everything).item() == 53 * 4_718_592
 
@@ -96,7 +94,7 @@ def test_half_precision_decisions_are_priced_in_full_precision() -> None:
 def test_per_sample_macs_equal_the_literal_sum(priced: tuple[CostModel, Decisions]) -> None:
     prices, decisions = priced
     literal = [
-        reference.macs_of_image(row, prices.fixed_macs, prices.option_macs, prices.router_macs)
+        reference.macs_of_image(row, prices.fixed, prices.options, prices.routers)
         for row in decisions.weights
     ]
     torch.testing.assert_close(prices.per_sample(decisions), torch.tensor(literal))
@@ -107,11 +105,11 @@ def test_cost_lies_between_the_floor_and_the_full_network_with_routers(
     priced: tuple[CostModel, Decisions],
 ) -> None:
     prices, decisions = priced
-    floor = prices.fixed_macs + float(prices.option_macs[:, 0].sum())
+    floor = prices.fixed + float(prices.options[:, 0].sum())
     macs = prices.per_sample(decisions, routers=False)
     assert bool((macs >= floor * (1 - 1e-5)).all())
-    assert bool((macs <= prices.full_macs * (1 + 1e-5)).all())
-    torch.testing.assert_close(prices.per_sample(decisions), macs + prices.router_macs.sum())
+    assert bool((macs <= prices.full * (1 + 1e-5)).all())
+    torch.testing.assert_close(prices.per_sample(decisions), macs + prices.routers.sum())
 
 
 @given(strategies.priced_decisions(), st.data())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -82,31 +83,33 @@ class RoutedOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostModel:
-    """The price list of a network in MACs (one multiply-add counts once) for one image.
+    """The price list of a network for one image: MACs (one multiply-add counts once), or milliseconds.
 
     Attributes:
-        fixed_macs: stem and head, paid by every image.
-        option_macs: (L, K) price of every option of every unit, shortcuts included.
-        router_macs: (L,) price of asking the router at every unit.
-        exit_macs: (E,) price of leaving at every exit, on top of units and routers: the heads up to it, and
-            in a network of exits alone everything that was computed for them. None without early exits.
+        fixed: stem and head, paid by every image.
+        options: (L, K) price of every option of every unit, shortcuts included.
+        routers: (L,) price of asking the router at every unit.
+        exits: (E,) price of leaving at every exit, on top of units and routers: the heads up to it, and in a
+            network of exits alone everything that was computed for them. None without early exits.
         exit_units: (E,) number of units in front of every exit, or None.
-        static_macs: MACs of the static network where that is not everything: a cascade's last member. None
+        static: price of the static network where that is not everything: a cascade's last member. None
             elsewhere.
+        unit: of all prices.
     """
 
-    fixed_macs: float
-    option_macs: Tensor
-    router_macs: Tensor
-    exit_macs: Tensor | None = None
+    fixed: float
+    options: Tensor
+    routers: Tensor
+    exits: Tensor | None = None
     exit_units: Tensor | None = None
-    static_macs: float | None = None
+    static: float | None = None
+    unit: Literal["MACs", "ms"] = "MACs"
 
     @property
-    def full_macs(self) -> float:
-        """Return the MACs of the static network: every unit at its dearest option, all exits, no routers.
+    def full(self) -> float:
+        """Return the price of the static network: every unit at its dearest option, all exits, no routers.
 
-        For a cascade those of its last member.
+        For a cascade that of its last member.
         """
         return float(self._full())
 
@@ -114,14 +117,14 @@ class CostModel:
         """Return the same price list on a device, where no step has to fetch it."""
         return replace(
             self,
-            option_macs=self.option_macs.to(device),
-            router_macs=self.router_macs.to(device),
-            exit_macs=None if self.exit_macs is None else self.exit_macs.to(device),
+            options=self.options.to(device),
+            routers=self.routers.to(device),
+            exits=None if self.exits is None else self.exits.to(device),
             exit_units=None if self.exit_units is None else self.exit_units.to(device),
         )
 
     def per_sample(self, decisions: Decisions, *, routers: bool = True) -> Tensor:
-        """Return the (B,) MACs of every image, differentiable in the decision weights.
+        """Return the (B,) price of every image, differentiable in the decision weights.
 
         Args:
             decisions: weights (B, L, K) that match this price list.
@@ -129,18 +132,18 @@ class CostModel:
         """
         weights = decisions.weights.float()
         # Sums of products and no matrix products, which autocast would round to bfloat16: by up to 0.4 %.
-        macs = (weights * self.option_macs.to(weights)).sum(dim=(1, 2)) + self.fixed_macs
-        if self.exit_macs is not None:
-            prices = self.exit_macs.to(weights)
-            macs = macs + (prices[-1] if decisions.exits is None else (decisions.exits * prices).sum(dim=1))
+        spent = (weights * self.options.to(weights)).sum(dim=(1, 2)) + self.fixed
+        if self.exits is not None:
+            prices = self.exits.to(weights)
+            spent = spent + (prices[-1] if decisions.exits is None else (decisions.exits * prices).sum(dim=1))
         if not routers:
-            return macs
+            return spent
         if decisions.asked is None:
-            return macs + self.router_macs.to(weights).sum()
-        return macs + (decisions.asked.float() * self.router_macs.to(weights)).sum(dim=1)
+            return spent + self.routers.to(weights).sum()
+        return spent + (decisions.asked.float() * self.routers.to(weights)).sum(dim=1)
 
     def at_exits(self, decisions: Decisions) -> Tensor:
-        """Return the (B, E) MACs that every image would have cost had it left at each exit, routers included.
+        """Return the (B, E) price that every image would have at each exit, routers included.
 
         Args:
             decisions: of a forward pass through all exits.
@@ -148,26 +151,26 @@ class CostModel:
         Raises:
             ExecutionError: for a network without early exits.
         """
-        if self.exit_macs is None or self.exit_units is None:
-            raise ExecutionError("costs of exits need a network with early exits, got one without")
+        if self.exits is None or self.exit_units is None:
+            raise ExecutionError("prices of exits need a network with early exits, got one without")
         weights = decisions.weights.float()
-        units = (weights * self.option_macs.to(weights)).sum(dim=2)
+        units = (weights * self.options.to(weights)).sum(dim=2)
         asked = torch.ones_like(units) if decisions.asked is None else decisions.asked.float()
-        spent = (units + asked * self.router_macs.to(weights)).cumsum(dim=1)
+        spent = (units + asked * self.routers.to(weights)).cumsum(dim=1)
         before = torch.cat([spent.new_zeros(len(spent), 1), spent], dim=1)[:, self.exit_units]
-        return before + self.exit_macs.to(weights) + self.fixed_macs
+        return before + self.exits.to(weights) + self.fixed
 
     def fraction(self, decisions: Decisions) -> Tensor:
-        """Return the (B,) MACs of every image, routers included, as a fraction of the static network's."""
+        """Return the (B,) price of every image, routers included, as a fraction of the static network's."""
         spent = self.per_sample(decisions)
         return spent / self._full().to(spent)
 
     def _full(self) -> Tensor:
-        """Return `full_macs` on the device of the prices: a number would make a step wait for a GPU."""
-        if self.static_macs is not None:
-            return self.option_macs.new_tensor(self.static_macs, dtype=torch.float64)
-        dearest = self.option_macs[:, -1].sum(dtype=torch.float64) + self.fixed_macs
-        return dearest if self.exit_macs is None else dearest + self.exit_macs[-1]
+        """Return `full` on the device of the prices: a number would make a step wait for a GPU."""
+        if self.static is not None:
+            return self.options.new_tensor(self.static, dtype=torch.float64)
+        dearest = self.options[:, -1].sum(dtype=torch.float64) + self.fixed
+        return dearest if self.exits is None else dearest + self.exits[-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

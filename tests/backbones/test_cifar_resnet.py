@@ -56,7 +56,7 @@ def test_squeeze_and_excitation_adds_what_the_specification_says(
 ) -> None:
     backbone = CifarResNet(CifarResNetConfig(depth=depth, se_ratio=16))
     assert sum(p.numel() for p in backbone.parameters()) == parameters
-    assert measure_cost(RoutedNetwork(backbone), (32, 32)).full_macs == macs
+    assert measure_cost(RoutedNetwork(backbone), (32, 32)).full == macs
 
 
 def test_units_carry_the_widths_and_stages_that_routers_need() -> None:

@@ -68,17 +68,17 @@ def test_parameters_and_macs_are_those_of_the_specification_digit_for_digit(
 ) -> None:
     parameters, macs = PARAMETERS_AND_MACS[depth, se_ratio]
     assert sum(p.numel() for p in on_meta(depth, se_ratio).parameters()) == parameters
-    assert cost_of(depth, se_ratio).full_macs == macs
+    assert cost_of(depth, se_ratio).full == macs
 
 
 def test_resnet_50_is_priced_by_parts_as_in_the_specification() -> None:
     cost = cost_of(50)
-    assert cost.fixed_macs == 118_013_952 + 2_048_000
+    assert cost.fixed == 118_013_952 + 2_048_000
     openers = {0: 51_380_224.0, 3: 102_760_448.0, 7: 102_760_448.0, 13: 102_760_448.0}
-    assert cost.option_macs[:, 0].tolist() == [openers.get(unit, 0.0) for unit in range(16)]
+    assert cost.options[:, 0].tolist() == [openers.get(unit, 0.0) for unit in range(16)]
     branches = [269_746_176.0 if unit in openers else 218_365_952.0 for unit in range(16)]
     branches[0] = 179_830_784.0
-    assert (cost.option_macs[:, 1] - cost.option_macs[:, 0]).tolist() == branches
+    assert (cost.options[:, 1] - cost.options[:, 0]).tolist() == branches
 
 
 def test_relational_routers_of_resnet_50_cost_what_the_specification_says() -> None:
@@ -87,7 +87,7 @@ def test_relational_routers_of_resnet_50_cost_what_the_specification_says() -> N
         router = relational_router(backbone, RelationalConfig(dim=256, batch_norm=False))
     assert sum(p.numel() for p in router.parameters()) == 4_419_616
     cost = measure_cost(RoutedNetwork(backbone, router), (64, 64))
-    assert cost.router_macs.sum().item() == 4_415_488
+    assert cost.routers.sum().item() == 4_415_488
 
 
 @pytest.mark.parametrize("depth", DEPTHS)

@@ -19,9 +19,9 @@ from tests.doubles import shared_exit_network, shared_halting_network, shared_ne
 
 # Two gates of 100 and 300 MACs, whose routers take 10 and 20, behind a stem of 1,000.
 COST = CostModel(
-    fixed_macs=1000.0,
-    option_macs=torch.tensor([[0.0, 100.0], [0.0, 300.0]]),
-    router_macs=torch.tensor([10.0, 20.0]),
+    fixed=1000.0,
+    options=torch.tensor([[0.0, 100.0], [0.0, 300.0]]),
+    routers=torch.tensor([10.0, 20.0]),
 )
 EXECUTED = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.0]])
 PREDICTED, LABELS = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 0])
@@ -106,10 +106,10 @@ def test_where_images_leave_is_a_part_of_their_path() -> None:
     )
     exit_logits = torch.tensor([[[2.0, 1.0]] * 3, [[1.0, 2.0]] * 3])
     cost = CostModel(
-        fixed_macs=0.0,
-        option_macs=torch.zeros(0, 2),
-        router_macs=torch.zeros(0),
-        exit_macs=torch.tensor([100.0, 400.0]),
+        fixed=0.0,
+        options=torch.zeros(0, 2),
+        routers=torch.zeros(0),
+        exits=torch.tensor([100.0, 400.0]),
         exit_units=torch.tensor([0, 0]),
     )
     seen = Seen()

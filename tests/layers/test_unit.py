@@ -89,7 +89,7 @@ def test_three_options_are_gathered_and_priced_like_two(batch: int, shortcut: Sh
 
 def test_the_options_of_a_block_rise_in_price() -> None:
     cost = measure_cost(RoutedNetwork(lively_backbone(8, options=3)), (32, 32))
-    first = cost.option_macs[0].tolist()
+    first = cost.options[0].tolist()
     assert first == [0, 4_718_592 / 2, 4_718_592]
 
 

@@ -11,9 +11,9 @@ from tests import strategies
 from tests.reference import budget as reference
 
 PRICES = CostModel(
-    fixed_macs=100.0,
-    option_macs=torch.tensor([[0.0, 100.0], [0.0, 300.0]]),
-    router_macs=torch.tensor([5.0, 5.0]),
+    fixed=100.0,
+    options=torch.tensor([[0.0, 100.0], [0.0, 300.0]]),
+    routers=torch.tensor([5.0, 5.0]),
 )
 
 

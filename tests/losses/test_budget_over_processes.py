@@ -10,9 +10,7 @@ from torch import multiprocessing as mp
 from sidestep.losses.budget import cost_loss
 from sidestep.types import CostModel, Decisions
 
-PRICES = CostModel(
-    fixed_macs=1.0, option_macs=torch.tensor([[0.0, 2.0], [0.0, 6.0]]), router_macs=torch.zeros(2)
-)
+PRICES = CostModel(fixed=1.0, options=torch.tensor([[0.0, 2.0], [0.0, 6.0]]), routers=torch.zeros(2))
 EXECUTION = torch.tensor([[1.0, 0.2], [0.4, 0.6], [0.0, 0.9], [0.3, 0.7]])
 
 

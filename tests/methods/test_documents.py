@@ -30,8 +30,8 @@ def test_files_that_a_page_names_are_there(page: Path) -> None:
 
 def first_exit(network: MsdNet, size: int) -> float:
     cost = measure_cost(network, (size, size))
-    assert cost.exit_macs is not None
-    return cost.fixed_macs + cost.exit_macs[0].item()
+    assert cost.exits is not None
+    return cost.fixed + cost.exits[0].item()
 
 
 def test_the_first_exits_of_msdnet_cost_what_its_page_says() -> None:

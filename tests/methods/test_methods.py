@@ -47,8 +47,8 @@ def test_a_fixed_path_is_the_same_for_every_image() -> None:
     output = network(torch.randn(4, 3, 32, 32))
     assert output.decisions.paths().tolist() == [[1, 0, 1]] * 4
     cost = measure_cost(network, (32, 32))
-    assert cost.router_macs.sum() == 0
-    assert cost.per_sample(output.decisions)[0] == cost.full_macs - 3_538_944
+    assert cost.routers.sum() == 0
+    assert cost.per_sample(output.decisions)[0] == cost.full - 3_538_944
 
 
 @pytest.mark.parametrize("path", ["", "102", "yes"])

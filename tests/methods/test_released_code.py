@@ -75,7 +75,7 @@ def test_blockdrop_on_photographs_looks_at_half_their_size_and_leaves_openers_as
     stages = 28 * 28 * 2 * 64 * 64 * 9
     for width, side in ((128, 14), (256, 7), (512, 4)):
         stages += side * side * width * (width // 2 * 9 + width * 9 + width // 2)
-    assert cost.router_macs.sum() == stem + stages + actions == 235_950_080
+    assert cost.routers.sum() == stem + stages + actions == 235_950_080
 
 
 @pytest.mark.parametrize(

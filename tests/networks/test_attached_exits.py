@@ -112,10 +112,10 @@ def test_the_cost_of_leaving_adds_up(method: str) -> None:
     routed = measure_cost(RoutedNetwork(attached.backbone, attached.router), (16, 16))
     # Heads: a 3x3 convolution to 8 channels at half the size, and a linear layer; then the network's own.
     first, second = 9 * 16 * 8 * 8 * 8 + 80, 9 * 32 * 8 * 4 * 4 + 80
-    assert cost.exit_macs.tolist() == [first, first + second, first + second + 640]
-    assert cost.full_macs == routed.full_macs + first + second
-    executed = output.decisions.weights[:, :2, 1] @ cost.option_macs[:2, 1]
-    expected = cost.fixed_macs + executed + cost.router_macs[:2].sum() + first
+    assert cost.exits.tolist() == [first, first + second, first + second + 640]
+    assert cost.full == routed.full + first + second
+    executed = output.decisions.weights[:, :2, 1] @ cost.options[:2, 1]
+    expected = cost.fixed + executed + cost.routers[:2].sum() + first
     torch.testing.assert_close(at_exits[:, 0], expected)
     rule = middle_rule(attached)
     left = attached(images(), rule=rule).decisions
@@ -142,7 +142,7 @@ def test_networks_of_timm_get_exits(name: str) -> None:
     output = attached(picture)
     torch.testing.assert_close(output.logits, model(picture), atol=1e-5, rtol=1e-5)
     assert output.exit_logits.shape == (len(at) + 1, 4, 5)
-    assert measure_cost(attached, (32, 32)).exit_macs[0] > 0
+    assert measure_cost(attached, (32, 32)).exits[0] > 0
 
 
 @pytest.mark.parametrize(

@@ -102,13 +102,13 @@ def test_a_cascade_costs_its_members_up_to_the_exit_and_is_measured_against_the_
     network = cascade(members, [INPUT, INPUT])
     cost = sidestep.measure_cost(network, (16, 16))
     first, last = (sidestep.measure_cost(member, (16, 16)) for member in members)
-    assert cost.full_macs == pytest.approx(last.full_macs)
+    assert cost.full == pytest.approx(last.full)
     with torch.no_grad():
         output = network(images())
         alone = members[0](images())
     at_exits = cost.at_exits(output.decisions)
     assert torch.allclose(at_exits[:, 0], first.per_sample(alone.decisions))
-    assert torch.allclose(at_exits[:, 1], first.per_sample(alone.decisions) + last.full_macs)
+    assert torch.allclose(at_exits[:, 1], first.per_sample(alone.decisions) + last.full)
 
 
 def test_a_smaller_member_sees_the_picture_smaller() -> None:

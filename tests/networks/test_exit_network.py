@@ -170,19 +170,17 @@ def test_no_module_works_twice_and_all_exits_together_do_the_work_of_the_network
 def test_the_price_of_an_exit_is_what_calls_count_on_the_way_there(name: str) -> None:
     network = shared_exit_network(name)
     cost = measure_cost(network, (SIZE, SIZE))
-    assert cost.exit_macs.shape == (network.num_exits,)
-    assert cost.option_macs.shape == (0, 2) and cost.exit_units.tolist() == [0] * network.num_exits
+    assert cost.exits.shape == (network.num_exits,)
+    assert cost.options.shape == (0, 2) and cost.exit_units.tolist() == [0] * network.num_exits
     with torch.no_grad(), CountedMacs() as counted:
         state = network.begin(images(1))
         for index in range(network.num_exits):
             state = network.advance(index, state)
             network.classify(index, state)
-            assert cost.fixed_macs + cost.exit_macs[index] == sum(counted.macs)
-        assert cost.full_macs == sum(counted.macs)
-        assert torch.equal(
-            cost.per_sample(network(images(2)).decisions), torch.full((2,), float(cost.full_macs))
-        )
-    assert bool((cost.exit_macs.diff() > 0).all())
+            assert cost.fixed + cost.exits[index] == sum(counted.macs)
+        assert cost.full == sum(counted.macs)
+        assert torch.equal(cost.per_sample(network(images(2)).decisions), torch.full((2,), float(cost.full)))
+    assert bool((cost.exits.diff() > 0).all())
 
 
 @ALL

@@ -215,7 +215,7 @@ def test_the_price_of_act_is_what_calls_count(execute: Any, preact: bool, batch:
     if execute is gathered:
         assert sum(counted.macs) == cost.per_sample(decisions).sum().item()
     else:
-        assert sum(counted.macs) == batch * (cost.full_macs + float(cost.router_macs.sum()))
+        assert sum(counted.macs) == batch * (cost.full + float(cost.routers.sum()))
 
 
 @given(strategies.seeds)
@@ -239,11 +239,11 @@ def test_the_price_of_sact_is_that_of_the_positions_in_the_literal_loop(seed: in
 
 @SPATIAL
 def test_halting_units_are_priced_as_routers(spatial: bool) -> None:
-    router_macs = measure_cost(shared_halting_network(spatial=spatial), (8, 8)).router_macs
+    routers = measure_cost(shared_halting_network(spatial=spatial), (8, 8)).routers
     per = [16, 32, 64]
     areas = [64, 16, 4]
     expected = [c * (9 * a + 1) if spatial else c for c, a in zip(per, areas, strict=True)]
-    assert router_macs.tolist() == [price for e in expected for price in (0, e, e)]
+    assert routers.tolist() == [price for e in expected for price in (0, e, e)]
 
 
 @SPATIAL

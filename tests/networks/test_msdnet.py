@@ -81,7 +81,7 @@ def test_prices_are_the_multiply_adds_alone() -> None:
     network = on_meta()
     with torch.no_grad(), CountedMacs() as literal:
         msdnet(network.state_dict(), network.config, meta_images(network), lazy=True)
-    assert measure_cost(network, (32, 32)).full_macs == sum(literal.macs)
+    assert measure_cost(network, (32, 32)).full == sum(literal.macs)
 
 
 @st.composite

@@ -96,20 +96,20 @@ def test_the_projection_of_its_own_is_paid_by_those_who_skip_and_by_no_one_else(
         backbone = build_backbone(model_config("cifar_resnet20", shortcut=shortcut, skip="own"), 10)
     cost = measure_cost(RoutedNetwork(backbone), (32, 32))
     openers = {3, 6}
-    assert cost.option_macs[:, 0].tolist() == [PROJECTION if n in openers else 0.0 for n in range(9)]
-    assert cost.option_macs[:, 1].tolist() == [
+    assert cost.options[:, 0].tolist() == [PROJECTION if n in openers else 0.0 for n in range(9)]
+    assert cost.options[:, 1].tolist() == [
         3_538_944 + executed if n in openers else 4_718_592 for n in range(9)
     ]
-    assert cost.full_macs == 40_551_040 + 2 * executed
+    assert cost.full == 40_551_040 + 2 * executed
 
 
 def test_masked_execution_computes_the_projection_and_the_block_for_every_image() -> None:
     network, images = shared(14, "A", "own"), strategies.images(3, 0)
     with torch.no_grad(), CountedMacs() as counted:
         network(images, router=TableRouter(torch.zeros(3, 6)))
-    option_macs = measure_cost(network, (8, 8)).option_macs
-    fixed = measure_cost(network, (8, 8)).fixed_macs
-    assert sum(counted.macs) == 3 * (fixed + option_macs.sum().item())
+    options = measure_cost(network, (8, 8)).options
+    fixed = measure_cost(network, (8, 8)).fixed
+    assert sum(counted.macs) == 3 * (fixed + options.sum().item())
 
 
 def test_own_projections_of_resnet_50_cost_what_its_shortcuts_cost() -> None:
@@ -117,8 +117,8 @@ def test_own_projections_of_resnet_50_cost_what_its_shortcuts_cost() -> None:
         backbone = build_backbone(model_config("resnet50", skip="own"), 1000)
     cost = measure_cost(RoutedNetwork(backbone), (224, 224))
     openers = {0: 51_380_224.0, 3: 102_760_448.0, 7: 102_760_448.0, 13: 102_760_448.0}
-    assert cost.option_macs[:, 0].tolist() == [openers.get(unit, 0.0) for unit in range(16)]
-    assert cost.full_macs == 4_089_184_256
+    assert cost.options[:, 0].tolist() == [openers.get(unit, 0.0) for unit in range(16)]
+    assert cost.full == 4_089_184_256
 
 
 @pytest.mark.parametrize("skip", ["linear", "own"])
@@ -150,7 +150,7 @@ def test_three_options_are_gathered_and_priced_like_two(shortcut: Shortcut, skip
     torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-5, atol=1e-5)
     cost = measure_cost(network, (8, 8))
     assert sum(counted.macs) == cost.per_sample(actual.decisions, routers=False).sum().item()
-    assert bool((cost.option_macs.diff(dim=1) > 0).all())
+    assert bool((cost.options.diff(dim=1) > 0).all())
 
 
 @EVERY_KIND

@@ -25,11 +25,11 @@ def cost_by_sample(execution: Tensor, target: float) -> float:
     return total / batch
 
 
-def macs_of_image(weights: Tensor, fixed: float, option_macs: Tensor, router_macs: Tensor) -> float:
+def macs_of_image(weights: Tensor, fixed: float, options: Tensor, routers: Tensor) -> float:
     """Return the MACs of one image with weights (L, K)."""
     total = fixed
     for n in range(weights.shape[0]):
-        total += float(router_macs[n])
+        total += float(routers[n])
         for k in range(weights.shape[1]):
-            total += float(weights[n, k]) * float(option_macs[n, k])
+            total += float(weights[n, k]) * float(options[n, k])
     return total

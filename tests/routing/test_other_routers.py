@@ -66,8 +66,8 @@ def test_feedforward_gates_cost_what_the_paper_says() -> None:
     backbone = CifarResNet(CifarResNetConfig(depth=8))
     for deep, share in ((True, 0.156), (False, 0.125)):
         cost = measure_cost(RoutedNetwork(backbone, FeedForwardRouter(CHANNELS, deep=deep)), (32, 32))
-        assert cost.router_macs[0] == 0
-        assert cost.router_macs[1].item() / 4_718_592 == pytest.approx(share, abs=0.001)
+        assert cost.routers[0] == 0
+        assert cost.routers[1].item() / 4_718_592 == pytest.approx(share, abs=0.001)
 
 
 def test_the_recurrent_gate_is_an_lstm_over_units_with_a_state_per_image() -> None:

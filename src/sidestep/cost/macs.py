@@ -66,7 +66,7 @@ def _priced(shadow: DynamicNetwork, input_size: tuple[int, int]) -> CostModel:
     walk(shadow, images, pricing)
     if not shadow.shares_nothing:
         return pricing.cost()
-    return replace(pricing.cost(), static_macs=counted_macs(shadow.static, images)[0])
+    return replace(pricing.cost(), static=counted_macs(shadow.static, images)[0])
 
 
 def _can_take(shadow: DynamicNetwork, input_size: tuple[int, int]) -> bool:
@@ -116,12 +116,12 @@ class _Pricing(Visitor):
         options = torch.tensor(self.options) if num_units else torch.zeros(0, network.num_options)
         if not network.has_early_exits:
             fixed = macs[STEM] + macs[exit_place(0)]
-            return CostModel(fixed_macs=fixed, option_macs=options, router_macs=routers)
+            return CostModel(fixed=fixed, options=options, routers=routers)
         exits = [macs[segment_place(index)] + macs[exit_place(index)] for index in range(network.num_exits)]
         return CostModel(
-            fixed_macs=macs[STEM],
-            option_macs=options,
-            router_macs=routers,
-            exit_macs=torch.tensor(list(accumulate(exits))),
+            fixed=macs[STEM],
+            options=options,
+            routers=routers,
+            exits=torch.tensor(list(accumulate(exits))),
             exit_units=torch.tensor(network.units_before),
         )

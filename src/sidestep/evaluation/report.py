@@ -174,7 +174,7 @@ def _report(seen: Seen, cost: CostModel, num_classes: int, execution: str, decis
         gflops=2e-9 * macs.mean().item(),
         gflops_std=2e-9 * macs.std(unbiased=False).item(),
         gflops_without_routers=2e-9 * bare.mean().item(),
-        fraction_of_full=macs.mean().item() / cost.full_macs,
+        fraction_of_full=macs.mean().item() / cost.full,
         keep_rates=executed.double().mean(dim=0).tolist(),
         keep_rates_per_class=per_class.double().tolist(),
         num_paths=_num_paths(decided),

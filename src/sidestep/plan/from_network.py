@@ -54,15 +54,15 @@ class PlanCard:
         """Return the same as the plan's document has it."""
         cost = self.cost
         prices: dict[str, Any] = {
-            "fixed_macs": cost.fixed_macs,
-            "option_macs": cost.option_macs.tolist(),
-            "router_macs": cost.router_macs.tolist(),
-            "full_macs": cost.full_macs,
+            "fixed_macs": cost.fixed,
+            "option_macs": cost.options.tolist(),
+            "router_macs": cost.routers.tolist(),
+            "full_macs": cost.full,
         }
-        if cost.static_macs is not None:
-            prices["static_macs"] = cost.static_macs
-        if cost.exit_macs is not None and cost.exit_units is not None:
-            prices |= {"exit_macs": cost.exit_macs.tolist(), "exit_units": cost.exit_units.tolist()}
+        if cost.static is not None:
+            prices["static_macs"] = cost.static
+        if cost.exits is not None and cost.exit_units is not None:
+            prices |= {"exit_macs": cost.exits.tolist(), "exit_units": cost.exit_units.tolist()}
         size, mean, std = list(self.input_size), list(self.mean), list(self.std)
         images: dict[str, Any] = {"channels": len(mean), "size": size, "mean": mean, "std": std}
         if self.preparation is not None:

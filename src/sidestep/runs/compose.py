@@ -142,7 +142,7 @@ def _by_halves(opened: OpenedRun, budget: ExitBudget) -> tuple[ExitCalibration, 
         raise DataError("calibration by halves needs a test split, and the data has none")
     batches = list(test.eval_batches(batch_size=1000))
     survey = survey_exits(opened.network, batches, opened.cost)
-    goal = budget.goal(opened.cost.full_macs)
+    goal = budget.goal(opened.cost.full)
 
     def solved(part: ExitSurvey) -> ExitCalibration:
         return calibrate(part, goal, criterion=budget.criterion, scale=budget.scale)

@@ -222,7 +222,7 @@ def curve(
     found = exit_curve(
         _survey(opened, "val", source),
         _survey(opened, "test", source),
-        full_macs=opened.cost.full_macs,
+        full_macs=opened.cost.full,
         criterion=criterion,
         scale=scale,
         num_budgets=num_budgets,
@@ -259,9 +259,7 @@ def _survey(opened: OpenedRun, split: Role, source: str | None) -> ExitSurvey:
 def solve(opened: OpenedRun, budget: ExitBudget, source: str | None) -> ExitCalibration:
     """Return the rule that meets a budget on the validation split."""
     survey = _survey(opened, "val", source)
-    return solve_exits(
-        survey, budget.goal(opened.cost.full_macs), criterion=budget.criterion, scale=budget.scale
-    )
+    return solve_exits(survey, budget.goal(opened.cost.full), criterion=budget.criterion, scale=budget.scale)
 
 
 def _sampled(recipe: Recipe, decisions: str, seed: int | None) -> Sampled | None:

@@ -89,7 +89,7 @@ def check_classes(member: NamedMember, class_names: Sequence[str]) -> None:
 
 def macs_of(member: MemberSettings, num_classes: int) -> float:
     """Return the MACs of a member for one of its own images, everything executed."""
-    return measure_cost(member.build(num_classes), member.input.size).full_macs
+    return measure_cost(member.build(num_classes), member.input.size).full
 
 
 def distinct(members: list[MemberSettings]) -> list[MemberSettings]:

@@ -80,7 +80,7 @@ def engine_runner(engine: Any) -> Runner:
 def routed(output: Any, cost: CostModel) -> RoutedOutput:
     """Return what an engine says as networks say it."""
     options, left = torch.from_numpy(output.options), torch.from_numpy(output.exits)
-    num_units, num_options = cost.option_macs.shape
+    num_units, num_options = cost.options.shape
     if not options.shape[1]:  # a static network has no choices: all units in front of the exit ran
         ran = torch.arange(num_units).expand(len(options), -1)
         ran = ran < num_units if cost.exit_units is None else ran < cost.exit_units[left].unsqueeze(1)
@@ -88,8 +88,8 @@ def routed(output: Any, cost: CostModel) -> RoutedOutput:
     asked = options >= 0
     weights = F.one_hot(options.clamp_min(0), max(num_options, 1)).float() * asked.unsqueeze(2)
     exits = None
-    if cost.exit_macs is not None:
-        exits = F.one_hot(left, len(cost.exit_macs)).float()
+    if cost.exits is not None:
+        exits = F.one_hot(left, len(cost.exits)).float()
     decisions = Decisions(weights=weights, asked=asked.float(), exits=exits)
     return RoutedOutput(
         logits=torch.from_numpy(output.logits),

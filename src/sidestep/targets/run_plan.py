@@ -70,7 +70,7 @@ def run_plan(
             label=names[label] if label < len(names) else str(label),
             probability=best.values[row].item(),
             executed=int(executed[row]),
-            num_units=len(cost.option_macs),
+            num_units=len(cost.options),
             fraction=fractions[row].item(),
         )
         for row, (path, label) in enumerate(zip(images, best.indices.tolist(), strict=True))
@@ -101,11 +101,11 @@ def _cost_of(prices: dict[str, Any]) -> CostModel:
 
     options = prices["option_macs"]
     return CostModel(
-        fixed_macs=prices["fixed_macs"],
+        fixed=prices["fixed_macs"],
         # A network of exits alone has no units, and an empty list no second dimension.
-        option_macs=torch.tensor(options) if options else torch.zeros(0, 2),
-        router_macs=torch.tensor(prices["router_macs"]),
-        exit_macs=tensor("exit_macs"),
+        options=torch.tensor(options) if options else torch.zeros(0, 2),
+        routers=torch.tensor(prices["router_macs"]),
+        exits=tensor("exit_macs"),
         exit_units=tensor("exit_units"),
-        static_macs=prices.get("static_macs"),
+        static=prices.get("static_macs"),
     )

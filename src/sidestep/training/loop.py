@@ -85,7 +85,7 @@ class Job:
     def forward_macs(self) -> float:
         """MACs of all forward passes of the training, everything executed."""
         epochs = sum(self.epochs(phase) for phase in self.config.phases)
-        return epochs * self.steps_per_epoch * self.config.batch_size * self.cost.full_macs
+        return epochs * self.steps_per_epoch * self.config.batch_size * self.cost.full
 
     def epochs(self, phase: Phase) -> int:
         """Return how many epochs a phase is trained for."""
