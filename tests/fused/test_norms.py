@@ -13,7 +13,7 @@ from sidestep.execution.execution import blend, masked
 from sidestep.fused.blocks import cheap_mean
 from sidestep.fused.by_hand import blend_outputs
 from sidestep.fused.companions import companions_of
-from sidestep.fused.norms import norm_blend, norm_relu
+from sidestep.fused.norms import norm_add_relu, norm_blend, norm_relu
 from sidestep.fused.training_execution import compiled
 from sidestep.layers.pool import averaging_by, global_average_pool, spatial_mean
 from sidestep.layers.residual import BasicBlock, BlockConfig, Bottleneck, HalfBlock, ResidualUnit
@@ -54,9 +54,14 @@ def plain_norm_blend(norm: nn.Module, x: Tensor, skipped: Tensor, execution: Ten
     return blend_outputs(norm(x), skipped, execution)
 
 
+def plain_norm_add_relu(norm: nn.Module, x: Tensor, skipped: Tensor) -> Tensor:
+    return torch.relu(norm(x) + skipped)
+
+
 PLAIN: dict[Callable[..., Tensor], Callable[..., Tensor]] = {
     norm_relu: plain_norm_relu,
     norm_blend: plain_norm_blend,
+    norm_add_relu: plain_norm_add_relu,
 }
 
 
@@ -88,23 +93,30 @@ def compare(function: Callable[..., Tensor], *inputs: Tensor, **tolerance: float
 
 
 @pytest.mark.parametrize("mean", [0.0, 100.0])
-def test_both_functions_have_the_values_and_gradients_of_the_modules(mean: float) -> None:
+def test_the_functions_have_the_values_and_gradients_of_the_modules(mean: float) -> None:
     # Around 100 a float32 has seven binary digits less, for torch's own moments too.
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if not mean else {"rtol": 1e-3, "atol": 1e-3}
     x, skipped, execution = map_of(0, mean=mean), map_of(1), torch.rand(4)
     compare(norm_relu, x, **tolerance)
     compare(norm_blend, x, skipped, execution, **tolerance)
+    compare(norm_add_relu, x, skipped, **tolerance)
 
 
 def test_a_map_in_the_other_memory_format_has_the_same_numbers() -> None:
     x, skipped, execution = map_of(0).contiguous(), map_of(1).contiguous(), torch.rand(4)
     compare(norm_relu, x, rtol=1e-5, atol=1e-5)
     compare(norm_blend, x, skipped, execution, rtol=1e-5, atol=1e-5)
+    compare(norm_add_relu, x, skipped, rtol=1e-5, atol=1e-5)
 
 
 def test_bfloat16_maps_stay_bfloat16_and_channels_last() -> None:
     x, skipped, execution = map_of(0, dtype=torch.bfloat16), map_of(1, dtype=torch.bfloat16), torch.rand(4)
-    for out in (norm_relu(lively_norm(), x), norm_blend(lively_norm(), x, skipped, execution)):
+    outs = (
+        norm_relu(lively_norm(), x),
+        norm_blend(lively_norm(), x, skipped, execution),
+        norm_add_relu(lively_norm(), x, skipped),
+    )
+    for out in outs:
         assert out.dtype == torch.bfloat16
         assert out.is_contiguous(memory_format=CHANNELS_LAST)
     compare(norm_relu, x, rtol=0.05, atol=0.05)
@@ -176,6 +188,30 @@ def test_units_in_a_row_train_as_they_do_without() -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("se_ratio", [None, 4])
+def test_units_that_nobody_decides_about_train_as_they_do_without(se_ratio: int | None) -> None:
+    torch.manual_seed(0)
+    shapes, config = [(16, 16, 1), (16, 16, 1), (16, 32, 2)], BlockConfig(se_ratio=se_ratio)
+    units = nn.ModuleList(BasicBlock(a, b, stride=s, stage=0, config=config) for a, b, s in shapes)
+    units.to(memory_format=CHANNELS_LAST)
+    kept = {name: value.clone() for name, value in units.state_dict().items()}
+    images = torch.rand(4, 16, 6, 6).to(memory_format=CHANNELS_LAST)
+    results = []
+    for execution, mean in ((compiled, cheap_mean), (masked, spatial_mean)):
+        units.load_state_dict(kept)
+        units.zero_grad()
+        x = first = images.clone().requires_grad_()
+        for unit in units:
+            x = execution.execute(unit, x)
+        mean(x).square().sum().backward()
+        assert first.grad is not None
+        grads = [p.grad for p in units.parameters() if p.grad is not None]
+        results.append([x.detach(), first.grad, *grads, *units.state_dict().values()])
+    assert len(results[0]) == 2 + len(list(units.parameters())) + len(kept)
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_the_gradients_of_a_map_are_added_on_the_way() -> None:
     x, execution = map_of(0), torch.rand(4)
     first = norm_blend(lively_norm(), x, map_of(1), execution)
@@ -203,7 +239,18 @@ def test_the_gradients_of_a_map_are_added_on_the_way() -> None:
 )
 def test_norms_that_are_not_batch_norms_in_training_are_called(norm: nn.Module) -> None:
     x, skipped, execution = map_of(0).detach(), map_of(1), torch.rand(4)
-    mine = norm_relu(norm, x.clone()), norm_blend(norm, x, skipped, execution)
-    expected = plain_norm_relu(norm, x), plain_norm_blend(norm, x, skipped, execution)
+    mine = (
+        norm_relu(norm, x.clone()),
+        norm_blend(norm, x, skipped, execution),
+        norm_add_relu(norm, x, skipped),
+    )
+    expected = tuple(
+        plain(norm, *arguments)
+        for plain, arguments in (
+            (plain_norm_relu, (x,)),
+            (plain_norm_blend, (x, skipped, execution)),
+            (plain_norm_add_relu, (x, skipped)),
+        )
+    )
     for one, other in zip(mine, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._inductor import config as inductor
 
 from sidestep.errors import RecipeError
-from sidestep.execution.execution import Execution, blend, masked
+from sidestep.execution.execution import Execution, blend, execute, masked
 from sidestep.fused import compiler, norms, training_execution
 from sidestep.fused.blocks import cheap_mean
 from sidestep.fused.by_hand import mean_over_space
@@ -93,10 +93,9 @@ def soft(logits: Tensor) -> Sample:
     return Sample(weights, weights)
 
 
-@pytest.mark.parametrize("method", ["static", "act"])
-def test_networks_without_routed_units_refuse_to_be_compiled(method: str) -> None:
-    with pytest.raises(RecipeError, match="compile needs a network whose routers decide"):
-        chosen(build({"name": method}), True, SHORT, fabric_of())
+def test_networks_that_run_no_units_refuse_to_be_compiled() -> None:
+    with pytest.raises(RecipeError, match="compile needs a network of units that run or not"):
+        chosen(build({"name": "act"}), True, SHORT, fabric_of())
 
 
 def test_on_a_cpu_residual_blocks_have_passes_of_their_own_and_others_are_compiled_whole_or_not(
@@ -123,6 +122,15 @@ def test_on_a_cpu_residual_blocks_have_passes_of_their_own_and_others_are_compil
         out = compiled.run(unit.train(), x, options)
         assert ran == expected
         torch.testing.assert_close(out, blend(unit, x, options), rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(compiler, "_whole_execution", lambda: recorded(execute))
+    for unit, passes in (
+        (BasicBlock(16, 16, stride=1, stage=0), 2),
+        (PreactBlock(16, 16, stride=1, stage=0), 1),
+    ):
+        ran = []
+        out = compiled.execute(unit.train(), x)
+        assert len(ran) == passes and ("execute" in ran) == isinstance(unit, PreactBlock)
+        torch.testing.assert_close(out, unit.execute(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +141,7 @@ def test_on_a_cpu_residual_blocks_have_passes_of_their_own_and_others_are_compil
         ("rdi_net", {"name": "cifar_preact_resnet32"}, LONG, fabric_of(), False),
         ("rdi_net", {}, LONG, fabric_of("cuda"), False),
         ("rdi_net", {}, LONG, fabric_of(world_size=2), False),
-        ("static", {}, LONG, fabric_of(), False),
+        ("static", {}, LONG, fabric_of(), True),
         ("act", {}, LONG, fabric_of(), False),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +28,11 @@ def blend(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
     return out.to(x.dtype)
 
 
+def execute(unit: Unit, x: Tensor) -> Tensor:
+    """Return the output of a unit that nobody decides about."""
+    return unit.execute(x)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
     """A way to run what was decided. A network takes one with every call.
@@ -37,12 +43,14 @@ class Execution:
         computes_all: whether every option is computed for every image. Then weights may be soft, and
             gradients reach all of them; otherwise weights are one-hot, and what an image has done with costs
             no time.
+        execute: how a unit is run that nobody decides about, as all are in a static network.
         leaves_early: whether images that have left at an exit are computed no further.
     """
 
     name: str
     run: RunUnit
     computes_all: bool
+    execute: Callable[[Unit, Tensor], Tensor] = execute
     leaves_early: bool = False
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from sidestep.execution.execution import blend
+from sidestep.execution.execution import blend, execute
 from sidestep.layers.unit import Unit
 
 _SHAPES = 64
@@ -103,6 +103,17 @@ def whole(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
 @cache
 def _whole() -> Callable[[Unit, Tensor, Tensor], Tensor]:
     return torch.compile(blend, dynamic=False)
+
+
+def whole_execution(unit: Unit, x: Tensor) -> Tensor:
+    """Return the output of an executed unit, by a program for every kind of unit and shape."""
+    out: Tensor = _whole_execution()(unit, x)
+    return out
+
+
+@cache
+def _whole_execution() -> Callable[[Unit, Tensor], Tensor]:
+    return torch.compile(execute, dynamic=False)
 
 
 def compiler_works() -> bool:

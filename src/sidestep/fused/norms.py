@@ -49,6 +49,22 @@ def norm_blend(norm: nn.Module, x: Tensor, skipped: Tensor, execution: Tensor) -
     return attach(blended, Companions(means=means, twin=twin))
 
 
+def norm_add_relu(norm: nn.Module, x: Tensor, skipped: Tensor) -> Tensor:
+    """Return relu(skipped + norm(x)).
+
+    Args:
+        norm: BatchNorm, or what stands in for it.
+        x: (B, C, H, W) output of the branch in front of its last norm.
+        skipped: (B, C, H, W) output of the shortcut.
+    """
+    if not _can_fuse(norm):
+        return F.relu(norm(x) + skipped, inplace=True)
+    companions = companions_of(skipped)
+    low = skipped if companions is None else companions.twin
+    activated, means, twin = _NormAddRelu.apply(x, low.to(x.dtype), *_state_of(norm))
+    return attach(activated, Companions(means=means, twin=twin))
+
+
 def _can_fuse(norm: nn.Module) -> bool:
     """Return whether the passes would do what this BatchNorm does, in training."""
     return (
@@ -88,6 +104,24 @@ class _NormRelu(torch.autograd.Function):
         return *compiled(_norm_relu_backward)(*ctx.saved_tensors, *grads), *[None] * 5
 
 
+class _NormAddRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, skipped: Tensor, *state: Any) -> tuple[Tensor, Tensor, Tensor]:
+        activated, means, norm = compiled(_norm_add_relu_forward)(x, skipped, *state)
+        # The next convolution keeps the activated map too, and nobody else keeps the skipped one.
+        ctx.save_for_backward(x, activated, norm)
+        ctx.set_materialize_grads(False)
+        return activated, means, activated.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, activated, norm = ctx.saved_tensors
+        grad, grad_means, grad_twin = _materialized(x, *grads)
+        gradients = compiled(_norm_add_relu_backward)(x, activated, norm, grad, grad_means, grad_twin)
+        return *gradients, *[None] * 5
+
+
 class _NormBlend(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -102,11 +136,19 @@ class _NormBlend(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, *others = ctx.saved_tensors
-        grad, grad_means, grad_twin = grads
-        # Behind the last unit the means alone are used, and no twin where a shortcut changes the shape.
-        grad = torch.zeros_like(x) if grad is None else grad
-        grad_means = x.new_zeros(x.shape[:2]) if grad_means is None else grad_means
+        grad, grad_means, grad_twin = _materialized(x, *grads)
         return *compiled(_norm_blend_backward)(x, *others, grad, grad_means, grad_twin), *[None] * 5
+
+
+def _materialized(
+    x: Tensor, grad: Tensor | None, grad_means: Tensor | None, grad_twin: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the gradients of a map like x, of its means and of its twin.
+
+    Behind the last unit the means alone are used, and no twin where a shortcut changes the shape.
+    """
+    grad = torch.zeros_like(x) if grad is None else grad
+    return grad, x.new_zeros(x.shape[:2]) if grad_means is None else grad_means, grad_twin
 
 
 def _norm_relu_forward(x: Tensor, *state: Any) -> tuple[Tensor, Tensor]:
@@ -120,6 +162,25 @@ def _norm_relu_backward(x: Tensor, norm: Tensor, grad: Tensor) -> tuple[Tensor, 
     through = torch.where(_normalised(x, norm) > 0, _wide(grad), 0.0)
     sums = through.sum((2, 3)), (through * _centred(x, norm)).sum((2, 3))
     return _through_norm(x, norm, through, sums)
+
+
+def _norm_add_relu_forward(x: Tensor, skipped: Tensor, *state: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the activated sum, its means over space, and what `_normalisation` does."""
+    norm = _normalisation(x, *state)
+    activated = (_normalised(x, norm) + _wide(skipped)).clamp_min(0).to(x.dtype)
+    return activated, _wide(activated).mean((2, 3)).to(x.dtype), norm
+
+
+def _norm_add_relu_backward(
+    x: Tensor, activated: Tensor, norm: Tensor, grad: Tensor, grad_means: Tensor, grad_twin: Tensor | None
+) -> tuple[Tensor, ...]:
+    """Return the gradients of map, skipped map, and BatchNorm's weight and bias."""
+    grad = _wide(grad) + _wide(grad_means)[:, :, None, None] / (x.shape[2] * x.shape[3])
+    grad = grad if grad_twin is None else grad + _wide(grad_twin)
+    through = torch.where(activated > 0, grad, 0.0)
+    sums = through.sum((2, 3)), (through * _centred(x, norm)).sum((2, 3))
+    grad_x, grad_weight, grad_bias = _through_norm(x, norm, through, sums)
+    return grad_x, through.to(x.dtype), grad_weight, grad_bias
 
 
 def _norm_blend_forward(x: Tensor, skipped: Tensor, v: Tensor, *state: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sidestep.errors import RecipeError
 from sidestep.execution.execution import Execution
-from sidestep.fused.blocks import cheap_mean, has_compiled_passes, run_by_hand, run_compiled
-from sidestep.fused.compiler import compiler_works, many_shapes, whole
+from sidestep.fused.blocks import cheap_mean, execute_compiled, has_compiled_passes, run_by_hand, run_compiled
+from sidestep.fused.compiler import compiler_works, many_shapes, whole, whole_execution
 from sidestep.layers.pool import averaging_by
 from sidestep.layers.unit import Unit
 from sidestep.networks.network import DynamicNetwork
@@ -28,8 +28,12 @@ def _run(unit: Unit, x: Tensor, weights: Tensor) -> Tensor:
     return run_compiled(unit, x, weights, otherwise=whole) if x.is_cpu else whole(unit, x, weights)
 
 
+def _execute(unit: Unit, x: Tensor) -> Tensor:
+    return execute_compiled(unit, x) if x.is_cpu and has_compiled_passes(unit) else whole_execution(unit, x)
+
+
 by_hand = Execution(name="by hand", run=run_by_hand, computes_all=True)
-compiled = Execution(name="compiled", run=_run, computes_all=True)
+compiled = Execution(name="compiled", run=_run, computes_all=True, execute=_execute)
 
 
 @contextmanager
@@ -56,7 +60,7 @@ def training_execution(
     """
     on_cpu = fabric.device.type == "cpu"
     if wanted is None:
-        pays = on_cpu and fabric.world_size == 1 and macs >= _PAYS_FROM and network.chooses_options
+        pays = on_cpu and fabric.world_size == 1 and macs >= _PAYS_FROM and network.runs_units
         wanted = pays and _has_compiled_passes(network) and compiler_works()
     elif wanted:
         _check(network, on_cpu)
@@ -66,10 +70,9 @@ def training_execution(
 
 def _check(network: DynamicNetwork, on_cpu: bool) -> None:
     """Refuse compiled units that would change nothing, or that nothing here can compile."""
-    if not network.chooses_options:
+    if not network.runs_units:
         raise RecipeError(
-            "compile needs a network whose routers decide about units, got one that is static, halts or has "
-            "exits alone; drop it"
+            "compile needs a network of units that run or not, got one that halts or has exits alone; drop it"
         )
     if on_cpu and not compiler_works():
         raise RecipeError(

@@ -76,7 +76,7 @@ class Forward(ForwardPass):
     def at_unit(self, index: int, unit: Unit) -> None:
         self.num_units += 1
         if self.router is None:
-            self.x = unit.execute(self.x)
+            self.x = self.execution.execute(unit, self.x)
             return
         logits = self.ask(index)
         sample = self.sampler(logits)

@@ -108,6 +108,11 @@ class DynamicNetwork(nn.Module):
         return self.router is not None
 
     @property
+    def runs_units(self) -> bool:
+        """Return whether an execution runs its units, decided about or not."""
+        return self.chooses_options
+
+    @property
     def shape_of_choices(self) -> tuple[int, int]:
         """Return the number L of units and the number K of options of each.
 

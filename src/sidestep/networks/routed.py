@@ -62,6 +62,10 @@ class RoutedNetwork(DynamicNetwork):
         return self.backbone.num_options
 
     @property
+    def runs_units(self) -> bool:
+        return self.router is None or self.chooses_options
+
+    @property
     def units_before(self) -> Sequence[int]:
         return self._units_before
 

@@ -25,6 +25,7 @@ from sidestep.runs.published_weights import check_start
 from sidestep.runs.recipe import Recipe, method_of, model_of
 from sidestep.training.distributed import synchronize_batch_norm
 from sidestep.training.loop import Job
+from sidestep.training.optimizer import check_options
 from sidestep.training.training_config import ExitLossConfig
 
 
@@ -67,6 +68,7 @@ def _untrained(recipe: Recipe, num_classes: int, input_size: tuple[int, int] | N
 def job_of(recipe: Recipe, fabric: Fabric) -> Job:
     """Return what a recipe trains, with data loaded and the network on the device of this process."""
     method = method_of(recipe)
+    check_options(recipe.training.optimizer)
     data = load_data(
         recipe.data,
         statistics=method.statistics(recipe.settings),

@@ -176,7 +176,8 @@ class _Trainer:
         if resume is not None and (position.epoch or position.step):
             restore_optimizer(optimizer, resume)
         schedule = build_schedule(optimizer, phase, self.steps_per_epoch)
-        rates = TensorRates(optimizer, self.fabric.device) if self.graph else None
+        recorded = self.graph and obstacle(phase, self.fabric, job.config.optimizer) is None
+        rates = TensorRates(optimizer, self.fabric.device) if recorded else None
         update = self._update(phase, optimizer, log)
         while position.epoch < job.epochs(phase):
             title = f"{phase.name} {position.epoch + 1}/{phase.epochs}"
@@ -215,7 +216,7 @@ class _Trainer:
         eager = EagerUpdate(step, optimizer, self.fabric, phase=phase, noise=noise)
         if not self.graph:
             return eager
-        reason = obstacle(phase, self.fabric)
+        reason = obstacle(phase, self.fabric, job.config.optimizer)
         if reason is None:
             return GraphedUpdate(eager, log.say)
         log.say(f"phase {phase.name} runs without a graph: {reason}")

@@ -8,6 +8,9 @@ from typing import Any, Literal
 from sidestep.errors import RecipeError
 from sidestep.losses.exit_loss import ExitWeighting
 
+Algorithm = Literal["sgd", "adam", "adamw", "nadamw", "adopt", "lion", "muon", "adamuon"]
+WITH_MOMENTUM = ("sgd", "muon", "adamuon")
+
 # What torch's generators take.
 _SEEDS = 2**63
 
@@ -41,7 +44,8 @@ class Phase:
         paths: who decides: the routers ("routed"), a coin per image and unit ("uniform", USW, eq. 14), a
             coin per unit for the whole batch ("uniform_batch"), or nobody ("full", everything executed).
         lr: base learning rate.
-        schedule: "constant", "cosine" to zero, or "multistep".
+        schedule: "constant", "cosine" to zero, "triangular" (straight lines: up in the warm-up, and down to
+            zero), or "multistep".
         milestones: epochs of the phase at which "multistep" multiplies the rate by 0.1.
         warmup_epochs: linear warm-up from zero.
         settings: method settings that hold in this phase instead of the recipe's, by name.
@@ -53,7 +57,7 @@ class Phase:
     train: Literal["all", "blocks", "routers", "exits"] = "all"
     paths: Literal["routed", "uniform", "uniform_batch", "full"] = "routed"
     lr: float = 0.1
-    schedule: Literal["constant", "cosine", "multistep"] = "constant"
+    schedule: Literal["constant", "cosine", "triangular", "multistep"] = "constant"
     milestones: list[int] = field(default_factory=list)
     warmup_epochs: float = 0.0
     settings: dict[str, Any] = field(default_factory=dict)
@@ -74,6 +78,11 @@ class Phase:
             raise RecipeError(
                 f"warmup_epochs must be between 0 and epochs ({self.epochs}), got {self.warmup_epochs}"
             )
+        if self.epochs and self.schedule == "triangular" and self.warmup_epochs == self.epochs:
+            raise RecipeError(
+                f"warmup_epochs must be below epochs ({self.epochs}) with schedule 'triangular', got "
+                f"{self.warmup_epochs}; a quarter of them is usual"
+            )
         if self.paths != "routed" and self.train != "blocks":
             raise RecipeError(
                 f"paths {self.paths!r} asks no router, so train must be 'blocks', got {self.train!r}"
@@ -85,27 +94,33 @@ class OptimizerConfig:
     """Settings of the optimiser.
 
     Args:
-        algorithm: "sgd", or "adam" (BlockDrop), which takes neither momentum nor nesterov.
-        momentum: classical momentum.
+        algorithm: "sgd" and "adam" (BlockDrop) are torch's, the others those of `timm.optim` with that name:
+            "adamw", "nadamw", "adopt", "lion", "muon" and "adamuon", which leave biases,
+            BatchNorm and narrow matrices to AdamW.
+        momentum: of sgd, muon and adamuon.
         nesterov: Nesterov's form of it.
-        weight_decay: coefficient of it, routers included.
+        weight_decay: coefficient of it, routers included. "sgd", "adam" add it to the gradient, the others
+            take it off the weights.
+        options: what else the algorithm takes, by name, such as `betas: [0.9, 0.99]` or, for muon,
+            `fallback_lr_scale: 0.5`.
         decayed: "all" parameters, or "weights" of convolutions and linear layers alone, without biases and
             BatchNorm.
         router_lr_factor: learning rate of the routers relative to the blocks'.
     """
 
-    algorithm: Literal["sgd", "adam"] = "sgd"
+    algorithm: Algorithm = "sgd"
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
+    options: dict[str, Any] = field(default_factory=dict)
     decayed: Literal["all", "weights"] = "all"
     router_lr_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.algorithm == "adam" and (self.momentum != 0.9 or self.nesterov):
+        if self.algorithm not in WITH_MOMENTUM and (self.momentum != 0.9 or self.nesterov):
             raise RecipeError(
-                f"momentum and nesterov have no effect on adam, got {self.momentum} and {self.nesterov}; "
-                "drop them"
+                f"momentum and nesterov have no effect on {self.algorithm}, got {self.momentum} and "
+                f"{self.nesterov}; drop them"
             )
         for name in ("momentum", "weight_decay", "router_lr_factor"):
             if getattr(self, name) < 0:
@@ -168,7 +183,7 @@ class TrainingConfig:
         precision: "bf16-mixed" runs convolutions and matrix products in bfloat16.
         channels_last: memory format of images and features; the faster one on CPU and GPU.
         label_smoothing: of the task loss.
-        optimizer: settings of SGD.
+        optimizer: which one, and its settings.
         distillation: learning from the static origin.
         exits: losses of early exits.
         ema_decay: decay per step of the weights' moving average that is evaluated and kept; 0 is none.

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.cuda import CUDAGraph, Stream
 
 from sidestep.routing.samplers import Noise
+from sidestep.training.optimizer import can_be_recorded
 from sidestep.training.step import TrainingStep
-from sidestep.training.training_config import Phase
+from sidestep.training.training_config import OptimizerConfig, Phase
 from sidestep.types import Batch
 
 # Steps of a kind before it is recorded: they load kernels and create the optimiser's buffers.
@@ -188,8 +189,10 @@ def own_stream(device: torch.device) -> Iterator[None]:
     torch.cuda.current_stream(device).wait_stream(stream)
 
 
-def obstacle(phase: Phase, fabric: Fabric) -> str | None:
+def obstacle(phase: Phase, fabric: Fabric, optimizer: OptimizerConfig) -> str | None:
     """Return why the updates of a phase cannot be recorded, or None."""
+    if not can_be_recorded(optimizer):
+        return f"{optimizer.algorithm} counts its steps on the host"
     if fabric.world_size > 1:
         return "several processes exchange gradients"
     if phase.ramps:
