@@ -3,6 +3,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -89,8 +90,41 @@ std::map<std::string, std::vector<std::string>> operations() {
     return all;
 }
 
-void run(Engine& engine, const Batch& batch, size_t channels, const Array<float, nb::ndim<2>>& scores,
-         const Array<int64_t, nb::ndim<2>>& options, const Array<int64_t, nb::ndim<1>>& exits) {
+// What callers give where the network shall not decide: options (B, choices) and exits (B).
+using GivenOptions = std::optional<Array<const int64_t, nb::ndim<2>>>;
+using GivenExits = std::optional<Array<const int64_t, nb::ndim<1>>>;
+
+void check_path(const Program& program, const int64_t* options, int64_t exit) {
+    int64_t choices = 0, exits = 0;
+    for (const Step& step : program.steps) {
+        if (std::holds_alternative<Exit>(step)) ++exits;
+        const auto* choice = std::get_if<Choice>(&step);
+        if (!choice) continue;
+        const auto count = static_cast<int64_t>(choice->options.size());
+        if (const int64_t option = options[choices++]; option < 0 || option >= count)
+            throw PlanError("options of a path must be from 0 to " + std::to_string(count - 1) +
+                            " at choice " + std::to_string(choices - 1) + ", got " + std::to_string(option));
+    }
+    if (exit < 0 || exit > exits)
+        throw PlanError("exits of a path must be from 0 to " + std::to_string(exits) + ", got " +
+                        std::to_string(exit));
+}
+
+BatchPaths paths_of(const GivenOptions& options, const GivenExits& exits, const Program& program,
+                    int64_t count) {
+    if (!options && !exits) return {};
+    if (!options || !exits || static_cast<int64_t>(options->shape(0)) != count ||
+        static_cast<int64_t>(options->shape(1)) != program.num_choices ||
+        static_cast<int64_t>(exits->shape(0)) != count)
+        throw PlanError("a path needs one option for every image and choice, and one exit for every image");
+    for (int64_t i = 0; i < count; ++i)
+        check_path(program, options->data() + i * program.num_choices, exits->data()[i]);
+    return {options->data(), exits->data()};
+}
+
+void run(Engine& engine, const Batch& batch, size_t channels, const BatchPaths& paths,
+         const Array<float, nb::ndim<2>>& scores, const Array<int64_t, nb::ndim<2>>& options,
+         const Array<int64_t, nb::ndim<1>>& exits) {
     if (static_cast<int64_t>(channels) != engine.program().channels)
         throw PlanError("images must have " + std::to_string(engine.program().channels) + " channels, got " +
                         std::to_string(channels));
@@ -100,23 +134,27 @@ void run(Engine& engine, const Batch& batch, size_t channels, const Array<float,
         static_cast<int64_t>(scores.shape(1)) != engine.num_classes(batch.height, batch.width) ||
         static_cast<int64_t>(options.shape(1)) != engine.program().num_choices)
         throw PlanError("outputs do not fit the batch");
-    engine.run(batch, {scores.data(), options.data(), exits.data()});
+    engine.run(batch, paths, {scores.data(), options.data(), exits.data()});
 }
 
 void run_planes(Engine& engine, const Array<const float, nb::ndim<4>>& images,
                 const Array<float, nb::ndim<2>>& scores, const Array<int64_t, nb::ndim<2>>& options,
-                const Array<int64_t, nb::ndim<1>>& exits) {
+                const Array<int64_t, nb::ndim<1>>& exits, const GivenOptions& path_options,
+                const GivenExits& path_exits) {
     const Batch batch{images.data(), nullptr, static_cast<int64_t>(images.shape(0)),
                       static_cast<int64_t>(images.shape(2)), static_cast<int64_t>(images.shape(3))};
-    run(engine, batch, images.shape(1), scores, options, exits);
+    run(engine, batch, images.shape(1), paths_of(path_options, path_exits, engine.program(), batch.count),
+        scores, options, exits);
 }
 
 void run_bytes(Engine& engine, const Array<const uint8_t, nb::ndim<4>>& images,
                const Array<float, nb::ndim<2>>& scores, const Array<int64_t, nb::ndim<2>>& options,
-               const Array<int64_t, nb::ndim<1>>& exits) {
+               const Array<int64_t, nb::ndim<1>>& exits, const GivenOptions& path_options,
+               const GivenExits& path_exits) {
     const Batch batch{nullptr, images.data(), static_cast<int64_t>(images.shape(0)),
                       static_cast<int64_t>(images.shape(1)), static_cast<int64_t>(images.shape(2))};
-    run(engine, batch, images.shape(3), scores, options, exits);
+    run(engine, batch, images.shape(3), paths_of(path_options, path_exits, engine.program(), batch.count),
+        scores, options, exits);
 }
 
 }  // namespace
@@ -132,8 +170,10 @@ NB_MODULE(_engine, module) {
     nb::class_<Engine>(module, "Engine")
         .def(nb::init<Program, const std::string&, const std::string&, int, int>(), "program"_a,
              "precision"_a, "isa"_a, "num_threads"_a, "num_cores"_a)
-        .def("run_planes", &run_planes, "images"_a, "scores"_a, "options"_a, "exits"_a)
-        .def("run_bytes", &run_bytes, "images"_a, "scores"_a, "options"_a, "exits"_a)
+        .def("run_planes", &run_planes, "images"_a, "scores"_a, "options"_a, "exits"_a,
+             "path_options"_a.none(), "path_exits"_a.none())
+        .def("run_bytes", &run_bytes, "images"_a, "scores"_a, "options"_a, "exits"_a, "path_options"_a.none(),
+             "path_exits"_a.none())
         // They wait for a call that is under way, during which other Python threads may go on.
         .def("num_classes", &Engine::num_classes, "height"_a, "width"_a,
              nb::call_guard<nb::gil_scoped_release>())

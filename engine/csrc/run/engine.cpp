@@ -93,32 +93,33 @@ Engine::ImageMemory& Engine::image_memory(Workspace& workspace, int rank, size_t
 }
 
 // An image of a batch, without memory.
-WorkItem Engine::work_item(const Workspace& workspace, const Batch& batch, const BatchResult& result,
-                           int64_t index) const {
+WorkItem Engine::work_item(const Workspace& workspace, const Batch& batch, const BatchPaths& paths,
+                           const BatchResult& result, int64_t index) const {
     const int64_t offset = index * batch.height * batch.width * program_.channels;
     WorkItem item{};
     if (batch.planes)
         item.image.planes = batch.planes + offset;
     else
         item.image.bytes = batch.bytes + offset;
+    if (paths.options) item.path = {paths.options + index * program_.num_choices, paths.exits + index};
     item.result = {result.scores + index * workspace.shapes[program_.output].c,
                    result.options + index * program_.num_choices, result.exits + index};
     return item;
 }
 
-void Engine::run(const Batch& batch, const BatchResult& result) {
+void Engine::run(const Batch& batch, const BatchPaths& paths, const BatchResult& result) {
     State& state = *state_;
     std::lock_guard lock(state.mutex);
     if (!state.threads) start(state);
     Workspace& ready = workspace(state, batch.height, batch.width);
     // An image alone is shared by all threads; several are dealt out.
     if (batch.count == 1 && num_threads_ > 1)
-        run_shared(state, ready, batch, result);
+        run_shared(state, ready, batch, paths, result);
     else
-        run_side_by_side(state, ready, batch, result);
+        run_side_by_side(state, ready, batch, paths, result);
 }
 
-void Engine::run_side_by_side(State& state, Workspace& workspace, const Batch& batch,
+void Engine::run_side_by_side(State& state, Workspace& workspace, const Batch& batch, const BatchPaths& paths,
                               const BatchResult& result) const {
     const Network network = this->network(workspace);
     // As many as there are for every thread, so that none has nothing to do.
@@ -129,7 +130,7 @@ void Engine::run_side_by_side(State& state, Workspace& workspace, const Batch& b
             std::vector<WorkItem> items;
             for (int64_t i = begin; i < std::min(begin + count, batch.count); ++i) {
                 const ImageMemory& memory = image_memory(workspace, rank, items.size());
-                WorkItem& item = items.emplace_back(work_item(workspace, batch, result, i));
+                WorkItem& item = items.emplace_back(work_item(workspace, batch, paths, result, i));
                 item.maps = memory.maps.data();
                 item.vectors = item.shared_vectors = floats(memory.vectors);
             }
@@ -138,11 +139,11 @@ void Engine::run_side_by_side(State& state, Workspace& workspace, const Batch& b
     });
 }
 
-void Engine::run_shared(State& state, Workspace& workspace, const Batch& batch,
+void Engine::run_shared(State& state, Workspace& workspace, const Batch& batch, const BatchPaths& paths,
                         const BatchResult& result) const {
     const Network network = this->network(workspace);
     Barrier barrier(num_threads_, state.threads->spins());
-    std::vector<WorkItem> items(num_threads_, work_item(workspace, batch, result, 0));
+    std::vector<WorkItem> items(num_threads_, work_item(workspace, batch, paths, result, 0));
     const ImageMemory& first = image_memory(workspace, 0, 0);
     for (int rank = 0; rank < num_threads_; ++rank) {
         items[rank].maps = first.maps.data();

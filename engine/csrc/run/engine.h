@@ -18,6 +18,12 @@ struct Batch {
     int64_t count = 0, height = 0, width = 0;
 };
 
+// Paths that a batch is made to take: options (B, choices) and exits (B), or null where the network decides.
+struct BatchPaths {
+    const int64_t* options = nullptr;
+    const int64_t* exits = nullptr;
+};
+
 // Where scores (B, classes), options (B, choices) and exits (B) of a batch go.
 struct BatchResult {
     float* scores;
@@ -44,7 +50,7 @@ class Engine {
     size_t weight_bytes() const;
 
     // Writes results. May be called from several threads at once, which then take turns.
-    void run(const Batch& batch, const BatchResult& result);
+    void run(const Batch& batch, const BatchPaths& paths, const BatchResult& result);
 
   private:
     // Memory of one image.
@@ -73,11 +79,12 @@ class Engine {
     std::unique_ptr<Workspace> new_workspace(int64_t height, int64_t width) const;
     Network network(const Workspace& workspace) const;
     ImageMemory& image_memory(Workspace& workspace, int rank, size_t index) const;
-    WorkItem work_item(const Workspace& workspace, const Batch& batch, const BatchResult& result,
-                       int64_t index) const;
-    void run_side_by_side(State& state, Workspace& workspace, const Batch& batch,
+    WorkItem work_item(const Workspace& workspace, const Batch& batch, const BatchPaths& paths,
+                       const BatchResult& result, int64_t index) const;
+    void run_side_by_side(State& state, Workspace& workspace, const Batch& batch, const BatchPaths& paths,
                           const BatchResult& result) const;
-    void run_shared(State& state, Workspace& workspace, const Batch& batch, const BatchResult& result) const;
+    void run_shared(State& state, Workspace& workspace, const Batch& batch, const BatchPaths& paths,
+                    const BatchResult& result) const;
 
     Program program_;
     const Kernels& kernels_;

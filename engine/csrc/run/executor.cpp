@@ -69,7 +69,8 @@ void Executor::take(const Choice& choice, Items& items, size_t index) {
     for (Items& of_option : items_of_option_) of_option.clear();
     for (const WorkItem* item : items) {
         const float* scores = vector(choice.scores, *item);
-        const int64_t option = largest(scores, static_cast<int64_t>(count));
+        const int64_t option =
+            item->path.options ? item->path.options[choices_] : largest(scores, static_cast<int64_t>(count));
         items_of_option_[option].push_back(item);
         if (!worker_.rank) item->result.options[choices_] = option;
     }
@@ -83,7 +84,9 @@ void Executor::take(const Choice& choice, Items& items, size_t index) {
 
 void Executor::take(const Exit& exit, Items& items, size_t) {
     std::erase_if(items, [&](const WorkItem* item) {
-        if (!leaves(exit, *item)) return false;
+        // What an exit says costs time on a given path as well.
+        const bool says = leaves(exit, *item);
+        if (item->path.exit ? *item->path.exit != exits_ : !says) return false;
         finish(*item, exit.logits, exits_);
         return true;
     });

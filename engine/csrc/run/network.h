@@ -35,9 +35,17 @@ struct Result {
     int64_t* exit;
 };
 
+// What an image is made to do whatever the network decides: an option for every choice and an exit, the
+// number of exits to stay to the end. Null where the network decides.
+struct Path {
+    const int64_t* options = nullptr;
+    const int64_t* exit = nullptr;
+};
+
 // An image on its way, and its memory.
 struct WorkItem {
     Image image;
+    Path path;
     Result result;
     std::byte* maps;
     float* vectors;

@@ -128,14 +128,19 @@ class Engine:
             "per_image": self._native.bytes_per_image(height, width),
         }
 
-    def __call__(self, images: np.ndarray) -> Output:
+    def __call__(
+        self, images: np.ndarray, *, options: np.ndarray | None = None, exits: np.ndarray | None = None
+    ) -> Output:
         """Return scores, options and exits of a batch.
 
-        Pixels that are no number make logits that are none, as in PyTorch.
+        Pixels that are no number make logits that are none, as in PyTorch. With `options` and `exits` images
+        take a given path: everything that a decision needs is computed, and the decision is not followed.
 
         Args:
             images: (B, H, W, C) uint8 pixels, or (B, C, H, W) normalised floats of any precision; any B, also
                 0, and any size that the network can take. Arrays that are not contiguous are copied.
+            options: (B, L) option to run at every choice, also behind the exit; given together with `exits`.
+            exits: (B) exit to leave at; the number of exits is the end.
 
         Raises:
             PlanError: for another shape or type.
@@ -152,10 +157,11 @@ class Engine:
         self._check_channels(images)
         count = images.shape[0]
         logits = np.empty((count, self._native.num_classes(height, width)), dtype=np.float32)
-        options = np.empty((count, self._native.num_choices), dtype=np.int64)
-        exits = np.empty(count, dtype=np.int64)
-        run(np.ascontiguousarray(images), logits, options, exits)
-        return Output(logits=logits, options=options, exits=exits, temperatures=self._temperatures[exits])
+        ran = np.empty((count, self._native.num_choices), dtype=np.int64)
+        left = np.empty(count, dtype=np.int64)
+        path = (_indices(options, "options", 2), _indices(exits, "exits", 1))
+        run(np.ascontiguousarray(images), logits, ran, left, *path)
+        return Output(logits=logits, options=ran, exits=left, temperatures=self._temperatures[left])
 
     def _check_channels(self, images: np.ndarray) -> None:
         wanted, pixels = self.plan.channels, images.dtype == np.uint8
@@ -175,6 +181,19 @@ def _temperatures(plan: Plan) -> list[float]:
 
 def _engine_of(plan: Plan, precision: Precision, num_threads: int, isa: str) -> Engine:
     return Engine(plan, precision=precision, num_threads=num_threads, isa=isa)
+
+
+def _indices(values: Any, name: str, dimensions: int) -> np.ndarray | None:
+    """Return indices of a path as the native part takes them."""
+    if values is None:
+        return None
+    array = np.asarray(values)
+    if array.ndim != dimensions or array.dtype.kind not in "iu":
+        raise PlanError(
+            f"{name} of a path must be integers in {dimensions} dimensions, got {array.dtype} in shape "
+            f"{array.shape}"
+        )
+    return np.ascontiguousarray(array, dtype=np.int64)
 
 
 def _array(images: Any) -> np.ndarray:
