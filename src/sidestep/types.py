@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sidestep.errors import ExecutionError
 
@@ -184,6 +185,8 @@ class Batch:
         teacher_logits: (B, C) class scores of the static origin, or None without distillation.
         greedy: what the network does with the most probable decisions, or None when no loss wants it.
         views: number of augmented views of every image; those of one image are neighbours.
+        partners: (B,) classes of the images that these are mixed with, or None where nothing is mixed.
+        share: (B,) share of an image's own class, in [0, 1], or None likewise.
     """
 
     images: Tensor
@@ -192,3 +195,12 @@ class Batch:
     teacher_logits: Tensor | None = None
     greedy: RoutedOutput | None = None
     views: int = 1
+    partners: Tensor | None = None
+    share: Tensor | None = None
+
+    def targets(self, num_classes: int) -> Tensor:
+        """Return what a cross-entropy takes: (B,) classes, or (B, C) probabilities where images are mixed."""
+        if self.partners is None or self.share is None:
+            return self.labels
+        own, other = (F.one_hot(classes, num_classes).float() for classes in (self.labels, self.partners))
+        return torch.lerp(other, own, self.share.unsqueeze(1))

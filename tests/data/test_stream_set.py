@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sidestep.data import DataConfig, ImageSet, Shard, StreamSet, color_histogram, load_data
 from sidestep.data.augment import Normalize, standardize
+from sidestep.data.augment_config import AugmentConfig
 from sidestep.data.folders import FolderImages
 from sidestep.data.image_set import epoch_order
 from sidestep.errors import DataError, RecipeError
@@ -68,11 +69,12 @@ def collect(batches: Iterator[Batch]) -> list[tuple[Tensor, Tensor, Tensor]]:
     return found
 
 
+@pytest.mark.parametrize("augment", [{}, {"rand_augment": 1, "erase": 0.5, "mixup": 0.2, "cutmix": 1.0}])
 @pytest.mark.parametrize(("world_size", "start_step"), [(1, 0), (1, 2), (2, 0), (3, 1)])
 def test_shards_and_resumed_runs_see_what_one_uninterrupted_process_sees(
-    photos: Callable[..., ImageSet], world_size: int, start_step: int
+    photos: Callable[..., ImageSet], world_size: int, start_step: int, augment: dict[str, Any]
 ) -> None:
-    images = photos(statistics=color_histogram)
+    images = photos(statistics=color_histogram, augment=AugmentConfig(**augment))
     whole = collect(images.train_batches(epoch=1, batch_size=6, seed=5))[start_step:]
     shards = [
         collect(

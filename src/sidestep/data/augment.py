@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sidestep.data.data_config import DataConfig, PerChannel
+from sidestep.data.data_config import DataConfig, Fill, PerChannel
 from sidestep.data.image_set import epoch_generator
+from sidestep.errors import RecipeError
 
 _AUGMENTATION = 1
+_MIRRORED = 5
 
 
 class Draws(NamedTuple):
@@ -46,29 +48,67 @@ def draw_epoch(
     return Draws(offsets[0].to(device), offsets[1].to(device), flips.to(device))
 
 
-def crop_and_flip(images: Tensor, draws: Draws, padding: int) -> Tensor:
-    """Return a crop of every zero-padded image, in the size it had, mirrored where `flip` says so.
+def alternating(order: Tensor, *, seed: int, epoch: int, views: int = 1) -> Tensor:
+    """Return (N,) flips by position: in even epochs those of half of the images, in odd ones all others.
+
+    Two epochs show every image both ways (Jordan 2024, "94 % on CIFAR-10 in 3.29 seconds on a single GPU");
+    flips by chance show half of them twice alike. Views of an image take turns as well.
+
+    Args:
+        order: (N,) image at each position of the epoch.
+        seed: of the images that are mirrored first.
+        epoch: index of the epoch.
+        views: number of views of every image, which are neighbours.
+    """
+    images = int(order.max()) + 1
+    first = torch.from_numpy(epoch_generator(seed, 0, _MIRRORED).random(images) < 0.5).to(order.device)
+    view = torch.arange(len(order), device=order.device) % views
+    flips: Tensor = first[order] ^ ((view + epoch) % 2 == 1)
+    return flips
+
+
+def crop_and_flip(images: Tensor, draws: Draws, padding: int, fill: Fill = "black") -> Tensor:
+    """Return a crop of every padded image, in the size it had, mirrored where `flip` says so.
 
     Args:
         images: (B, C, H, W) uint8 in channels_last memory, and so is what is returned.
         draws: B crops and flips.
-        padding: zero pixels on each side.
+        padding: pixels on each side.
+        fill: what they are.
+
+    Raises:
+        RecipeError: where an image is too small to be mirrored at its edges.
     """
     pixels = images.permute(0, 2, 3, 1)
     if padding:
-        pixels = _crop(pixels, draws, padding)
+        pixels = _crop(pixels, draws, padding, fill)
     mirrored = torch.where(draws.flip.view(-1, 1, 1, 1), pixels.flip(2), pixels)
     return mirrored.permute(0, 3, 1, 2)
 
 
-def _crop(pixels: Tensor, draws: Draws, padding: int) -> Tensor:
+def _crop(pixels: Tensor, draws: Draws, padding: int, fill: Fill) -> Tensor:
     batch, height, width, channels = pixels.shape
-    padded = pad(pixels, (0, 0, padding, padding, padding, padding)).flatten(2)
+    if fill == "black":
+        padded = pad(pixels, (0, 0, padding, padding, padding, padding)).flatten(2)
+    else:
+        rows, columns = (_mirrored(side, padding, pixels.device) for side in (height, width))
+        padded = pixels.index_select(1, rows).index_select(2, columns).flatten(2)
     # All crops as a view without copies, (B, top, left, H, W * C), of which one per image is gathered.
     # Rows of whole pixels are long contiguous runs, which are faster to copy than single pixels.
     crops = padded.unfold(1, height, 1).unfold(2, width * channels, channels)
     chosen = crops[torch.arange(batch, device=pixels.device), draws.top, draws.left]
     return chosen.view(batch, height, width, channels)
+
+
+def _mirrored(side: int, padding: int, device: torch.device) -> Tensor:
+    """Return which of a side's pixels lie where it is padded with what mirrors at its edges show."""
+    if padding >= side:
+        raise RecipeError(
+            f"crop_padding must be below the side of an image that is mirrored, {side}, got {padding}; "
+            "lower it, or set crop_fill: black"
+        )
+    places = torch.arange(-padding, side + padding, device=device).abs()
+    return torch.where(places >= side, 2 * side - 2 - places, places)
 
 
 def make_normalization(config: DataConfig, device: torch.device | str) -> Callable[[Tensor], Tensor]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
+from sidestep.data.augment_config import AugmentConfig
 from sidestep.data.preparation import Channels, Interpolation, Size, as_size
 from sidestep.data.sources import SOURCES
 from sidestep.errors import RecipeError
@@ -13,6 +14,8 @@ from sidestep.registry import own_settings
 
 Storage = Literal["auto", "memory", "stream"]
 Holdout = Literal["stratified", "random"]
+Fill = Literal["black", "mirror"]
+Flip = bool | Literal["alternating"]
 PerChannel = tuple[float, ...]
 
 DEFAULT_CROP_PADDING = 4
@@ -56,7 +59,10 @@ class DataConfig:
             pixels and channels, as TensorFlow's function of this name does (ACT, SACT); mean and std have no
             meaning then.
         crop_padding: zero pixels around an image of which training sees a random crop; memory only.
-        flip: whether training mirrors every other image.
+        crop_fill: what lies around it: "black", or the image "mirror"ed at its edges; memory only.
+        flip: whether training mirrors images: half of them by chance, or "alternating" those that were not
+            in the epoch before (Jordan 2024); the latter in memory only.
+        augment: what else is done to images in training.
         views: augmented views of every image in a batch, one after the other (CoDiNet); an epoch shows every
             image so many times.
         storage: "memory" keeps decoded images on the device and crops with padding; "stream" decodes anew in
@@ -79,7 +85,9 @@ class DataConfig:
     std: PerChannel = DEFAULT_STD
     per_image_standardization: bool = False
     crop_padding: int = DEFAULT_CROP_PADDING
-    flip: bool = True
+    crop_fill: Fill = "black"
+    flip: Flip = True
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     views: int = 1
     storage: Storage = "auto"
     workers: int = 2
@@ -99,12 +107,12 @@ class DataConfig:
         _check_choices(self)
         _check_pixels(self)
         _check_sizes(self)
-        if not 0.0 <= self.val_fraction < 1.0:
-            raise RecipeError(f"val_fraction must be in [0, 1), got {self.val_fraction}; 0 holds out nothing")
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise RecipeError(f"{name} must be at least {least}, got {value}")
+        _check_numbers(self)
+        if self.augment.mixes and self.views > 1:
+            raise RecipeError(
+                f"views must be 1 where images are mixed, since neighbours in a batch are, got {self.views}; "
+                "drop augment.mixup and augment.cutmix"
+            )
         if self.storage == "stream":
             check_stream(self)
 
@@ -123,13 +131,28 @@ def check_stream(config: DataConfig) -> None:
     """Return if the settings suit a streamed set.
 
     Raises:
-        RecipeError: if `crop_padding` was changed, which a streamed set has no use for.
+        RecipeError: if something was changed that a streamed set has no use for, or cannot do.
     """
-    if config.crop_padding != DEFAULT_CROP_PADDING:
+    for name, default in (("crop_padding", DEFAULT_CROP_PADDING), ("crop_fill", "black")):
+        if (value := getattr(config, name)) != default:
+            raise RecipeError(
+                f"{name} has no effect on a streamed set, which is cropped at random sizes, got "
+                f"{value}; drop it, or set storage: memory"
+            )
+    if config.flip == "alternating":
         raise RecipeError(
-            f"crop_padding has no effect on a streamed set, which is cropped at random sizes, got "
-            f"{config.crop_padding}; drop it, or set storage: memory"
+            "flip must be true or false for a streamed set, got 'alternating'; change it, or set "
+            "storage: memory"
         )
+
+
+def _check_numbers(config: DataConfig) -> None:
+    if not 0.0 <= config.val_fraction < 1.0:
+        raise RecipeError(f"val_fraction must be in [0, 1), got {config.val_fraction}; 0 holds out nothing")
+    for name, least in _LEAST.items():
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise RecipeError(f"{name} must be at least {least}, got {value}")
 
 
 def _check_choices(config: DataConfig) -> None:
@@ -138,6 +161,7 @@ def _check_choices(config: DataConfig) -> None:
         ("holdout", Holdout),
         ("interpolation", Interpolation),
         ("channels", Channels),
+        ("crop_fill", Fill),
     ):
         value, known = getattr(config, name), get_args(choices)
         if value not in known:

@@ -178,7 +178,7 @@ def _build(
         return StreamSet(
             part.split, part.indices, config, framing=part.framing, statistics=statistics, device=device
         )
-    decoder = Decoder(part.split, part.framing, flip=config.flip)
+    decoder = Decoder(part.split, part.framing, flip=bool(config.flip))
     chunks = [Request(part.indices[start : start + _CHUNK]) for start in range(0, len(part.indices), _CHUNK)]
     shape = (len(part.indices), config.channels, *part.framing.size)
     images = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)

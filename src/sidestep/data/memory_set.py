@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 
 import torch
 from torch import Tensor
 
-from sidestep.data.augment import crop_and_flip, draw_epoch, make_normalization
+from sidestep.data.augment import alternating, crop_and_flip, draw_epoch, make_normalization
 from sidestep.data.data_config import DataConfig
 from sidestep.data.histogram import Statistics
 from sidestep.data.image_set import Shard, count_steps, epoch_order, eval_rows, train_rows
+from sidestep.data.mixing import draw_augmentation
 from sidestep.errors import DataError
 from sidestep.types import Batch
 
@@ -22,8 +24,9 @@ class MemorySet:
     """Decoded images on a device; see `ImageSet` for what the methods return.
 
     Training crops with zero padding and mirrors (He et al. 2016, section 4.2); padding is black, before
-    normalisation. Statistics are computed once, of the images as they were before augmentation: padding
-    would put up to 23 % of black pixels into a histogram of a 32x32 image.
+    normalisation, or where `crop_fill` says so the image mirrored at its edges. Statistics are computed once,
+    of the images as they were before augmentation: padding would put up to 23 % of black pixels into a
+    histogram of a 32x32 image.
 
     Args:
         images: (N, C, H, W) uint8.
@@ -62,19 +65,25 @@ class MemorySet:
     def train_batches(
         self, *, epoch: int, batch_size: int, seed: int, start_step: int = 0, shard: Shard | None = None
     ) -> Iterator[Batch]:
-        padding, views, device = self.config.crop_padding, self.config.views, self.images.device
+        config, device = self.config, self.images.device
+        padding, views = config.crop_padding, config.views
         rows = train_rows(len(self), batch_size, start_step, shard or Shard(), views)
         order = torch.from_numpy(epoch_order(len(self), seed=seed, epoch=epoch, views=views)).to(device)
         draws = draw_epoch(
-            len(order), seed=seed, epoch=epoch, padding=padding, flip=self.config.flip, device=device
+            len(order), seed=seed, epoch=epoch, padding=padding, flip=bool(config.flip), device=device
         )
+        if config.flip == "alternating":
+            draws = draws._replace(flip=alternating(order, seed=seed, epoch=epoch, views=views))
+        steps = start_step + len(rows)
+        more = draw_augmentation(config.augment, positions=len(order), steps=steps, seed=seed, epoch=epoch)
 
-        def batch(row: slice) -> Batch:
+        def batch(row: slice, step: int) -> Batch:
             indices = order[row]
-            cropped = crop_and_flip(self._select(indices), draws.rows(row), padding)
-            return replace(self._batch(cropped, indices), views=views)
+            cropped = crop_and_flip(self._select(indices), draws.rows(row), padding, config.crop_fill)
+            made = replace(self._batch(more.on_pixels(cropped, row), indices), views=views)
+            return more.on_batch(made, row, step)
 
-        return map(batch, rows)
+        return map(batch, rows, count(start_step))
 
     def eval_batches(self, *, batch_size: int, shard: Shard | None = None) -> Iterator[Batch]:
         rows = eval_rows(len(self), batch_size, shard or Shard())

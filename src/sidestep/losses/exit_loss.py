@@ -41,18 +41,18 @@ def exit_weights(num_exits: int, weighting: ExitWeighting = "uniform") -> list[f
 
 
 def exit_loss(
-    exit_logits: Tensor, labels: Tensor, weights: Sequence[float], *, label_smoothing: float = 0.0
+    exit_logits: Tensor, targets: Tensor, weights: Sequence[float], *, label_smoothing: float = 0.0
 ) -> Tensor:
     """Return the scalar sum over exits of weight times cross-entropy, batch mean (MSDNet eq. 2, RANet).
 
     Args:
         exit_logits: (E, B, C) class scores.
-        labels: (B,) classes.
+        targets: (B,) classes, or (B, C) probabilities of them.
         weights: of the exits.
         label_smoothing: of every cross-entropy.
     """
     losses = torch.stack(
-        [F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing) for logits in exit_logits]
+        [F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing) for logits in exit_logits]
     )
     return (losses * constant(tuple(weights), losses.device)).sum()
 

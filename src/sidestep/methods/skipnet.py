@@ -96,7 +96,8 @@ def _losses(
         return {}
     # The first unit has no gate.
     logits, weights = decisions.logits[:, 1:], decisions.weights[:, 1:]
-    task = F.cross_entropy(output.logits.float(), batch.labels, reduction="none")
+    task_logits = output.logits.float()
+    task = F.cross_entropy(task_logits, batch.targets(task_logits.shape[1]), reduction="none")
     returns = skipping_return(
         weights, task, alpha=settings.alpha, gamma=settings.gamma, scale_task=settings.scale_task
     )

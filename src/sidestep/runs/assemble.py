@@ -15,6 +15,7 @@ from sidestep.backbones.static_weights import load_static_weights
 from sidestep.cost.macs import measure_cost
 from sidestep.data import Data, Shard, load_data
 from sidestep.data.image_set import train_rows
+from sidestep.data.mixing import check_pairs
 from sidestep.errors import RecipeError
 from sidestep.networks.attached_exits import attach_exits
 from sidestep.networks.cascade_network import CascadeNetwork
@@ -79,6 +80,8 @@ def job_of(recipe: Recipe, fabric: Fabric) -> Job:
         shard = Shard(fabric.global_rank, fabric.world_size)
         # Refuses batches that are too large, or that the processes cannot share.
         train_rows(len(data.train), recipe.training.batch_size, 0, shard, recipe.data.views)
+        if recipe.data.augment.mixes:
+            check_pairs(recipe.training.batch_size // fabric.world_size)
     with seeded(recipe.training.seed):
         network = _untrained(recipe, data.num_classes, data.input_size)
         _check_exits(network, recipe)

@@ -164,6 +164,7 @@ def _finish(values: dict[str, Any], errors: list[str], source: str, overridden: 
         errors += _no_effect_errors(METHODS[name], parts["model"])
         errors += _model_errors(METHODS[name], parts["model"], parts["training"])
         errors += _ramp_errors(parts["training"], settings)
+        errors += _mixing_errors(METHODS[name], parts["data"])
         phases = [
             _phase(phase, method, type(settings), f"training.phases.{index}.settings", errors)
             for index, phase in enumerate(parts["training"].phases)
@@ -224,6 +225,16 @@ def _model_errors(method: Method[Any], model: ModelConfig, training: TrainingCon
         f"{phase.paths!r}; drop it"
         for index, phase in enumerate(training.phases)
         if dynamic and phase.paths != "routed"
+    ]
+
+
+def _mixing_errors(method: Method[Any], data: DataConfig) -> list[str]:
+    """Return what is wrong between mixed images and a method whose reward is to be right or wrong."""
+    if not (data.augment.mixes and method.wants_greedy):
+        return []
+    return [
+        f"data.augment.mixup and cutmix must be 0 under {method.name}, which rewards one right class per "
+        f"image, got {data.augment.mixup} and {data.augment.cutmix}; drop them"
     ]
 
 

@@ -79,7 +79,12 @@ class TrainingStep(nn.Module):
         self._views = views
 
     def forward(
-        self, images: Tensor, labels: Tensor, statistics: Tensor | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        statistics: Tensor | None = None,
+        partners: Tensor | None = None,
+        share: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the weighted terms whose sum is minimised, and figures that are only logged; all scalars.
 
@@ -87,6 +92,8 @@ class TrainingStep(nn.Module):
             images: (B, 3, H, W) normalised pixels.
             labels: (B,) classes.
             statistics: (B, S) image statistics or None.
+            partners: (B,) classes of the images that these are mixed with, or None.
+            share: (B,) share of the own class, or None.
         """
         sampler, router = self._decider(images.device)
         output: RoutedOutput = self.network(images, sampler=sampler, router=router, execution=self.execution)
@@ -97,10 +104,12 @@ class TrainingStep(nn.Module):
             teacher_logits=self._teach(images),
             greedy=self._greedy(images, router),
             views=self._views,
+            partners=partners,
+            share=share,
         )
         losses = self._task_losses(output, batch)
         figures = {
-            "accuracy": (output.logits.argmax(dim=1) == labels).float().mean(),
+            "accuracy": (output.logits.argmax(dim=1) == _largest(batch)).float().mean(),
             "fraction": self.cost.fraction(output.decisions).mean().detach(),
         }
         if self._phase.paths == "routed":
@@ -163,15 +172,24 @@ class TrainingStep(nn.Module):
         smoothing = self.config.label_smoothing
         if output.exit_logits is None:
             logits = output.logits.float()
-            return {"task": F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)}
+            targets = batch.targets(logits.shape[1])
+            return {"task": F.cross_entropy(logits, targets, label_smoothing=smoothing)}
         config, exits = self.config.exits, output.exit_logits
         weights = exit_weights(len(exits), config.weighting)
-        losses = {"task": exit_loss(exits, batch.labels, weights, label_smoothing=smoothing)}
+        targets = batch.targets(exits.shape[2])
+        losses = {"task": exit_loss(exits, targets, weights, label_smoothing=smoothing)}
         if config.distillation > 0:
             losses["exit_distillation"] = config.distillation * self_distillation_loss(
                 exits, weights, temperature=config.temperature
             )
         return losses
+
+
+def _largest(batch: Batch) -> Tensor:
+    """Return the (B,) classes that have the largest share of an image."""
+    if batch.partners is None or batch.share is None:
+        return batch.labels
+    return torch.where(batch.share < 0.5, batch.partners, batch.labels)
 
 
 def settings_at(settings: Any, phase: Phase, progress: float) -> Any:

@@ -22,6 +22,8 @@ from sidestep.types import Batch
 
 # Steps of a kind before it is recorded: they load kernels and create the optimiser's buffers.
 WARM_UP_STEPS = 2
+# What a step reads of a batch.
+_TENSORS = ("images", "labels", "statistics", "partners", "share")
 _recording = threading.Lock()
 
 Figures = dict[str, Tensor]
@@ -84,7 +86,9 @@ class EagerUpdate:
     def run(self, batch: Batch, *, progress: float, log_figures: bool) -> Figures:
         """Do the same with the generator as it stands."""
         self._step.begin(self._phase, progress, self._noise, log_figures=log_figures, views=batch.views)
-        losses, figures = self._module(batch.images, batch.labels, batch.statistics)
+        losses, figures = self._module(
+            batch.images, batch.labels, batch.statistics, batch.partners, batch.share
+        )
         loss = torch.stack(list(losses.values())).sum()
         self._optimizer.zero_grad()
         self._fabric.backward(loss)
@@ -206,12 +210,11 @@ def _stream(device: torch.device | None = None) -> Stream:
 
 def _cloned(batch: Batch) -> Batch:
     """Return a batch whose tensors stay where they are."""
-    statistics = None if batch.statistics is None else batch.statistics.clone()
-    return replace(batch, images=batch.images.clone(), labels=batch.labels.clone(), statistics=statistics)
+    tensors = {name: value.clone() for name in _TENSORS if (value := getattr(batch, name)) is not None}
+    return replace(batch, **tensors)
 
 
 def _copy(source: Batch, target: Batch) -> None:
-    target.images.copy_(source.images)
-    target.labels.copy_(source.labels)
-    if source.statistics is not None and target.statistics is not None:
-        target.statistics.copy_(source.statistics)
+    for name in _TENSORS:
+        if (value := getattr(source, name)) is not None:
+            getattr(target, name).copy_(value)
