@@ -61,6 +61,9 @@ def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], list
     return read
 
 
+AUGMENT = {"rand_augment": 1, "erase": 0.5, "mixup": 0.2, "cutmix": 1.0}
+
+
 def collect(batches: Iterator[Batch]) -> list[tuple[Tensor, Tensor, Tensor]]:
     found = []
     for batch in batches:
@@ -69,8 +72,10 @@ def collect(batches: Iterator[Batch]) -> list[tuple[Tensor, Tensor, Tensor]]:
     return found
 
 
-@pytest.mark.parametrize("augment", [{}, {"rand_augment": 1, "erase": 0.5, "mixup": 0.2, "cutmix": 1.0}])
-@pytest.mark.parametrize(("world_size", "start_step"), [(1, 0), (1, 2), (2, 0), (3, 1)])
+@pytest.mark.parametrize(
+    ("world_size", "start_step", "augment"),
+    [(1, 0, {}), (1, 2, {}), (2, 0, {}), (3, 1, {}), (1, 1, AUGMENT), (3, 0, AUGMENT)],
+)
 def test_shards_and_resumed_runs_see_what_one_uninterrupted_process_sees(
     photos: Callable[..., ImageSet], world_size: int, start_step: int, augment: dict[str, Any]
 ) -> None:
