@@ -187,6 +187,8 @@ class Batch:
         views: number of augmented views of every image; those of one image are neighbours.
         partners: (B,) classes of the images that these are mixed with, or None where nothing is mixed.
         share: (B,) share of an image's own class, in [0, 1], or None likewise.
+        learners: the part of a network that alone learns from it, "routers", or "blocks" for all others; None
+            is every part that learns.
     """
 
     images: Tensor
@@ -197,6 +199,7 @@ class Batch:
     views: int = 1
     partners: Tensor | None = None
     share: Tensor | None = None
+    learners: str | None = None
 
     def targets(self, num_classes: int) -> Tensor:
         """Return what a cross-entropy takes: (B,) classes, or (B, C) probabilities where images are mixed."""

@@ -135,11 +135,11 @@ def test_alternating_mirrors_show_every_image_both_ways_in_two_epochs() -> None:
     for epoch in (4, 5, 6):
         order = torch.from_numpy(epoch_order(50, seed=1, epoch=epoch))
         flip = torch.zeros(50, dtype=torch.bool)
-        flip[order] = alternating(order, seed=1, epoch=epoch)
+        flip[order] = alternating(order, 50, seed=1, epoch=epoch)
         flips.append(flip)
     assert torch.equal(flips[0], ~flips[1]) and torch.equal(flips[0], flips[2])
     assert 10 < int(flips[0].sum()) < 40
-    views = alternating(torch.tensor([0, 0, 1, 1]), seed=1, epoch=0, views=2)
+    views = alternating(torch.tensor([0, 0, 1, 1]), 2, seed=1, epoch=0, views=2)
     assert views[0] != views[1] and views[2] != views[3]
 
 

@@ -48,7 +48,7 @@ def draw_epoch(
     return Draws(offsets[0].to(device), offsets[1].to(device), flips.to(device))
 
 
-def alternating(order: Tensor, *, seed: int, epoch: int, views: int = 1) -> Tensor:
+def alternating(order: Tensor, num_images: int, *, seed: int, epoch: int, views: int = 1) -> Tensor:
     """Return (N,) flips by position: in even epochs those of half of the images, in odd ones all others.
 
     Two epochs show every image both ways (Jordan 2024, "94 % on CIFAR-10 in 3.29 seconds on a single GPU");
@@ -56,12 +56,12 @@ def alternating(order: Tensor, *, seed: int, epoch: int, views: int = 1) -> Tens
 
     Args:
         order: (N,) image at each position of the epoch.
+        num_images: of the set.
         seed: of the images that are mirrored first.
         epoch: index of the epoch.
         views: number of views of every image, which are neighbours.
     """
-    images = int(order.max()) + 1
-    first = torch.from_numpy(epoch_generator(seed, 0, _MIRRORED).random(images) < 0.5).to(order.device)
+    first = torch.from_numpy(epoch_generator(seed, 0, _MIRRORED).random(num_images) < 0.5).to(order.device)
     view = torch.arange(len(order), device=order.device) % views
     flips: Tensor = first[order] ^ ((view + epoch) % 2 == 1)
     return flips

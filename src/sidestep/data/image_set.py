@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from sidestep.errors import RecipeError
 from sidestep.types import Batch
@@ -47,17 +48,29 @@ class ImageSet(Protocol):
         """Return the number of images."""
         ...
 
-    def num_steps(self, batch_size: int) -> int:
-        """Return the number of whole global batches in an epoch."""
+    @property
+    def labels(self) -> Tensor:
+        """Return the (N,) class indices."""
+        ...
+
+    def num_steps(self, batch_size: int, among: Indices | None = None) -> int:
+        """Return the number of whole global batches in an epoch, of all images or of those `among` some."""
         ...
 
     def train_batches(
-        self, *, epoch: int, batch_size: int, seed: int, start_step: int = 0, shard: Shard | None = None
+        self,
+        *,
+        epoch: int,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        shard: Shard | None = None,
+        among: Indices | None = None,
     ) -> Iterator[Batch]:
         """Return this shard's augmented batches of an epoch from `start_step` on.
 
-        What a step holds follows from (seed, epoch, step, batch_size) alone: shards laid side by side equal
-        the global batch, and a start at any step equals an epoch that was not interrupted. The last
+        What a step holds follows from (seed, epoch, step, batch_size, among) alone: shards laid side by side
+        equal the global batch, and a start at any step equals an epoch that was not interrupted. The last
         incomplete batch is left out.
 
         Args:
@@ -66,6 +79,7 @@ class ImageSet(Protocol):
             seed: of order and augmentation, at least 0.
             start_step: steps of the epoch that were done before.
             shard: this process among all; None is the only one.
+            among: the images of which the epoch is made; None is all.
         """
         ...
 
@@ -79,12 +93,22 @@ class ImageSet(Protocol):
         ...
 
 
-def epoch_order(num_images: int, *, seed: int, epoch: int, views: int = 1) -> Indices:
+def epoch_order(
+    num_images: int, *, seed: int, epoch: int, views: int = 1, among: Indices | None = None
+) -> Indices:
     """Return the (N * views,) image at each position of an epoch.
 
     A permutation that follows from seed and epoch, with every image as often in a row as it has views.
+
+    Args:
+        num_images: N of the set.
+        seed: of the order.
+        epoch: index of the epoch.
+        views: of every image.
+        among: the images of which the epoch is made, N then; None is all.
     """
-    return epoch_generator(seed, epoch, _ORDER).permutation(num_images).repeat(views)
+    chosen = num_images if among is None else among
+    return epoch_generator(seed, epoch, _ORDER).permutation(chosen).repeat(views)
 
 
 def epoch_generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:

@@ -12,7 +12,7 @@ from torch import Tensor
 from sidestep.data.augment import alternating, crop_and_flip, draw_epoch, make_normalization
 from sidestep.data.data_config import DataConfig
 from sidestep.data.histogram import Statistics
-from sidestep.data.image_set import Shard, count_steps, epoch_order, eval_rows, train_rows
+from sidestep.data.image_set import Indices, Shard, count_steps, epoch_order, eval_rows, train_rows
 from sidestep.data.mixing import draw_augmentation
 from sidestep.errors import DataError
 from sidestep.types import Batch
@@ -59,21 +59,30 @@ class MemorySet:
     def __len__(self) -> int:
         return len(self.images)
 
-    def num_steps(self, batch_size: int) -> int:
-        return count_steps(len(self), batch_size, self.config.views)
+    def num_steps(self, batch_size: int, among: Indices | None = None) -> int:
+        return count_steps(len(self if among is None else among), batch_size, self.config.views)
 
     def train_batches(
-        self, *, epoch: int, batch_size: int, seed: int, start_step: int = 0, shard: Shard | None = None
+        self,
+        *,
+        epoch: int,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        shard: Shard | None = None,
+        among: Indices | None = None,
     ) -> Iterator[Batch]:
         config, device = self.config, self.images.device
         padding, views = config.crop_padding, config.views
-        rows = train_rows(len(self), batch_size, start_step, shard or Shard(), views)
-        order = torch.from_numpy(epoch_order(len(self), seed=seed, epoch=epoch, views=views)).to(device)
+        num_images = len(self if among is None else among)
+        rows = train_rows(num_images, batch_size, start_step, shard or Shard(), views)
+        positions = epoch_order(len(self), seed=seed, epoch=epoch, views=views, among=among)
+        order = torch.from_numpy(positions).to(device)
         draws = draw_epoch(
             len(order), seed=seed, epoch=epoch, padding=padding, flip=bool(config.flip), device=device
         )
         if config.flip == "alternating":
-            draws = draws._replace(flip=alternating(order, seed=seed, epoch=epoch, views=views))
+            draws = draws._replace(flip=alternating(order, len(self), seed=seed, epoch=epoch, views=views))
         steps = start_step + len(rows)
         more = draw_augmentation(config.augment, positions=len(order), steps=steps, seed=seed, epoch=epoch)
 

@@ -56,15 +56,27 @@ class StreamSet:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def num_steps(self, batch_size: int) -> int:
-        return count_steps(len(self), batch_size, self.config.views)
+    @property
+    def labels(self) -> Tensor:
+        return self._decoder.split.labels[torch.from_numpy(self.indices)]
+
+    def num_steps(self, batch_size: int, among: Indices | None = None) -> int:
+        return count_steps(len(self if among is None else among), batch_size, self.config.views)
 
     def train_batches(
-        self, *, epoch: int, batch_size: int, seed: int, start_step: int = 0, shard: Shard | None = None
+        self,
+        *,
+        epoch: int,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        shard: Shard | None = None,
+        among: Indices | None = None,
     ) -> Iterator[Batch]:
         views = self.config.views
-        rows = train_rows(len(self), batch_size, start_step, shard or Shard(), views)
-        order = epoch_order(len(self), seed=seed, epoch=epoch, views=views)
+        num_images = len(self if among is None else among)
+        rows = train_rows(num_images, batch_size, start_step, shard or Shard(), views)
+        order = epoch_order(len(self), seed=seed, epoch=epoch, views=views, among=among)
         steps = start_step + len(rows)
         more = draw_augmentation(
             self.config.augment, positions=len(order), steps=steps, seed=seed, epoch=epoch

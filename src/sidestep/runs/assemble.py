@@ -85,6 +85,7 @@ def job_of(recipe: Recipe, fabric: Fabric) -> Job:
     with seeded(recipe.training.seed):
         network = _untrained(recipe, data.num_classes, data.input_size)
         _check_exits(network, recipe)
+        _check_unlearnt(network, recipe)
         teacher, notes = _start_from_static(network, recipe, data)
     cost = measure_cost(network, data.input_size)
     if fabric.world_size > 1:
@@ -120,6 +121,18 @@ def _check_exits(network: DynamicNetwork, recipe: Recipe) -> None:
             f"training.distillation needs a static origin, which {recipe.model.name} has none, got weight "
             f"{recipe.training.distillation.weight}; training.exits.distillation learns from the last exit"
         )
+
+
+def _check_unlearnt(network: DynamicNetwork, recipe: Recipe) -> None:
+    """Refuse images that are left to parts of a network that learn nothing."""
+    learning = {name for name, part in network.parts().items() if any(True for _ in part.parameters())}
+    for phase in recipe.training.phases:
+        learner = "routers" if phase.images == "apart" else phase.train
+        if phase.images in ("apart", "unlearnt") and learner not in learning:
+            raise RecipeError(
+                f"images of phase {phase.name!r} must be all or learnt under {recipe.method}, which has no "
+                f"{learner} that learn, got {phase.images!r}; change it"
+            )
 
 
 def _start_from_static(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from sidestep.networks.network import DynamicNetwork
 from sidestep.routing.samplers import Noise
 from sidestep.training.checkpoint import Checkpoint, save_checkpoint
 from sidestep.training.distributed import Agreement, mean_sums
+from sidestep.training.epochs import Epochs
 from sidestep.training.interrupt import StopFlag, stop_flag
 from sidestep.training.log import RunLog
 from sidestep.training.meter import Meter, add_sums
@@ -76,16 +77,15 @@ class Job:
     notes: Sequence[str] = ()
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Steps of an epoch, 0 without a training split."""
-        steps = 0 if self.data.train is None else self.data.train.num_steps(self.config.batch_size)
-        return min(steps, self.config.max_steps or steps)
-
-    @property
     def forward_macs(self) -> float:
-        """MACs of all forward passes of the training, everything executed."""
-        epochs = sum(self.epochs(phase) for phase in self.config.phases)
-        return epochs * self.steps_per_epoch * self.config.batch_size * self.cost.full
+        """MACs of all forward passes of the training, everything executed; 0 without a training split."""
+        if self.data.train is None:
+            return 0.0
+        steps = sum(
+            self.epochs(phase) * Epochs(self.data.train, self.config, phase).num_steps
+            for phase in self.config.phases
+        )
+        return steps * self.config.batch_size * self.cost.full
 
     def epochs(self, phase: Phase) -> int:
         """Return how many epochs a phase is trained for."""
@@ -156,7 +156,6 @@ class _Trainer:
         self.state = TrainingState(job.network, ema_decay=job.config.ema_decay)
         self.meter, self.agreement = Meter(), Agreement()
         self.shard = Shard(fabric.global_rank, fabric.world_size)
-        self.steps_per_epoch = job.steps_per_epoch
         self.saved_at = self.clock = time.monotonic()
         self.on_gpu = fabric.device.type == "cuda"
         self.graph = graph and self.on_gpu
@@ -175,20 +174,22 @@ class _Trainer:
         self.optimizer = optimizer = build_optimizer(job.network, phase, job.config.optimizer)
         if resume is not None and (position.epoch or position.step):
             restore_optimizer(optimizer, resume)
-        schedule = build_schedule(optimizer, phase, self.steps_per_epoch)
+        epochs = Epochs(self.train_set, job.config, phase)
+        steps = epochs.num_steps
+        schedule = build_schedule(optimizer, phase, steps)
         recorded = self.graph and obstacle(phase, self.fabric, job.config.optimizer) is None
         rates = TensorRates(optimizer, self.fabric.device) if recorded else None
         update = self._update(phase, optimizer, log)
         while position.epoch < job.epochs(phase):
             title = f"{phase.name} {position.epoch + 1}/{phase.epochs}"
-            log.begin_epoch(title, done=position.step, steps=self.steps_per_epoch)
+            log.begin_epoch(title, done=position.step, steps=steps)
             set_modes()
-            for batch in self._batches():
-                done = position.epoch * self.steps_per_epoch + position.step
+            for batch in epochs.batches(position.epochs_done, start_step=position.step, shard=self.shard):
+                done = position.epoch * steps + position.step
                 schedule.step_update(done)
                 if rates is not None:
                     rates.write()
-                progress = done / (phase.epochs * self.steps_per_epoch)
+                progress = done / (phase.epochs * steps)
                 log_figures = position.step % LOG_EVERY == 0
                 self.meter.add(update(batch, progress=progress, seed=self._seed(), log_figures=log_figures))
                 # Whoever reads waits for a GPU; a CPU has nothing to wait for.
@@ -221,20 +222,6 @@ class _Trainer:
             return GraphedUpdate(eager, log.say)
         log.say(f"phase {phase.name} runs without a graph: {reason}")
         return eager
-
-    def _batches(self) -> Iterator[Any]:
-        position = self.state.position
-        batches = self.train_set.train_batches(
-            epoch=position.epochs_done,
-            start_step=position.step,
-            batch_size=self.job.config.batch_size,
-            shard=self.shard,
-            seed=self.job.config.seed,
-        )
-        for batch in batches:
-            if position.step >= self.steps_per_epoch:
-                return
-            yield batch
 
     def _seed(self) -> int:
         """Return the seed of a step's draws, the same for one process and for several."""

@@ -119,6 +119,17 @@ class TrainingStep(nn.Module):
                 figures["rank_correlation"] = rank_correlation(paths, statistics)
         return losses, figures
 
+    def forget_gradients(self, learners: str) -> None:
+        """Leave gradients to the parameters that learn in this step, behind a backward pass.
+
+        Args:
+            learners: "routers", or "blocks" for all others.
+        """
+        for name, part in self.network.parts().items():
+            if (name == "routers") != (learners == "routers"):
+                for parameter in part.parameters():
+                    parameter.grad = None
+
     def _decider(self, device: torch.device) -> tuple[Sampler, Router | None]:
         """Return who samples, and who decides instead of the network's own router."""
         if self._phase.paths == "routed":

@@ -48,6 +48,9 @@ class Phase:
             zero), or "multistep".
         milestones: epochs of the phase at which "multistep" multiplies the rate by 0.1.
         warmup_epochs: linear warm-up from zero.
+        images: which images are trained on: "all"; those that are "learnt" by blocks or those left "unlearnt"
+            (`TrainingConfig.unlearnt`); or "apart": steps take turns, in which blocks and exits learn the
+            former, and routers the latter.
         settings: method settings that hold in this phase instead of the recipe's, by name.
         ramps: method settings that move during the phase, by name ("target").
     """
@@ -60,6 +63,7 @@ class Phase:
     schedule: Literal["constant", "cosine", "triangular", "multistep"] = "constant"
     milestones: list[int] = field(default_factory=list)
     warmup_epochs: float = 0.0
+    images: Literal["all", "learnt", "unlearnt", "apart"] = "all"
     settings: dict[str, Any] = field(default_factory=dict)
     ramps: dict[str, Ramp] = field(default_factory=dict)
 
@@ -86,6 +90,16 @@ class Phase:
         if self.paths != "routed" and self.train != "blocks":
             raise RecipeError(
                 f"paths {self.paths!r} asks no router, so train must be 'blocks', got {self.train!r}"
+            )
+        if self.images == "apart" and self.train != "all":
+            raise RecipeError(
+                f"train must be 'all' where blocks and routers learn from images of their own, got "
+                f"{self.train!r}; set images to learnt or unlearnt"
+            )
+        if self.images == "unlearnt" and self.train in ("all", "blocks"):
+            raise RecipeError(
+                f"train must be 'routers' or 'exits' on images that blocks do not learn, got {self.train!r}; "
+                "set images to apart or learnt"
             )
 
 
@@ -125,6 +139,35 @@ class OptimizerConfig:
         for name in ("momentum", "weight_decay", "router_lr_factor"):
             if getattr(self, name) < 0:
                 raise RecipeError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnlearntConfig:
+    """Training images that are left to the gates, and that blocks do not learn.
+
+    A network that knows its training images makes no mistakes on them, and then no image has a reason to be
+    treated unlike another. Which phase sees which images is `Phase.images`.
+
+    Args:
+        share: of the training split that is left to the gates; 0 leaves none.
+        turns: leave other images in every epoch, until all have had their turn; blocks do learn them then,
+            but not lately.
+        seed: of which images; a static origin that is trained on the rest has the same.
+    """
+
+    share: float = 0.0
+    turns: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise RecipeError(f"share must be in [0, 1), got {self.share}; 0.1 to 0.2 are usual")
+        if self.seed < 0:
+            raise RecipeError(f"seed must be at least 0, got {self.seed}")
+        if self.share == 0 and (self.turns or self.seed):
+            raise RecipeError(
+                f"turns and seed have no effect with share 0, got {self.turns} and {self.seed}; set share"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +229,7 @@ class TrainingConfig:
         optimizer: which one, and its settings.
         distillation: learning from the static origin.
         exits: losses of early exits.
+        unlearnt: training images that are left to the gates.
         ema_decay: decay per step of the weights' moving average that is evaluated and kept; 0 is none.
         max_fraction: largest fraction of the static MACs on the validation split with which an epoch can
             become the best one; None lets every epoch of the last phase compete.
@@ -201,6 +245,7 @@ class TrainingConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     exits: ExitLossConfig = field(default_factory=ExitLossConfig)
+    unlearnt: UnlearntConfig = field(default_factory=UnlearntConfig)
     ema_decay: float = 0.0
     max_fraction: float | None = None
     max_steps: int | None = None
@@ -216,9 +261,23 @@ class TrainingConfig:
             raise RecipeError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
         if not 0 <= self.ema_decay < 1:
             raise RecipeError(f"ema_decay must be in [0, 1), got {self.ema_decay}; 0 keeps no average")
+        self._check_unlearnt()
         if self.max_fraction is not None and self.max_fraction <= 0:
             raise RecipeError(f"max_fraction must be above 0, got {self.max_fraction}")
         if self.max_steps is not None and self.max_steps < 1:
             raise RecipeError(
                 f"max_steps must be at least 1, got {self.max_steps}; remove it for whole epochs"
+            )
+
+    def _check_unlearnt(self) -> None:
+        apart = [phase.name for phase in self.phases if phase.images != "all"]
+        if apart and self.unlearnt.share == 0:
+            raise RecipeError(
+                f"unlearnt.share must be above 0 for phase {apart[0]!r}, whose images are not all, got 0; "
+                "0.1 is usual"
+            )
+        if self.unlearnt.share and not apart:
+            raise RecipeError(
+                f"unlearnt.share has no effect where all phases train on all images, got "
+                f"{self.unlearnt.share}; set images of a phase"
             )

@@ -92,6 +92,8 @@ class EagerUpdate:
         loss = torch.stack(list(losses.values())).sum()
         self._optimizer.zero_grad()
         self._fabric.backward(loss)
+        if batch.learners is not None:
+            self._step.forget_gradients(batch.learners)
         self._optimizer.step()
         return {name: value.detach() for name, value in {"loss": loss, **losses, **figures}.items()}
 
@@ -201,6 +203,8 @@ def obstacle(phase: Phase, fabric: Fabric, optimizer: OptimizerConfig) -> str | 
         return "several processes exchange gradients"
     if phase.ramps:
         return f"the settings {', '.join(phase.ramps)} move during the phase"
+    if phase.images == "apart":
+        return "blocks and routers learn by turns"
     return None
 
 
