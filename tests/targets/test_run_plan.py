@@ -148,7 +148,6 @@ def test_other_pictures_are_prepared_as_those_of_the_run(run: Path) -> None:
 
 
 def test_a_plan_that_does_not_say_is_run_as_before(tmp_path: Path) -> None:
-
     image = picture(0, (30, 50))
     expected = np.asarray(ImageOps.fit(image, (20, 16)))
     assert np.array_equal(pixels_of_old_plan(image, (16, 20), 3), expected)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from sidestep.data.data_config import DataConfig
 from sidestep.data.histogram import Statistics
 from sidestep.data.image_set import Indices
-from sidestep.data.preparation import Preparation, Size, pixels_of, upright, upright_size
+from sidestep.data.preparation import Pixels, Preparation, Size, pixels_of, upright, upright_size
 from sidestep.data.split import Split, decoding, require
 from sidestep.errors import DataError
 
@@ -153,7 +153,7 @@ class Decoder(Dataset[Decoded | DataError]):
         labels = self.split.labels[torch.from_numpy(request.indices)]
         return Decoded(images, labels, None if self.statistics is None else self.statistics(images))
 
-    def _decode(self, index: int, seed: tuple[int, ...] | None) -> Any:
+    def _decode(self, index: int, seed: tuple[int, ...] | None) -> Pixels:
         framing = self.framing
         with decoding(self.split.images.name(index)), self.split.images.open(index) as image:
             size = upright_size(image)
@@ -162,7 +162,8 @@ class Decoder(Dataset[Decoded | DataError]):
             if seed is None:
                 return pixels_of(image, framing.preparation)
             with _seeded(seed):
-                return self._random_crop(upright(image, framing.preparation.channels)).permute(1, 2, 0)
+                crop = self._random_crop(upright(image, framing.preparation.channels))
+                return crop.permute(1, 2, 0).numpy()
 
     @cached_property
     def _random_crop(self) -> Callable[[Image.Image], Tensor]:
