@@ -66,8 +66,9 @@ Json json_of(nb::handle value, int depth) {
     throw PlanError("steps must be JSON, got a " + nb::cast<std::string>(nb::inst_name(value)));
 }
 
-Program program_of(nb::handle steps, nb::handle output, int64_t channels, std::vector<float> mean,
-                   std::vector<float> std, const std::map<std::string, Floats>& arrays) {
+Program program_of(int64_t version, nb::handle steps, nb::handle output, int64_t channels,
+                   std::vector<float> mean, std::vector<float> std,
+                   const std::map<std::string, Floats>& arrays) {
     std::map<std::string, Tensor> tensors;
     for (const auto& [name, array] : arrays) {
         Tensor& tensor = tensors[name];
@@ -75,7 +76,7 @@ Program program_of(nb::handle steps, nb::handle output, int64_t channels, std::v
             tensor.shape.push_back(static_cast<int64_t>(array.shape(i)));
         tensor.data.assign(array.data(), array.data() + array.size());
     }
-    return read_program(json_of(steps), json_of(output), {channels, std::move(mean), std::move(std)},
+    return read_program(version, json_of(steps), json_of(output), {channels, std::move(mean), std::move(std)},
                         std::move(tensors));
 }
 
@@ -163,8 +164,9 @@ NB_MODULE(_engine, module) {
     nb::exception<PlanError>(module, "PlanError", PyExc_ValueError);
 
     nb::class_<Program>(module, "Program");
-    module.def("read_program", &program_of, "steps"_a.none(), "output"_a.none(), "channels"_a, "mean"_a,
-               "std"_a, "tensors"_a);
+    module.attr("NEWEST_VERSION") = NEWEST_VERSION;
+    module.def("read_program", &program_of, "version"_a, "steps"_a.none(), "output"_a.none(), "channels"_a,
+               "mean"_a, "std"_a, "tensors"_a);
     module.def("operations", &operations);
 
     nb::class_<Engine>(module, "Engine")

@@ -21,7 +21,7 @@ struct Case {
     int64_t first_block, last_block;                        // of CHANNEL_BLOCK channels
     int64_t in_gap, out_gap;                                // pixels between rows
     bool residual, in_place;
-    Relu relu;
+    Activation activation;
 
     int64_t in_row() const { return ((pixels - 1) * stride + kernel + in_gap) * inputs; }
     int64_t out_row() const { return (pixels + out_gap) * outputs; }
@@ -55,6 +55,20 @@ class Map {
     int64_t size_;
 };
 
+double activated(double x, Activation a) {
+    const double part = std::min(std::max(x + 3, 0.0), 6.0) / 6, sigmoid = 1 / (1 + std::exp(-x));
+    switch (a.curve) {
+        case Curve::none: return x;
+        case Curve::relu: return x <= 0 ? x * a.slope : x;
+        case Curve::relu6: return std::min(std::max(x, 0.0), 6.0);
+        case Curve::silu: return x * sigmoid;
+        case Curve::hard_swish: return x * part;
+        case Curve::hard_sigmoid: return part;
+        case Curve::sigmoid: return sigmoid;
+    }
+    return x;
+}
+
 // Weights [kernel row][entry of the run][output].
 Doubles literal(const Case& c, const Doubles& in, const Doubles& weight, const std::vector<float>& bias,
                 const Doubles& residual, Doubles out) {
@@ -69,7 +83,7 @@ Doubles literal(const Case& c, const Doubles& in, const Doubles& weight, const s
                                weight[(k * run + j) * c.outputs + o];
                 const int64_t at = y * c.out_row() + x * c.outputs + o;
                 if (c.residual) sum += residual[at];
-                out[at] = c.relu.on && sum <= 0 ? sum * c.relu.slope : sum;
+                out[at] = activated(sum, c.activation);
             }
     return out;
 }
@@ -133,7 +147,7 @@ bool agrees(Case c, const Kernels& kernels, std::mt19937& random) {
                        .out_row_step = c.out_row(),
                        .pixel_step = c.stride * c.inputs,
                        .out_step = c.outputs,
-                       .relu = c.relu,
+                       .activation = c.activation,
                        .prefetch = &prefetch});
     const Doubles got = out.read();
     const double exact = kernels.entry_size == 2 ? 1.0 / 256 : 1e-5;
@@ -166,7 +180,7 @@ Case any(std::mt19937& random) {
     c.out_gap = one_of({0, 1, 2, 6});
     c.residual = random() % 2;
     c.in_place = random() % 2;
-    c.relu = {random() % 2 == 0, random() % 2 ? 0.0f : 0.25f};
+    c.activation = {static_cast<Curve>(random() % 7), random() % 2 ? 0.0f : 0.25f};
     return c;
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ def run(plan: Plan, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 def _image(plan: Plan, image: np.ndarray) -> tuple[np.ndarray, list[int], int]:
     values: Values = {0: image}
     options = [-1] * sum("choose" in step for step in plan.steps)
-    exits = choices = 0
+    named: list[int] = []
+    choices = 0
     for step in plan.steps:
         if "ops" in step:
             _ops(plan, step["ops"], values)
@@ -34,14 +36,18 @@ def _image(plan: Plan, image: np.ndarray) -> tuple[np.ndarray, list[int], int]:
                 values[name] = inside[result]
             options[choices] = option
             choices += 1
-        elif _leaves(step["exit"], values):
-            return values[step["exit"]["logits"]], options, exits
         else:
-            exits += 1
-    return values[plan.output], options, exits
+            named.append(int(np.argmax(values[step["exit"]["logits"]])))
+            if _leaves(step["exit"], values, named):
+                return values[step["exit"]["logits"]], options, len(named) - 1
+    return values[plan.output], options, len(named)
 
 
-def _leaves(exit: dict[str, Any], values: Values) -> bool:
+def _leaves(exit: dict[str, Any], values: Values, named: list[int]) -> bool:
+    if exit["criterion"] == "agreement":
+        return float(named.count(named[-1]) > 1) >= exit["threshold"]
+    if exit["criterion"] == "patience":
+        return len(list(takewhile(named[-1].__eq__, reversed(named)))) >= exit["threshold"]
     z = values[exit["logits"]] / exit["temperature"]
     p = np.exp(z - z.max())
     p /= p.sum()
@@ -66,6 +72,8 @@ def _op(plan: Plan, op: dict[str, Any], inputs: list[np.ndarray], values: Values
     if op["op"] == "resize":
         return _resize(op, inputs[0], values[op["like"]] if "like" in op else None)
     out: np.ndarray = KINDS[op["op"]](op, inputs, weight, bias) + residual
+    if op.get("activation"):
+        return _FUNCTIONS[op["activation"]](out)
     return _leaky(out, op) if op.get("relu") or op["op"] == "relu" else out
 
 
@@ -82,11 +90,50 @@ def _pad(op: dict[str, Any], x: np.ndarray) -> np.ndarray:
     return np.pad(part, ((op["before"], op["after"]), (0, 0), (0, 0)))
 
 
-_FUNCTIONS = {"sigmoid": lambda x: 1 / (1 + np.exp(-x)), "tanh": np.tanh, "sqrt": np.sqrt, "exp": np.exp}
+_FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "hard_swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    "hard_sigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
+    **{name: getattr(np, name) for name in ("tanh", "sqrt", "exp", "log")},
+}
+
+
+def _triangle(x: np.ndarray) -> np.ndarray:
+    return np.maximum(1 - abs(x), 0)
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    near, far = (1.5 * abs(x) - 2.5) * x**2 + 1, ((2.5 - 0.5 * abs(x)) * abs(x) - 4) * abs(x) + 2
+    return np.where(abs(x) < 1, near, np.where(abs(x) < 2, far, 0))
+
+
+def _smooth(op: dict[str, Any], size: int, old: int) -> np.ndarray:
+    """Return the (size, old) matrix that resizes one side with antialiasing."""
+    shape, reach = (_cubic, 2.0) if op.get("interpolation") == "bicubic" else (_triangle, 1.0)
+    wide = max(old / size, 1.0)
+    centre = (np.arange(size)[:, None] + 0.5) * old / size
+    distance = (np.arange(old)[None] + 0.5 - centre) / wide
+    weight = np.where(abs(distance) < reach, shape(distance), 0)
+    return weight / weight.sum(axis=1, keepdims=True)
+
+
+def _crop(op: dict[str, Any], x: np.ndarray) -> np.ndarray:
+    (height, width), (_, rows, columns) = op["size"], x.shape
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return x[:, top : top + height, left : left + width]
+
+
+def _log_softmax(x: np.ndarray) -> np.ndarray:
+    shifted = x - x.max()
+    return shifted - np.log(np.exp(shifted).sum())
 
 
 def _resize(op: dict[str, Any], x: np.ndarray, like: np.ndarray | None) -> np.ndarray:
     height, width = op["size"] if like is None else like.shape[1:]
+    if op.get("antialias"):
+        return np.einsum("yh,chw,xw->cyx", _smooth(op, height, x.shape[1]), x, _smooth(op, width, x.shape[2]))
     for axis, size in ((1, height), (2, width)):
         at, old = np.arange(size), x.shape[axis]
         place = at * (old - 1) / max(size - 1, 1) if op["align_corners"] else (at + 0.5) * old / size - 0.5
@@ -97,8 +144,13 @@ def _resize(op: dict[str, Any], x: np.ndarray, like: np.ndarray | None) -> np.nd
     return x
 
 
-def _conv(x: np.ndarray, weight: np.ndarray, stride: int, padding: int, groups: int) -> np.ndarray:
-    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding)))
+def _conv(x: np.ndarray, weight: np.ndarray, op: dict[str, Any]) -> np.ndarray:
+    stride, padding, groups = op["stride"], op.get("padding", 0), op.get("groups", 1)
+    sides = [(padding, padding)] * 2
+    if op.get("same"):
+        totals = [max((-(-n // stride) - 1) * stride + weight.shape[2] - n, 0) for n in x.shape[1:]]
+        sides = [(total // 2, total - total // 2) for total in totals]
+    x = np.pad(x, ((0, 0), *sides))
     kernel, inputs, outputs = weight.shape[2], weight.shape[1], weight.shape[0] // groups
     windows = sliding_window_view(x, (kernel, kernel), axis=(1, 2))[:, ::stride, ::stride]
     parts = [
@@ -129,9 +181,7 @@ def _pool(x: np.ndarray, op: dict[str, Any]) -> np.ndarray:
 
 # Every kind: of its op, inputs, weight and bias; residual and ReLU are applied to all.
 KINDS: dict[str, Callable[[Any, list[np.ndarray], np.ndarray, np.ndarray], Any]] = {
-    "conv": lambda op, x, w, b: (
-        _conv(x[0], w, op["stride"], op["padding"], op.get("groups", 1)) + b.reshape(-1, 1, 1)
-    ),
+    "conv": lambda op, x, w, b: _conv(x[0], w, op) + b.reshape(-1, 1, 1),
     "max_pool": lambda op, x, w, b: _pool(x[0], op),
     "avg_pool": lambda op, x, w, b: _pool(x[0], op),
     "pad": lambda op, x, w, b: _pad(op, x[0]),
@@ -139,6 +189,8 @@ KINDS: dict[str, Callable[[Any, list[np.ndarray], np.ndarray, np.ndarray], Any]]
     "add": lambda op, x, w, b: x[0] + x[1],
     "scale": lambda op, x, w, b: x[0] * x[1][:, None, None],
     "relu": lambda op, x, w, b: x[0],
+    "activate": lambda op, x, w, b: _FUNCTIONS[op["function"]](x[0]),
+    "crop": lambda op, x, w, b: _crop(op, x[0]),
     "concat": lambda op, x, w, b: np.concatenate(x),
     "gap": lambda op, x, w, b: x[0].mean(axis=(1, 2)),
     "flatten": lambda op, x, w, b: x[0].reshape(-1),
@@ -151,5 +203,7 @@ KINDS: dict[str, Callable[[Any, list[np.ndarray], np.ndarray, np.ndarray], Any]]
     "vaffine": lambda op, x, w, b: x[0] * op["mul"] + op["add"],
     "vmap": lambda op, x, w, b: _map(op, x[0]),
     "vclamp_min": lambda op, x, w, b: np.maximum(x[0], op["min"]),
+    "vlog_softmax": lambda op, x, w, b: _log_softmax(x[0]),
+    "vlogaddexp": lambda op, x, w, b: np.logaddexp(x[0], x[1]),
     "vsum": lambda op, x, w, b: x[0].sum(keepdims=True),
 }

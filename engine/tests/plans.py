@@ -113,10 +113,10 @@ def _options(maker: Maker, x: int, before: int, width: int, stride: int) -> list
     return [lambda: [shortcut()], execute]
 
 
-def write(plan: Plan, path: Path, version: Any = 1) -> None:
+def write(plan: Plan, path: Path, version: Any = None) -> None:
     """Write a plan as a safetensors file."""
     text = {
-        "version": version,
+        "version": plan.version if version is None else version,
         "input": {"channels": plan.channels, "size": list(plan.size), "mean": plan.mean, "std": plan.std},
         "classes": plan.classes,
         "steps": plan.steps,
@@ -144,7 +144,9 @@ def every_kind() -> Plan:
     x = maker.conv(0, 3, 16, 3)
     pooled = maker.op("max_pool", **{"in": x}, kernel=3, stride=2, padding=1)
     mean = maker.op("avg_pool", **{"in": x}, kernel=2, stride=2, ceil=True)
-    mean = maker.op("resize", **{"in": mean}, like=pooled, align_corners=False)
+    mean = maker.op("activate", **{"in": mean}, function="hard_swish")
+    mean = maker.op("crop", **{"in": mean}, size=[3, 4])
+    mean = maker.op("resize", **{"in": mean}, like=pooled, interpolation="bicubic", antialias=True)
     both = maker.op("concat", **{"in": [pooled, mean]})
     both = maker.op("affine", **{"in": both}, weight=maker.weight(32), bias=maker.weight(32), relu=True)
     features = maker.op("gap", **{"in": both})
@@ -161,4 +163,6 @@ def every_kind() -> Plan:
     total = maker.op("vsum", **{"in": maker.op("vmul", **{"in": [flat, flat]})})
     root = maker.op("vmap", **{"in": maker.op("vclamp_min", **{"in": total}, min=1e-3)}, function="sqrt")
     last = maker.op("vdiv", **{"in": [maker.op("vaffine", **{"in": logits}, mul=2.0, add=0.1), root]})
+    certain = maker.op("vlog_softmax", **{"in": last})
+    last = maker.op("vlogaddexp", **{"in": [certain, last]})
     return maker.plan(last, 8)

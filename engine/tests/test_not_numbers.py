@@ -10,6 +10,8 @@ import plans
 import pytest
 from sidestep_engine import Engine, Plan
 
+ACTIVATIONS = ("relu6", "silu", "hard_swish", "hard_sigmoid", "sigmoid")
+
 
 def images(count: int = 3, size: int = 12) -> np.ndarray:
     return np.random.default_rng(1).standard_normal((count, 3, size, size)).astype(np.float32)
@@ -61,6 +63,16 @@ ON_MAPS: dict[str, tuple[int, Callable[[plans.Maker, int], int]]] = {
     "concat": (24, lambda maker, x: maker.op("concat", **{"in": [x, other(maker, 4)]})),
     "resize": (20, op("resize", size=[24, 24], align_corners=False)),
     "scale": (20, gated),
+    "crop": (20, op("crop", size=[4, 4])),
+    "resize with antialiasing": (20, op("resize", size=[5, 7], interpolation="bicubic", antialias=True)),
+    "depthwise": (20, conv(20, 3, groups=20)),
+    "depthwise of 9 x 9": (20, conv(20, 9, groups=20)),
+    **{
+        f"{name} at the end of {what}": (20, conv(20, 1, groups=groups, relu=False, activation=name))
+        for name in ACTIVATIONS
+        for what, groups in (("conv", 1), ("depthwise", 20))
+    },
+    **{name: (20, op("activate", function=name)) for name in ACTIVATIONS},
 }
 # What stands between 20 means and the last layer.
 ON_VECTORS: dict[str, tuple[int, Callable[[plans.Maker, int], int]]] = {
@@ -71,7 +83,10 @@ ON_VECTORS: dict[str, tuple[int, Callable[[plans.Maker, int], int]]] = {
     "linear and relu": (80, lambda maker, v: maker.linear(v, 20, 80, relu=True)),
     "few outputs": (3, lambda maker, v: maker.linear(v, 20, 3, relu=True)),
     "vdiv": (20, lambda maker, v: maker.op("vdiv", **{"in": [v, maker.op("vsum", **{"in": v})]})),
-    **{name: (20, op("vmap", function=name)) for name in ("tanh", "sigmoid", "exp", "sqrt")},
+    "vlog_softmax": (20, op("vlog_softmax")),
+    "vlogaddexp": (20, lambda maker, v: maker.op("vlogaddexp", **{"in": [v, v]})),
+    **{f"vector {name}": (20, op("vmap", function=name)) for name in ACTIVATIONS},
+    **{name: (20, op("vmap", function=name)) for name in ("tanh", "exp", "sqrt", "log")},
 }
 
 

@@ -33,7 +33,9 @@ def test_one_plan_has_every_operation_and_agrees_with_numpy() -> None:
 
 
 def test_the_format_names_every_operation_and_its_fields() -> None:
-    rows = re.findall(r"^\| ([a-z_, ]+) \| ((?:in|out)\b[^|]*) \|", FORMAT.read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| ([a-z_, ]+?)(?: \(2\))? \| ((?:in|out)\b[^|]*) \|", FORMAT.read_text(), re.MULTILINE
+    )
     written = {name: fields for names, fields in rows for name in names.split(", ")}
     assert set(written) == set(operations())
     for name, fields in operations().items():
@@ -68,7 +70,32 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "neither size nor like": ("resize", {"like": None}, "must have a size, or a map to be like"),
     "half a size": ("resize", {"like": None, "size": [4]}, "must have height and width as its size"),
     "no height": ("resize", {"like": None, "size": [0, 4]}, "size of at least 1"),
-    "a vector as a map": ("scale", {"in": [7, 7]}, "needs a map, got a vector of 32"),
+    "padding twice": ("conv", {"same": True}, "must have no padding where it pads to keep the size"),
+    "two ends": ("affine", {"activation": "silu"}, "must end in a relu or in an activation, not both"),
+    "an unknown end": ("linear", {"activation": "mish"}, "activation must be one of relu6, .*, got 'mish'"),
+    "a number as an end": ("add", {"activation": 6}, "activation must be one of relu6, .*, got 6"),
+    "an unknown activation": (
+        "activate",
+        {"function": "tanh"},
+        "function must be one of relu6, .*'tanh'",
+    ),
+    "no activation": ("activate", {"function": None}, "function must be one of relu6, .*, got nothing"),
+    "no part": ("crop", {"size": None}, "must have a size"),
+    "a part too large": ("crop", {"size": [5, 4]}, "takes map of 16 x 5 x 4 out of a map of 16 x 4 x 4"),
+    "an unknown filter": (
+        "resize",
+        {"interpolation": "lanczos"},
+        "interpolation must be one of bilinear",
+    ),
+    "a cubic filter": (
+        "resize",
+        {"antialias": False},
+        "must antialias where its interpolation",
+    ),
+    "smooth corners": ("resize", {"align_corners": True}, "must not align corners where it antialiases"),
+    "an unknown field": ("vlog_softmax", {"dim": 1}, "has a field 'dim' that is unknown to this engine"),
+    "one summand": ("vlogaddexp", {"in": [3]}, "has 1 inputs, it needs 2"),
+    "a vector as a map": ("scale", {"in": [9, 9]}, "needs a map, got a vector of 32"),
 }
 
 

@@ -226,7 +226,13 @@ def test_sizes_other_than_in_training(kernels: dict[str, str]) -> None:
 
 
 def test_exits(kernels: dict[str, str]) -> None:
-    for criterion, threshold in (("confidence", 0.35), ("margin", 0.1), ("entropy", 1.55)):
+    for criterion, threshold in (
+        ("confidence", 0.35),
+        ("margin", 0.1),
+        ("entropy", 1.55),
+        ("patience", 2),
+        ("agreement", 1),
+    ):
         maker = plans.Maker(seed=5)
         x, logits = maker.conv(0, 3, 16), -1
         for _ in range(3):

@@ -30,12 +30,43 @@ def test_a_file_is_read_as_it_was_written(plan: Plan, tmp_path: Path) -> None:
     assert read_plan(path).size == (32, 32)
 
 
-def test_another_version_is_refused(plan: Plan, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [0, 3, 2**70, 1.0, True, "2", None])
+def test_another_version_is_refused(version: Any, plan: Plan, tmp_path: Path) -> None:
     path = tmp_path / "a.plan"
+    plans.write(plan, path, version="none" if version is None else version)
+    with pytest.raises(PlanError, match=r"has version .* and this engine reads versions 1 to 2, and a newer"):
+        Engine.load(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("conv", "activation", "silu"),
+        ("conv", "same", False),
+        ("resize", "antialias", True),
+        ("resize", "interpolation", "bilinear"),
+    ],
+)
+def test_plans_of_version_1_have_no_fields_that_its_engines_would_pass_over(
+    kind: str, field: str, value: Any, tmp_path: Path
+) -> None:
+    plan, path = plans.routed_resnet(1, (16,), dim=4), tmp_path / "a.plan"
+    plan.steps.insert(0, {"ops": [{"op": "resize", "in": 0, "out": 900, "size": [4, 4]}]})
+    plans.write(plan, path, version=1)
+    Engine.load(path)
+    _first(plan, kind)[field] = value
+    plans.write(plan, path, version=1)
+    with pytest.raises(PlanError, match=f"has a field '{field}', which plans of version 1 lack"):
+        Engine.load(path)
+
+
+def test_fields_that_nobody_knows_are_refused_from_version_2_on(plan: Plan, tmp_path: Path) -> None:
+    path = tmp_path / "a.plan"
+    _first(plan, "conv")["mood"] = "good"
+    plans.write(plan, path, version=1)
+    Engine.load(path)
     plans.write(plan, path, version=2)
-    with pytest.raises(
-        PlanError, match="has version 2 and this engine reads version 1; export the run again"
-    ):
+    with pytest.raises(PlanError, match=r"op conv .* has a field 'mood' that is unknown to this engine"):
         Engine.load(path)
 
 

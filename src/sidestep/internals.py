@@ -23,12 +23,18 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 ADAPTIVE_AVG_POOL2D = torch.ops.aten._adaptive_avg_pool2d
 BATCH_NORM_INFERENCE = torch.ops.aten._native_batch_norm_legit_no_training
+LOG_SOFTMAX = torch.ops.aten._log_softmax
 UNSAFE_VIEW = torch.ops.aten._unsafe_view
+UPSAMPLE_BICUBIC_AA = torch.ops.aten._upsample_bicubic2d_aa
+UPSAMPLE_BILINEAR_AA = torch.ops.aten._upsample_bilinear2d_aa
 
 __all__ = [
     "ADAPTIVE_AVG_POOL2D",
     "BATCH_NORM_INFERENCE",
+    "LOG_SOFTMAX",
     "UNSAFE_VIEW",
+    "UPSAMPLE_BICUBIC_AA",
+    "UPSAMPLE_BILINEAR_AA",
     "BatchNorm",
     "TorchDispatchMode",
     "tree_flatten",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from timm.layers.conv2d_same import conv2d_same
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,17 +50,32 @@ def pixels(images: Tensor) -> Tensor:
     return F.conv2d(images.mean((2, 3), keepdim=True), weight, WEIGHT[0, 0])[..., 0, 0]
 
 
+def middle_of(images: Tensor, height: int, width: int) -> Tensor:
+    """Return the middle of images."""
+    top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
+    return images[:, :, top : top + height, left : left + width]
+
+
+def same(images: Tensor, stride: int) -> Tensor:
+    """Return a convolution of timm that pads as TensorFlow does."""
+    return conv2d_same(images, WEIGHT[:, None], stride=(stride, stride), groups=3)
+
+
 VECTORS: dict[str, Callable[[Tensor], Tensor]] = {
     "views": lambda x: pooled(x).view(3, 1).permute(1, 0).unsqueeze(2).squeeze(0).expand(3, 2).flatten()[1:5],
     "stacks": lambda x: torch.stack([pooled(x), torch.ones(1, 3)], dim=2).transpose(1, 2)[:, 1] * pooled(x),
     "splits": lambda x: torch.cat(pooled(x).split([1, 2], dim=1)[::-1], dim=1).flip(1).exp(),
     "chunks": lambda x: sum(pooled(x).chunk(3, dim=1)) - 1,
     "unbinds": lambda x: torch.stack(pooled(x)[0].unbind()[::2]).tanh(),
+    "normalises_pixels": lambda x: NORM(x.mean((2, 3), keepdim=True)),
     "spreads": lambda x: pooled(x)[:, :1] * pooled(x) - pooled(x)[:, :, None],
     "numbers": lambda x: (2 - pooled(x)) / 3 + (-pooled(x)) * 1.5 - 1,
     "divides": lambda x: pooled(x) / (pooled(x).norm(dim=1, keepdim=True).clamp_min(1e-3) + 1),
     "means": lambda x: pooled(x).mean() + pooled(x).sum(dim=1) - pooled(x).mean(dim=1, keepdim=True),
     "compares": lambda x: F.cosine_similarity(pooled(x), pooled(x).sigmoid(), dim=1),
+    "activates": lambda x: F.relu6(pooled(x)) + F.silu(pooled(x)) * F.hardswish(4 * pooled(x)),
+    "gates": lambda x: F.hardsigmoid(pooled(x)) + F.silu(F.linear(pooled(x), WEIGHT[0])).exp().log(),
+    "softmax": lambda x: torch.logaddexp(pooled(x).log_softmax(dim=1), (2 * pooled(x)).log_softmax(dim=-1)),
     "rectifies": lambda x: F.leaky_relu(pooled(x), 0.2) + F.relu(pooled(x)).sqrt(),
     "normalises": lambda x: VECTOR_NORM(pooled(x)),
     "multiplies": lambda x: F.linear(pooled(x), WEIGHT[0], WEIGHT[1, 0]),
@@ -78,6 +94,14 @@ MAPS: dict[str, Callable[[Tensor], Tensor]] = {
     "pads": lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 2)),
     "strides": lambda x: F.relu(x[:, :, ::3, ::3]),
     "joins": lambda x: torch.cat([x, F.leaky_relu(x, 0.3)], dim=1),
+    "activates": lambda x: F.silu(4 * x) + F.hardswish(4 * x) + F.hardsigmoid(x) + x.sigmoid(),
+    "cuts_off": lambda x: F.relu6(F.conv2d(8 * x, WEIGHT[:, None], groups=3, padding=1)) + x.clamp(min=0),
+    "excites": lambda x: x * pixels(F.silu(x))[..., None, None].sigmoid(),
+    "crops": lambda x: F.relu(middle_of(x, 5, 4)),
+    "smooths": lambda x: F.interpolate(middle_of(x, 6, 6), (4, 3), mode="bilinear", antialias=True),
+    "smooths_cubic": lambda x: F.interpolate(x, (5, 16), mode="bicubic", antialias=True),
+    "pads_as_tensorflow": lambda x: F.silu(same(same(x, 2), 2)),
+    "pads_evenly": lambda x: F.conv2d(F.pad(x, [1, 1, 1, 1]), WEIGHT[:, None], groups=3, padding=1),
     "permutes": lambda x: x.permute(0, 2, 3, 1).clone().permute(0, 3, 1, 2).relu(),
 }
 REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
@@ -92,7 +116,18 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     ),
     "space": (lambda x: x.mean(3), r"averages a map over dimensions \[3\], and plans over space"),
     "pixels": (lambda x: F.adaptive_avg_pool2d(x, 2), "uses aten._adaptive_avg_pool2d|averages to"),
-    "border": (lambda x: F.pad(x, (1, 1, 1, 1)), "pads a map by"),
+    "border": (lambda x: F.relu(F.pad(x, (1, 1, 1, 1))), r"pads a map by \[1, 1, 1, 1\]"),
+    "one_side": (
+        lambda x: F.conv2d(F.pad(x, (0, 2, 0, 2)), WEIGHT[:, None], groups=3),
+        r"pads a map by \[0, 2, 0, 2\], and plans all sides alike",
+    ),
+    "cut": (lambda x: x.clamp(-1, 1), "cuts numbers off at -1 and 1"),
+    "strides": (lambda x: torch.as_strided(pooled(x), (2, 2), (1, 1)) * 1, "shows a vector by strides"),
+    "softmax": (lambda x: x.flatten(1).view(3, -1).softmax(dim=1), "uses aten._softmax|over a part"),
+    "corners": (
+        lambda x: F.interpolate(x, (4, 4), mode="bilinear", antialias=True, align_corners=True),
+        "antialiases with aligned corners",
+    ),
     "products": (lambda x: pooled(x).t() @ pooled(x), "multiplies matrices, and plans weights with vectors"),
     "one_sum": (lambda x: torch.stack([pooled(x)] * 2).sum(dim=0), r"sums a vector to shape \(1, 3\)"),
     "norm": (lambda x: pooled(x).norm(p=3, dim=1), "takes a norm of order 3"),

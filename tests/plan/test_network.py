@@ -16,7 +16,7 @@ from sidestep.networks.network import DynamicNetwork
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.plan.format import Plan, inputs_of, lists_of_ops
 from sidestep.plan.from_network import export_plan
-from sidestep.routing.exit_rule import ExitRule, scores
+from sidestep.routing.exit_rule import CRITERIA, ExitCriterion, ExitRule, register_criterion, scores
 from sidestep.routing.router import Router
 from tests import strategies
 from tests.doubles import EXIT_NETWORKS, lively_routed, relational_router, shared_exit_network, shared_network
@@ -213,7 +213,7 @@ def test_a_router_of_ones_own_needs_no_code_here() -> None:
     ("what", "message"),
     [
         ("sorts", r"the router of unit 0 uses aten.sort.default on vectors, and plans have no operation"),
-        ("slices", r"the router of unit 2 takes a part of a map, and plans every n-th row"),
+        ("slices", r"the router of unit 2 takes a part of a map, and plans its middle or every n-th"),
         ("changes", r"the router of unit 0 uses aten.copy_.default on maps"),
         ("counts", r"the router of unit 0 cannot be traced: .*; compute it from tensors alone"),
         ("hides", r"the router's start returns a frozenset, which may hide tensors; return tuples"),
@@ -297,8 +297,14 @@ def test_without_a_rule_no_exit_but_the_last_is_computed() -> None:
 
 def test_exit_rules_that_no_plan_can_express_are_refused() -> None:
     attached = attach_exits(network_of(RDI_NET, SMALL), ["layer1"], num_classes=NUM_CLASSES).eval()
-    with pytest.raises(ExportError, match="plans know no patience at exits; calibrate with confidence"):
-        plan_of(attached, rule=ExitRule(thresholds=[2.0], criterion="patience"))
+    doubt = ExitCriterion(name="doubt", summary="mine", score=lambda logits, agreeing: -logits.amax(dim=1))
+    register_criterion(doubt)
+    try:
+        rule = ExitRule(thresholds=[2.0], criterion="doubt")
+        with pytest.raises(ExportError, match="plans know no doubt at exits; calibrate with confidence"):
+            plan_of(attached, rule=rule)
+    finally:
+        CRITERIA.remove("doubt")
     with pytest.raises(ExportError, match="an exit rule must have the network's 2 exits, got 3"):
         plan_of(attached, rule=ExitRule(thresholds=[0.5, 0.5]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def run_plan(
     """Return logits, the option of every unit that was reached, and the exit, for one (3, H, W) image."""
     values: dict[int, Tensor] = {0: image}
     decisions: list[int] = []
-    exits = 0
+    named: list[int] = []
     for step in document["steps"]:
         if "ops" in step:
             _run_ops(step["ops"], values, tensors)
@@ -41,13 +42,17 @@ def run_plan(
                 assert defined not in values
                 values[defined] = inside[result]
         else:
-            if _leaves(step["exit"], values):
-                return values[step["exit"]["logits"]], decisions, exits
-            exits += 1
-    return values[document["output"]], decisions, exits
+            named.append(int(values[step["exit"]["logits"]].argmax()))
+            if _leaves(step["exit"], values, named):
+                return values[step["exit"]["logits"]], decisions, len(named) - 1
+    return values[document["output"]], decisions, len(named)
 
 
-def _leaves(step: dict[str, Any], values: dict[int, Tensor]) -> bool:
+def _leaves(step: dict[str, Any], values: dict[int, Tensor], named: list[int]) -> bool:
+    if step["criterion"] == "agreement":
+        return (named.count(named[-1]) >= 2) >= step["threshold"]
+    if step["criterion"] == "patience":
+        return len(list(takewhile(lambda name: name == named[-1], reversed(named)))) >= step["threshold"]
     probabilities = (values[step["logits"]].double() / step["temperature"]).softmax(dim=0)
     largest = probabilities.sort(descending=True).values
     if step["criterion"] == "confidence":
@@ -67,6 +72,8 @@ def _run_ops(ops: list[dict[str, Any]], values: dict[int, Tensor], tensors: dict
         out = _OPS[op["op"]](op, *inputs, **weights)
         assert op["out"] not in values
         assert out.dtype == torch.float32
+        assert not (op.get("relu") and op.get("activation"))
+        out = _FUNCTIONS[op["activation"]](out) if op.get("activation") else out
         values[op["out"]] = _rectified(op, out) if op.get("relu") else out
 
 
@@ -77,6 +84,10 @@ def _rectified(op: dict[str, Any], x: Tensor) -> Tensor:
 def _conv(
     op: dict[str, Any], x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
 ) -> Tensor:
+    if op.get("same"):
+        kernel, stride = weight.shape[2], op["stride"]
+        totals = [max((math.ceil(size / stride) - 1) * stride + kernel - size, 0) for size in x.shape[1:]]
+        x = F.pad(x, [side for total in reversed(totals) for side in (total // 2, total - total // 2)])
     out = F.conv2d(x[None], weight, bias, op["stride"], op["padding"], groups=op["groups"])[0]
     return out if residual is None else out + residual
 
@@ -102,17 +113,31 @@ def _pad(op: dict[str, Any], x: Tensor) -> Tensor:
 
 def _resize(op: dict[str, Any], x: Tensor, like: Tensor | None = None) -> Tensor:
     size = op["size"] if like is None else list(like.shape[1:])
+    if op.get("antialias"):
+        mode = op["interpolation"]
+        return F.interpolate(x[None], size, mode=mode, align_corners=False, antialias=True)[0]
     return F.interpolate(x[None], size, mode="bilinear", align_corners=op["align_corners"])[0]
+
+
+def _crop(op: dict[str, Any], x: Tensor) -> Tensor:
+    (height, width), (_, rows, columns) = op["size"], x.shape
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return x[:, top : top + height, left : left + width]
 
 
 def _vmap(op: dict[str, Any], x: Tensor) -> Tensor:
     if op["function"] == "relu":
         return _rectified(op, x)
-    return {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "sqrt": torch.sqrt, "exp": torch.exp}[
-        op["function"]
-    ](x)
+    return _FUNCTIONS[op["function"]](x)
 
 
+_FUNCTIONS: dict[str, Any] = {
+    **{name: getattr(torch, name) for name in ("sigmoid", "tanh", "sqrt", "exp", "log")},
+    "silu": lambda x: x / (1 + torch.exp(-x)),
+    "relu6": lambda x: x.clamp(0, 6),
+    "hard_swish": lambda x: x * (x + 3).clamp(0, 6) / 6,
+    "hard_sigmoid": lambda x: (x + 3).clamp(0, 6) / 6,
+}
 _OPS: dict[str, Any] = {
     "conv": _conv,
     "max_pool": lambda op, x: F.max_pool2d(x, op["kernel"], op["stride"], op["padding"]),
@@ -122,6 +147,8 @@ _OPS: dict[str, Any] = {
     "add": lambda op, a, b: a + b,
     "scale": lambda op, x, factor: x * factor[:, None, None],
     "relu": _rectified,
+    "activate": lambda op, x: _FUNCTIONS[op["function"]](x),
+    "crop": _crop,
     "concat": lambda op, *parts: torch.cat(parts),
     "resize": _resize,
     "gap": lambda op, x: x.mean((1, 2)),
@@ -135,5 +162,7 @@ _OPS: dict[str, Any] = {
     "vmap": _vmap,
     "vclamp_min": lambda op, x: x.clamp_min(op["min"]),
     "vsum": lambda op, x: x.sum(dim=0, keepdim=True),
+    "vlog_softmax": lambda op, x: x - x.exp().sum().log(),
+    "vlogaddexp": lambda op, a, b: (a.exp() + b.exp()).log(),
     "flatten": lambda op, x: x.flatten(),
 }

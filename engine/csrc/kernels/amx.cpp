@@ -131,7 +131,7 @@ class DelayedEpilogue {
         const float* sums = sums_;
         int64_t at = at_, x = x_;
         for (; count > 0; --count, sums += LANES, at += conv.out_step) {
-            if (x < conv.pixels) apply_epilogue(conv, at, load(sums) + bias);
+            if (x < conv.pixels) apply_any_epilogue(conv, at, load(sums) + bias);
             if (++x == period) x = 0, at += back;
         }
         sums_ = sums, at_ = at, x_ = x;

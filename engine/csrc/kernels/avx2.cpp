@@ -16,6 +16,8 @@ constexpr int64_t WIDE_BLOCK = CHANNEL_BLOCK;
 using NarrowTiles = Tiles<6, 4, 2, 1>;
 using WideTiles = Tiles<1>;
 using SevenTiles = Tiles<1>;
+using DepthwiseTiles = Tiles<4, 2, 1>;
+using DepthwiseSevens = Tiles<4, 2, 1>;
 using LinearTiles = Tiles<1>;
 
 #include "kernel_table.inl"

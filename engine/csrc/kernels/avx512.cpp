@@ -16,6 +16,8 @@ constexpr int64_t WIDE_BLOCK = 2 * CHANNEL_BLOCK;
 using NarrowTiles = Tiles<16, 8, 4, 2, 1>;
 using WideTiles = Tiles<8, 4, 2, 1>;
 using SevenTiles = Tiles<14, 7>;
+using DepthwiseTiles = Tiles<8, 4, 2, 1>;
+using DepthwiseSevens = Tiles<7>;
 using LinearTiles = Tiles<2, 1>;
 
 #include "kernel_table.inl"

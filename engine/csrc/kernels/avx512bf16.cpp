@@ -36,6 +36,8 @@ struct Weights {
 using NarrowTiles = Tiles<16, 8, 4, 2, 1>;
 using WideTiles = Tiles<8, 4, 2, 1>;
 using SevenTiles = Tiles<14, 7>;
+using DepthwiseTiles = Tiles<8, 4, 2, 1>;
+using DepthwiseSevens = Tiles<7>;
 using LinearTiles = Tiles<2, 1>;
 
 #include "kernel_table.inl"

@@ -10,7 +10,7 @@ struct ConvRow {
     int64_t pixels;
     int64_t kernel_rows, run, row_step;  // as in ConvRows
     int64_t pixel_step, out_step;
-    Relu relu;
+    Activation activation;
     const char* prefetch;   // moved on by one line for every weight that is loaded
     int64_t prefetch_step;  // bytes from one to the next
 };
@@ -102,6 +102,25 @@ inline void conv_row_with(ConvRow& row, int64_t block) {
     conv_row_with<apply_epilogue>(row, block);
 }
 
+// Sums of some pixels become entries in a loop of their own: an activation that is not cheap is not written
+// out once for every register.
+[[gnu::noinline]] void conv_row_with_activation(ConvRow& row, int64_t block) {
+    constexpr int64_t MOST = 64;
+    float sums[MOST * WIDE_BLOCK];
+    ConvRow part = row;
+    part.out = sums;
+    part.out_step = block;
+    for (int64_t x = 0; x < row.pixels; x += MOST) {
+        part.in = static_cast<const Entry*>(row.in) + x * row.pixel_step;
+        part.pixels = row.pixels - x < MOST ? row.pixels - x : MOST;
+        conv_row_with<store_accumulators>(part, block);
+        for (int64_t p = 0; p < part.pixels; ++p)
+            for (int64_t c = 0; c < block; c += LANES)
+                apply_any_epilogue(row, (x + p) * row.out_step + c, load(sums + p * block + c));
+    }
+    row.prefetch = part.prefetch;
+}
+
 // Entry `offset` of what lies at `from`, which may be nothing.
 inline const void* entry(const void* from, int64_t offset) {
     return from ? static_cast<const Entry*>(from) + offset : nullptr;
@@ -115,7 +134,7 @@ void conv_rows(const ConvRows& all) {
     row.row_step = all.row_step;
     row.pixel_step = all.pixel_step;
     row.out_step = all.out_step;
-    row.relu = all.relu;
+    row.activation = all.activation;
     for (const Block* block = all.blocks; block < all.blocks + all.num_blocks; ++block) {
         row.weight = static_cast<const std::byte*>(all.weight) + block->offset;
         row.bias = all.bias + block->first;
@@ -125,7 +144,10 @@ void conv_rows(const ConvRows& all) {
             row.out = static_cast<Entry*>(all.out) + y * all.out_row_step + block->first;
             row.prefetch = all.prefetch->next();
             row.prefetch_step = all.prefetch->step();
-            conv_row(row, block->width);
+            if (row.activation.is_cheap())
+                conv_row(row, block->width);
+            else
+                conv_row_with_activation(row, block->width);
             all.prefetch->advance(row.prefetch);
         }
     }

@@ -13,10 +13,12 @@ namespace sidestep {
 // Channels of a map lie together and are padded with zeros to a multiple of this (but see padded_channels).
 constexpr int64_t CHANNEL_BLOCK = 16;
 
-// What may end an operation: negative numbers times a slope, 0 for the plain ReLU.
-struct Relu {
-    bool on = false;
-    float slope = 0;
+// What may end an operation. Those up to relu6 are so cheap that they end every accumulator in its register.
+enum class Curve : uint8_t { none, relu, relu6, silu, hard_swish, hard_sigmoid, sigmoid };
+struct Activation {
+    Curve curve = Curve::none;
+    float slope = 0;  // of relu: negative numbers times it, 0 for the plain ReLU
+    bool is_cheap() const { return curve <= Curve::relu6; }
 };
 
 // A block of output channels of a convolution.
@@ -42,8 +44,22 @@ struct ConvRows {
     int64_t row_step;  // from one kernel row to the next
     int64_t in_row_step, out_row_step;  // from one row of output pixels to the next
     int64_t pixel_step, out_step;       // from one output pixel to the next; in_row_step is a multiple
-    Relu relu;
+    Activation activation;
     PrefetchQueue* prefetch;  // lines to prefetch while computing
+};
+
+// Rows of output pixels of a depthwise convolution, all channels. Steps are in entries; pixels of input and
+// output are `channels` apart.
+struct Depthwise {
+    const void* in;                  // the first pixel's first tap
+    const float* weight;             // [block of CHANNEL_BLOCK channels][tap][channel of the block]
+    const float* bias;               // of all channels
+    const void* residual;            // of the first pixel, or null
+    void* out;                       // of the first pixel
+    int64_t rows, pixels, channels;  // channels padded, a multiple of CHANNEL_BLOCK
+    int64_t kernel, stride;
+    int64_t row_step, out_row_step;
+    Activation activation;
 };
 
 // A tile of Winograd's convolution reads a square of so many pixels.
@@ -63,7 +79,7 @@ struct Winograd {
     int64_t inputs, outputs;  // channels, padded
     int64_t begin, end;
     int64_t row_step, out_row_step;
-    Relu relu;
+    Activation activation;
     PrefetchQueue* prefetch;
 };
 
@@ -82,7 +98,14 @@ struct LinearLayer {
     const float* bias;
     void* scratch;  // linear_scratch bytes of it
     int64_t inputs, outputs;
-    Relu relu;
+    Activation activation;
+};
+
+// Along one axis every output is a weighted sum of `taps` inputs from `first` on.
+struct Filter {
+    int64_t taps;
+    const int64_t* first;  // of every output
+    const float* weight;   // [output][tap], 0 where an output has fewer
 };
 
 struct Kernels {
@@ -91,14 +114,17 @@ struct Kernels {
     int64_t entry_size;  // bytes of one entry of a map
     int64_t wide_block;  // widest block of output channels that conv_rows takes, a multiple of CHANNEL_BLOCK
     void (*conv_rows)(const ConvRows& rows);
+    void (*depthwise)(const Depthwise& rows);
     void (*winograd)(const Winograd& rows);  // null where conv_rows is faster
     size_t (*winograd_bytes)(int64_t inputs, int64_t outputs);
-    // out = relu?(in * weight + bias) by channel; weight and bias may be null. Pixels of `in` are pixel_step
-    // apart.
+    // out = activation(in * weight + bias) by channel; weight and bias may be null. Pixels of `in` are
+    // pixel_step apart.
     void (*affine)(const void* in, void* out, const Rows& in_rows, int64_t pixel_step, const Rows& out_rows,
-                   const float* weight, const float* bias, Relu relu);
-    // out = relu?(a + b), entry by entry
-    void (*add)(const void* a, const void* b, void* out, int64_t count, Relu relu);
+                   const float* weight, const float* bias, Activation activation);
+    // out = activation(a + b), entry by entry
+    void (*add)(const void* a, const void* b, void* out, int64_t count, Activation activation);
+    // out = activation(in) of floats, which may be the same ones
+    void (*activate)(const float* in, int64_t count, float* out, Activation activation);
     // sums[channels] over all pixels
     void (*sum)(const void* in, const Rows& rows, float* sums);
     // The largest entry or the mean of a window for every channel: one output pixel.
@@ -108,10 +134,15 @@ struct Kernels {
                         int64_t out_step);
     void (*from_bytes)(const uint8_t* bytes, int64_t channels, int64_t pixels, const float* scale,
                        const float* shift, void* out, int64_t out_step);
+    // sums[count] = a row of entries times a factor, added to what is there unless it is the first.
+    void (*add_row)(const void* in, int64_t count, float factor, bool is_first, float* sums);
+    // One row of `pixels` pixels out of a row of floats; channels, a multiple of 4, lie together in both.
+    void (*filter_row)(const float* in, int64_t channels, const Filter& filter, int64_t pixels, void* out,
+                       int64_t out_step);
     void (*from_floats)(const float* in, int64_t count, void* out);
     void (*to_floats)(const void* in, int64_t count, float* out);
-    // y = relu?(W x + b) for `images` pairs of x and y, with what pack_linear made of W; outputs [begin, end)
-    // of all, where `begin` is a multiple of linear_share.
+    // y = activation(W x + b) for `images` pairs of x and y, with what pack_linear made of W; outputs [begin,
+    // end) of all, where `begin` is a multiple of linear_share.
     void (*linear)(const LinearLayer& layer, const float* const* x, float* const* y, int64_t images,
                    int64_t begin, int64_t end);
     int64_t linear_share;

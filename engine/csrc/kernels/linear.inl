@@ -79,8 +79,8 @@ inline void linear_block(const LinearLayer& l, int64_t first, const Entry* x, fl
     for (int64_t i = 0; i < images; ++i) {
         int64_t o = 0;
         for (; o + LANES <= kept; o += LANES)
-            store(y[i] + first + o, apply_relu(load(sums + i * width + o), l.relu));
-        for (; o < kept; ++o) y[i][first + o] = apply_relu(sums[i * width + o], l.relu);
+            store(y[i] + first + o, activate(load(sums + i * width + o), l.activation));
+        for (; o < kept; ++o) y[i][first + o] = activate(sums[i * width + o], l.activation);
     }
 }
 
@@ -90,7 +90,7 @@ void linear(const LinearLayer& l, const float* const* x, float* const* y, int64_
         const auto* weight = static_cast<const Entry*>(l.packed);
         for (int64_t i = 0; i < images; ++i)
             for (int64_t o = begin; o < end; ++o)
-                y[i][o] = apply_relu(l.bias[o] + dot(weight + o * l.inputs, x[i], l.inputs), l.relu);
+                y[i][o] = activate(l.bias[o] + dot(weight + o * l.inputs, x[i], l.inputs), l.activation);
         return;
     }
     auto* entries = static_cast<Entry*>(l.scratch);

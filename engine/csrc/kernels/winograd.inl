@@ -75,7 +75,7 @@ inline void untransform_tile(const Winograd& w, const TileAt& tile, const float*
     ConvRow row{};
     row.residual = w.residual;
     row.out = w.out;
-    row.relu = w.relu;
+    row.activation = w.activation;
     for (int64_t c = w.begin; c < w.end; c += LANES) {
         Vector rows[2][WINOGRAD_SIZE];
 #pragma GCC unroll 4
@@ -89,8 +89,8 @@ inline void untransform_tile(const Winograd& w, const TileAt& tile, const float*
         for (int y = 0; y < 2; ++y) {
             if (y && !tile.lower) break;
             const int64_t at = (tile.y + y) * w.out_row_step + tile.x * w.outputs + c;
-            apply_epilogue(row, at, rows[y][0] + rows[y][1] + rows[y][2]);
-            if (tile.right) apply_epilogue(row, at + w.outputs, rows[y][1] - rows[y][2] - rows[y][3]);
+            apply_any_epilogue(row, at, rows[y][0] + rows[y][1] + rows[y][2]);
+            if (tile.right) apply_any_epilogue(row, at + w.outputs, rows[y][1] - rows[y][2] - rows[y][3]);
         }
     }
 }

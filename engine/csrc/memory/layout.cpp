@@ -85,6 +85,17 @@ class LastUses {
     int64_t now_ = 0;
 };
 
+// The map whose channels an operation changes one by one.
+template <class Op>
+int64_t source_of(const Op& op) {
+    constexpr bool by_channel = std::is_same_v<Op, ops::Affine> || std::is_same_v<Op, ops::Crop> ||
+                                std::is_same_v<Op, ops::Resize> || std::is_same_v<Op, ops::Scale>;
+    if constexpr (by_channel)
+        return op.in;
+    else
+        return NOWHERE;
+}
+
 class Allocator {
   public:
     Allocator(const Program& program, const std::vector<Shape>& shapes)
@@ -92,10 +103,11 @@ class Allocator {
           shapes_(shapes),
           last_use_(LastUses(program).take()),
           slot_(shapes.size(), NOWHERE),
-          compact_(image_is_compact(program)) {}
+          compact_(compact_values(program)) {}
 
     Layout run() {
-        slot_[0] = fresh(shapes_[0], last_use_[0], true);
+        slot_[0] = fresh(shapes_[0], last_use_[0], compact_[0]);
+        slots_[0].image = true;
         for (const Step& step : program_.steps) {
             layout_.copies.emplace_back();
             std::visit([&](const auto& kind) { see(kind); }, step);
@@ -107,7 +119,8 @@ class Allocator {
     struct Slot {
         Shape shape;
         int64_t busy_until;
-        bool image;
+        bool compact;
+        bool image = false;
         bool shared = false;
     };
 
@@ -124,7 +137,7 @@ class Allocator {
         for (size_t j = 0; j < choice.defines.size(); ++j) {
             const int64_t id = choice.defines[j], until = std::max(last_use_[id], end);
             replaced[j] = replaceable(choice, j, end);
-            slot_[id] = replaced[j] == NOWHERE ? take(shapes_[id], begin, until) : slot_[replaced[j]];
+            slot_[id] = replaced[j] == NOWHERE ? take(shapes_[id], false, begin, until) : slot_[replaced[j]];
             slots_[slot_[id]].busy_until = until;
         }
         for (const Option& option : choice.options) {
@@ -138,18 +151,20 @@ class Allocator {
         ++now_;
     }
 
-    int64_t fresh(const Shape& shape, int64_t until, bool image = false) {
-        slots_.push_back({shape, until, image});
+    int64_t fresh(const Shape& shape, int64_t until, bool compact) {
+        slots_.push_back({shape, until, compact});
         return static_cast<int64_t>(slots_.size()) - 1;
     }
 
-    int64_t take(const Shape& shape, int64_t now, int64_t until) {
-        for (size_t i = 0; i < slots_.size(); ++i)
-            if (slots_[i].busy_until < now && slots_[i].shape == shape && !slots_[i].image) {
-                slots_[i].busy_until = until;
+    int64_t take(const Shape& shape, bool compact, int64_t now, int64_t until) {
+        for (size_t i = 0; i < slots_.size(); ++i) {
+            Slot& slot = slots_[i];
+            if (slot.busy_until < now && slot.shape == shape && slot.compact == compact && !slot.image) {
+                slot.busy_until = until;
                 return static_cast<int64_t>(i);
             }
-        return fresh(shape, until);
+        }
+        return fresh(shape, until, compact);
     }
 
     void place(const Node& node, int64_t now, int64_t until) {
@@ -159,10 +174,10 @@ class Allocator {
             slot_[node.out] = slot_[replaced];
             slots_[slot_[replaced]].busy_until = until;
         } else if (is_large_linear(node)) {
-            slot_[node.out] = fresh(shapes_[node.out], FOREVER);
+            slot_[node.out] = fresh(shapes_[node.out], FOREVER, false);
             slots_.back().shared = true;
         } else {
-            slot_[node.out] = take(shapes_[node.out], now, until);
+            slot_[node.out] = take(shapes_[node.out], compact_[node.out], now, until);
         }
     }
 
@@ -171,7 +186,7 @@ class Allocator {
         int64_t found = NOWHERE;
         each_input(node.op, [&](int64_t id, Form, unsigned) {
             if (found == NOWHERE && last_use_[id] == now && id != 0 && shapes_[id] == shapes_[node.out] &&
-                shapes_[id].is_map() && overwrites_safely(node, id))
+                shapes_[id].is_map() && compact_[id] == compact_[node.out] && overwrites_safely(node, id))
                 found = id;
         });
         return found;
@@ -230,14 +245,13 @@ class Allocator {
 
     Layout finish() {
         std::vector<Place> slots;
-        const auto [image_halo, halo] = halos();
+        const auto [compact_halo, halo] = halos();
         for (const Slot& slot : slots_) {
             if (!slot.shape.is_map()) {
                 slots.push_back(place_vector(slot));
                 continue;
             }
-            const bool compact = slot.image && compact_;
-            slots.push_back(place_map(slot.shape, compact, compact ? image_halo : halo));
+            slots.push_back(place_map(slot.shape, slot.compact, slot.compact ? compact_halo : halo));
         }
         for (int64_t slot : slot_) layout_.places.push_back(slot == NOWHERE ? Place{} : slots[slot]);
         return std::move(layout_);
@@ -260,23 +274,23 @@ class Allocator {
         return place;
     }
 
-    // The largest padding of convolutions that read a compact image, and of those that read other maps.
+    // The largest padding of convolutions that read compact maps, and of those that read others.
     std::pair<int64_t, int64_t> halos() const {
-        int64_t image = 0, other = 0;
+        int64_t compact = 0, other = 0;
         each_node(program_, [&](const Node& node) {
             const auto* conv = std::get_if<ops::Conv>(&node.op);
             if (!conv) return;
-            int64_t& halo = conv->in == 0 && compact_ ? image : other;
-            halo = std::max(halo, conv->padding);
+            int64_t& halo = compact_[conv->in] ? compact : other;
+            halo = std::max(halo, conv->halo(program_.tensors[conv->weight].shape[2]));
         });
-        return {image, other};
+        return {compact, other};
     }
 
     const Program& program_;
     const std::vector<Shape>& shapes_;
     const std::vector<int64_t> last_use_;
     std::vector<int64_t> slot_;
-    const bool compact_;
+    const std::vector<bool> compact_;
     int64_t now_ = 0;
     std::vector<Slot> slots_;
     Layout layout_;
@@ -284,15 +298,27 @@ class Allocator {
 
 }  // namespace
 
-bool image_is_compact(const Program& program) {
-    bool compact = true;
+std::vector<bool> compact_values(const Program& program) {
+    // The map that a value is made of by channel, or nowhere.
+    std::vector<int64_t> source(program.num_values, NOWHERE);
+    std::vector<bool> compact(program.num_values, true);
     each_node(program, [&](const Node& node) {
-        if (std::holds_alternative<ops::Add>(node.op)) compact &= !reads(node, 0);
-        if (const auto* conv = std::get_if<ops::Conv>(&node.op)) compact &= conv->residual != 0;
+        std::visit([&](const auto& op) { source[node.out] = source_of(op); }, node.op);
+        if (const auto* add = std::get_if<ops::Add>(&node.op)) compact[add->a] = compact[add->b] = false;
+        if (const auto* conv = std::get_if<ops::Conv>(&node.op))
+            if (conv->residual != NONE) compact[conv->residual] = false;
     });
     for (const Step& step : program.steps)
         if (const auto* choice = std::get_if<Choice>(&step))
-            for (const Option& option : choice->options) compact &= !contains(option.results, 0);
+            for (const Option& option : choice->options)
+                for (int64_t id : option.results) compact[id] = false;
+    each_node(program, [&](const Node& node) {
+        const int64_t from = source[node.out];
+        compact[node.out] = compact[node.out] && from != NOWHERE && compact[from];
+    });
+    for (const Step& step : program.steps)
+        if (const auto* choice = std::get_if<Choice>(&step))
+            for (int64_t id : choice->defines) compact[id] = false;
     return compact;
 }
 

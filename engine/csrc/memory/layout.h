@@ -37,11 +37,12 @@ struct Layout {
 // skipped unit's output lies where its input lay, so that skipping moves nothing.
 Layout lay_out(const Program& program, const std::vector<Shape>& shapes);
 
-// Returns whether the image lies compactly, with less padding than other maps and the halo that its own
-// convolutions need: only where nothing adds it to other maps or puts it in their place.
-bool image_is_compact(const Program& program);
+// Returns which values lie compactly, with less padding than other maps and the halo that their own
+// convolutions need: the image and what is made of it by channel, in other sizes too. Only where nothing adds
+// them to other maps or puts them in their place.
+std::vector<bool> compact_values(const Program& program);
 
-// Returns the padded number of channels of a map; a compact image of up to 4 channels is padded to 4.
+// Returns the padded number of channels of a map; a compact one of up to 4 channels is padded to 4.
 int64_t padded_channels(int64_t channels, bool compact);
 
 }  // namespace sidestep

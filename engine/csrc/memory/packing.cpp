@@ -54,10 +54,30 @@ void run_of(const ops::Conv& conv, const Tensor& weight, int64_t row, const Bloc
             }
 }
 
-bool by_winograd(const ops::Conv& conv, const Program& program, const Kernels& kernels) {
-    if (!kernels.winograd || conv.in == 0) return false;
+// Whether every channel is convolved by itself.
+bool is_depthwise(const ops::Conv& conv, const Program& program, bool compact) {
     const auto& shape = program.tensors[conv.weight].shape;
-    const bool plain = shape[2] == 3 && conv.stride == 1 && conv.padding == 1 && conv.groups == 1;
+    return shape[1] == 1 && shape[0] == conv.groups && !compact;
+}
+
+Packed pack_depthwise(const ops::Conv& conv, const Program& program) {
+    const Tensor& weight = program.tensors[conv.weight];
+    const int64_t channels = padded_channels(weight.shape[0], false),
+                  taps = weight.shape[2] * weight.shape[3];
+    Packed packed;
+    packed.factors.resize(channels * taps);
+    for (int64_t c = 0; c < weight.shape[0]; ++c)
+        for (int64_t tap = 0; tap < taps; ++tap)
+            packed.factors[(c / CHANNEL_BLOCK * taps + tap) * CHANNEL_BLOCK + c % CHANNEL_BLOCK] =
+                weight.data[c * taps + tap];
+    packed.bias = padded_bias(conv.bias, program, channels);
+    return packed;
+}
+
+bool by_winograd(const ops::Conv& conv, const Program& program, const Kernels& kernels, bool compact) {
+    if (!kernels.winograd || compact) return false;
+    const auto& shape = program.tensors[conv.weight].shape;
+    const bool plain = shape[2] == 3 && conv.stride == 1 && conv.halo(3) == 1 && conv.groups == 1;
     return plain && shape[0] >= CHANNEL_BLOCK && shape[1] >= CHANNEL_BLOCK &&
            shape[0] * shape[1] <= WINOGRAD_MOST;
 }
@@ -89,6 +109,7 @@ Packed pack_winograd(const ops::Conv& conv, const Program& program, const Kernel
                 transformed[(p * inputs + i) * outputs + o] = static_cast<float>(kernel[p]);
         }
     Packed packed;
+    packed.winograd = true;
     packed.scratch = kernels.winograd_bytes(inputs, outputs);
     packed.blocks = blocks_of(outputs, kernels);
     packed.weight = pool.take(transformed.size() * kernels.entry_size);
@@ -106,12 +127,13 @@ Packed pack_winograd(const ops::Conv& conv, const Program& program, const Kernel
     return packed;
 }
 
-Packed pack_weights(const ops::Conv& conv, const Program& program, const Kernels& kernels, MemoryPool& pool) {
-    if (by_winograd(conv, program, kernels)) return pack_winograd(conv, program, kernels, pool);
+Packed pack_conv(const ops::Conv& conv, const Program& program, const Kernels& kernels, MemoryPool& pool,
+                 bool compact) {
+    if (is_depthwise(conv, program, compact)) return pack_depthwise(conv, program);
+    if (by_winograd(conv, program, kernels, compact)) return pack_winograd(conv, program, kernels, pool);
     const Tensor& weight = program.tensors[conv.weight];
     const int64_t kernel = weight.shape[2];
-    const int64_t inputs =
-        padded_channels(weight.shape[1] * conv.groups, conv.in == 0 && image_is_compact(program));
+    const int64_t inputs = padded_channels(weight.shape[1] * conv.groups, compact);
     const int64_t outputs = padded_channels(weight.shape[0], false);
     Packed packed;
     packed.run = kernel * inputs;
@@ -166,9 +188,13 @@ size_t scratch_bytes(const std::vector<Packed>& all) {
 
 std::vector<Packed> pack(const Program& program, const Kernels& kernels, MemoryPool& pool) {
     std::vector<Packed> all(program.num_nodes);
+    const std::vector<bool> compact = compact_values(program);
     each_node(program, [&](const Node& node) {
-        all[node.index] =
-            std::visit([&](const auto& op) { return pack_weights(op, program, kernels, pool); }, node.op);
+        if (const auto* conv = std::get_if<ops::Conv>(&node.op))
+            all[node.index] = pack_conv(*conv, program, kernels, pool, compact[conv->in]);
+        else
+            all[node.index] =
+                std::visit([&](const auto& op) { return pack_weights(op, program, kernels, pool); }, node.op);
     });
     return all;
 }

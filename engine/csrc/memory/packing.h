@@ -13,9 +13,10 @@ namespace sidestep {
 // What an operation needs beside its inputs, in the order in which its kernel reads it.
 struct Packed {
     std::span<std::byte> weight;
-    std::vector<Block> blocks;   // conv
-    int64_t run = 0;             // conv: entries that one kernel row reads; 0 for Winograd's
-    std::vector<float> factors;  // affine and vconst: weights, padded with zeros
+    std::vector<Block> blocks;  // conv
+    int64_t run = 0;            // conv: entries that one kernel row reads, where it is done by sums over taps
+    bool winograd = false;      // conv: how else it is done, or depthwise
+    std::vector<float> factors;  // depthwise conv, affine and vconst: weights, padded with zeros
     std::vector<float> bias;     // padded with zeros
     size_t scratch = 0;          // bytes that the kernel needs to work with
 };

@@ -7,6 +7,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -22,6 +23,9 @@ struct Tensor {
     std::vector<float> data;
 };
 using TensorIds = std::map<std::string, int64_t>;
+
+// What plans of version 1 lack among the fields of operations: they would not be read.
+inline constexpr std::array NEW_FIELDS{"same", "activation", "interpolation", "antialias"};
 
 // Where fields are read from.
 struct FieldSource {
@@ -238,8 +242,13 @@ struct OneOf {
     const char* name;
     Enum Op::* member;
     const Names<Enum, COUNT>& names;
+    std::optional<Enum> fallback = std::nullopt;
 
     void read(const FieldSource& from, Op& op) const {
+        if (from.at(name).is_null() && fallback) {
+            op.*member = *fallback;
+            return;
+        }
         std::string known;
         for (const auto& [text, value] : names) {
             const auto* given = from.at(name).template as<std::string>();
@@ -253,6 +262,7 @@ struct OneOf {
     }
 };
 template <class Op, class Enum, size_t COUNT>
-OneOf(const char*, Enum Op::*, const Names<Enum, COUNT>&) -> OneOf<Op, Enum, COUNT>;
+OneOf(const char*, Enum Op::*, const Names<Enum, COUNT>&, std::optional<std::type_identity_t<Enum>> = {})
+    -> OneOf<Op, Enum, COUNT>;
 
 }  // namespace sidestep

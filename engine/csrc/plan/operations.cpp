@@ -23,6 +23,12 @@ void must_fit(int64_t size, const Shape& in, const char* what) {
     if (size != in.c) throw PlanError(std::string("has ") + what + " that does not fit a " + in.text());
 }
 
+template <class Op>
+void check_ending(const Op& op) {
+    if (op.relu && op.activation != Act::none)
+        throw PlanError("must end in a relu or in an activation, not both");
+}
+
 // Of two vectors entry by entry, where one may have a single entry.
 Shape joined(const Shape& a, const Shape& b) {
     if (a.c != b.c && a.c != 1 && b.c != 1) throw PlanError("joins vectors of different lengths");
@@ -35,12 +41,22 @@ void Conv::check(const std::vector<Tensor>& tensors) const {
     const auto& shape = tensors[weight].shape;
     if (shape[2] != shape[3]) throw PlanError("must have a square kernel");
     if (padding >= shape[2]) throw PlanError("pads by its kernel or more");
+    if (same && padding) throw PlanError("must have no padding where it pads to keep the size (same)");
     if (shape[0] % groups) throw PlanError("has groups that do not divide its channels");
+    check_ending(*this);
+}
+
+int64_t Conv::before(int64_t size, int64_t kernel) const {
+    if (!same) return padding;
+    const int64_t out = (size + stride - 1) / stride;
+    return std::max<int64_t>((out - 1) * stride + kernel - size, 0) / 2;
 }
 
 Shape Conv::shape(const Known& known) const {
     must_fit(known.weight(weight, 1) * groups, known[in], "a weight");
-    Shape out = windows(known[in], known.weight(weight, 2), stride, padding);
+    const auto [c, h, w] = known[in];
+    Shape out{c, (h + stride - 1) / stride, (w + stride - 1) / stride};
+    if (!same) out = windows(known[in], known.weight(weight, 2), stride, padding);
     out.c = known.weight(weight, 0);
     if (residual != NONE) must_equal(out, known[residual]);
     return out;
@@ -69,9 +85,28 @@ Shape Pad::shape(const Known& known) const {
     return {c + before + after, (h + stride - 1) / stride, (w + stride - 1) / stride};
 }
 
+void Crop::check(const std::vector<Tensor>&) const {
+    if (height < 1) throw PlanError("must have a size");
+}
+
+Shape Crop::shape(const Known& known) const {
+    const Shape from = known[in];
+    if (height > from.h || width > from.w)
+        throw PlanError("takes " + Shape{from.c, height, width}.text() + " out of a " + from.text());
+    return {from.c, height, width};
+}
+
+void Affine::check(const std::vector<Tensor>&) const {
+    check_ending(*this);
+}
+
 Shape Affine::shape(const Known& known) const {
     must_fit(known.weight(weight, 0), known[in], "a weight");
     return known[in];
+}
+
+void Add::check(const std::vector<Tensor>&) const {
+    check_ending(*this);
 }
 
 Shape Add::shape(const Known& known) const {
@@ -97,11 +132,18 @@ Shape Concat::shape(const Known& known) const {
 
 void Resize::check(const std::vector<Tensor>&) const {
     if (like == NONE && height < 1) throw PlanError("must have a size, or a map to be like");
+    if (interpolation == Interpolation::bicubic && !antialias)
+        throw PlanError("must antialias where its interpolation is bicubic");
+    if (antialias && align_corners) throw PlanError("must not align corners where it antialiases");
 }
 
 Shape Resize::shape(const Known& known) const {
     if (like != NONE) return {known[in].c, known[like].h, known[like].w};
     return {known[in].c, height, width};
+}
+
+void Linear::check(const std::vector<Tensor>&) const {
+    check_ending(*this);
 }
 
 Shape Linear::shape(const Known& known) const {
@@ -127,6 +169,10 @@ Shape VMul::shape(const Known& known) const {
 }
 
 Shape VDiv::shape(const Known& known) const {
+    return joined(known[a], known[b]);
+}
+
+Shape VLogAddExp::shape(const Known& known) const {
     return joined(known[a], known[b]);
 }
 

@@ -29,14 +29,34 @@ struct Known {
 
 namespace ops {
 
+// What may end an operation beside a ReLU, and what `activate` computes.
+enum class Act : uint8_t { none, relu6, silu, hard_swish, hard_sigmoid, sigmoid };
+inline constexpr Names<Act, 5> ACTS{{{"relu6", Act::relu6},
+                                     {"silu", Act::silu},
+                                     {"hard_swish", Act::hard_swish},
+                                     {"hard_sigmoid", Act::hard_sigmoid},
+                                     {"sigmoid", Act::sigmoid}}};
+
+// How maps are resized.
+enum class Interpolation : uint8_t { bilinear, bicubic };
+inline constexpr Names<Interpolation, 2> INTERPOLATIONS{
+    {{"bilinear", Interpolation::bilinear}, {"bicubic", Interpolation::bicubic}}};
+
 // Every operation has `shape`, which returns the shape of its output or throws PlanError with what follows
 // "op NAME that makes value N". One whose fields have to fit each other has `check`, which throws the same.
 
 struct Conv {
     int64_t in, weight, bias, residual;
     int64_t stride, padding, groups;
+    bool same;
     bool relu;
     float slope;
+    Act activation;
+
+    // Rows or columns of zeros in front of `size` of them.
+    int64_t before(int64_t size, int64_t kernel) const;
+    // The most that any size has in front or behind.
+    int64_t halo(int64_t kernel) const { return same ? kernel / 2 : padding; }
 
     void check(const std::vector<Tensor>& tensors) const;
     Shape shape(const Known& known) const;
@@ -62,11 +82,21 @@ struct Pad {
     Shape shape(const Known& known) const;
 };
 
+// The middle of a map.
+struct Crop {
+    int64_t in, height, width;
+
+    void check(const std::vector<Tensor>& tensors) const;
+    Shape shape(const Known& known) const;
+};
+
 struct Affine {
     int64_t in, weight, bias;
     bool relu;
     float slope;
+    Act activation;
 
+    void check(const std::vector<Tensor>& tensors) const;
     Shape shape(const Known& known) const;
 };
 
@@ -74,7 +104,9 @@ struct Add {
     int64_t a, b;
     bool relu;
     float slope;
+    Act activation;
 
+    void check(const std::vector<Tensor>& tensors) const;
     Shape shape(const Known& known) const;
 };
 
@@ -91,6 +123,13 @@ struct Relu {
     Shape shape(const Known& known) const { return known[in]; }
 };
 
+struct Activate {
+    int64_t in;
+    Act function;
+
+    Shape shape(const Known& known) const { return known[in]; }
+};
+
 struct Concat {
     std::vector<int64_t> in;
 
@@ -100,6 +139,8 @@ struct Concat {
 struct Resize {
     int64_t in, like, height, width;
     bool align_corners;
+    Interpolation interpolation;
+    bool antialias;
 
     void check(const std::vector<Tensor>& tensors) const;
     Shape shape(const Known& known) const;
@@ -122,7 +163,9 @@ struct Linear {
     int64_t in, weight, bias;
     bool relu;
     float slope;
+    Act activation;
 
+    void check(const std::vector<Tensor>& tensors) const;
     Shape shape(const Known& known) const;
 };
 
@@ -166,12 +209,17 @@ struct VAffine {
     Shape shape(const Known& known) const { return known[in]; }
 };
 
-enum class Function : uint8_t { relu, sigmoid, tanh, sqrt, exp };
-inline constexpr Names<Function, 5> FUNCTIONS{{{"relu", Function::relu},
-                                               {"sigmoid", Function::sigmoid},
-                                               {"tanh", Function::tanh},
-                                               {"sqrt", Function::sqrt},
-                                               {"exp", Function::exp}}};
+enum class Function : uint8_t { relu, sigmoid, tanh, sqrt, exp, log, relu6, silu, hard_swish, hard_sigmoid };
+inline constexpr Names<Function, 10> FUNCTIONS{{{"relu", Function::relu},
+                                                {"sigmoid", Function::sigmoid},
+                                                {"tanh", Function::tanh},
+                                                {"sqrt", Function::sqrt},
+                                                {"exp", Function::exp},
+                                                {"log", Function::log},
+                                                {"relu6", Function::relu6},
+                                                {"silu", Function::silu},
+                                                {"hard_swish", Function::hard_swish},
+                                                {"hard_sigmoid", Function::hard_sigmoid}}};
 
 struct VMap {
     int64_t in;
@@ -192,6 +240,18 @@ struct VSum {
     int64_t in;
 
     Shape shape(const Known&) const { return {1}; }
+};
+
+struct VLogSoftmax {
+    int64_t in;
+
+    Shape shape(const Known& known) const { return known[in]; }
+};
+
+struct VLogAddExp {
+    int64_t a, b;
+
+    Shape shape(const Known& known) const;
 };
 
 // A row of the table: an operation's name, what it makes, and its fields beside `out`.
@@ -220,29 +280,37 @@ inline constexpr std::tuple TABLE{
     row<Conv>("conv", MAP, Input{"in", &Conv::in, MAP}, Weight{"weight", &Conv::weight, 4},
               Bias{"bias", &Conv::bias, &Conv::weight},
               Input{"residual", &Conv::residual, MAP, OPTIONAL | IN_PLACE}, Whole{"stride", &Conv::stride, 1},
-              Whole{"padding", &Conv::padding, 0, 0}, Whole{"groups", &Conv::groups, 1},
-              Flag{"relu", &Conv::relu}, Number{"slope", &Conv::slope, 0}),
+              Whole{"padding", &Conv::padding, 0, 0}, Flag{"same", &Conv::same},
+              Whole{"groups", &Conv::groups, 1}, Flag{"relu", &Conv::relu}, Number{"slope", &Conv::slope, 0},
+              OneOf{"activation", &Conv::activation, ACTS, Act::none}),
     row<MaxPool>("max_pool", MAP, Input{"in", &MaxPool::in, MAP}, Whole{"kernel", &MaxPool::kernel, 1},
                  Whole{"stride", &MaxPool::stride, 1}, Whole{"padding", &MaxPool::padding, 0, 0}),
     row<AvgPool>("avg_pool", MAP, Input{"in", &AvgPool::in, MAP}, Whole{"kernel", &AvgPool::kernel, 1},
                  Whole{"stride", &AvgPool::stride, 1}, Flag{"ceil", &AvgPool::ceil}),
     row<Pad>("pad", MAP, Input{"in", &Pad::in, MAP}, Whole{"stride", &Pad::stride, 1},
              Whole{"before", &Pad::before, 0, 0}, Whole{"after", &Pad::after, 0, 0}),
+    row<Crop>("crop", MAP, Input{"in", &Crop::in, MAP}, Size{"size", &Crop::height, &Crop::width}),
     row<Affine>("affine", MAP, Input{"in", &Affine::in, MAP, IN_PLACE}, Weight{"weight", &Affine::weight, 1},
                 Bias{"bias", &Affine::bias, &Affine::weight, true}, Flag{"relu", &Affine::relu},
-                Number{"slope", &Affine::slope, 0}),
+                Number{"slope", &Affine::slope, 0},
+                OneOf{"activation", &Affine::activation, ACTS, Act::none}),
     row<Add>("add", MAP, InputPair{"in", &Add::a, MAP, &Add::b, MAP, IN_PLACE}, Flag{"relu", &Add::relu},
-             Number{"slope", &Add::slope, 0}),
+             Number{"slope", &Add::slope, 0}, OneOf{"activation", &Add::activation, ACTS, Act::none}),
     row<Scale>("scale", MAP, InputPair{"in", &Scale::in, MAP, &Scale::factors, VECTOR, IN_PLACE}),
     row<Relu>("relu", MAP, Input{"in", &Relu::in, MAP, IN_PLACE}, Number{"slope", &Relu::slope, 0}),
+    row<Activate>("activate", MAP, Input{"in", &Activate::in, MAP, IN_PLACE},
+                  OneOf{"function", &Activate::function, ACTS}),
     row<Concat>("concat", MAP, InputList{"in", &Concat::in, MAP}),
     row<Resize>("resize", MAP, Input{"in", &Resize::in, MAP}, Input{"like", &Resize::like, MAP, OPTIONAL},
-                Size{"size", &Resize::height, &Resize::width}, Flag{"align_corners", &Resize::align_corners}),
+                Size{"size", &Resize::height, &Resize::width}, Flag{"align_corners", &Resize::align_corners},
+                OneOf{"interpolation", &Resize::interpolation, INTERPOLATIONS, Interpolation::bilinear},
+                Flag{"antialias", &Resize::antialias}),
     row<Gap>("gap", VECTOR, Input{"in", &Gap::in, MAP, OWN_ROWS}),
     row<Flatten>("flatten", VECTOR, Input{"in", &Flatten::in, MAP}),
     row<Linear>("linear", VECTOR, Input{"in", &Linear::in, VECTOR}, Weight{"weight", &Linear::weight, 2},
                 Bias{"bias", &Linear::bias, &Linear::weight}, Flag{"relu", &Linear::relu},
-                Number{"slope", &Linear::slope, 0}),
+                Number{"slope", &Linear::slope, 0},
+                OneOf{"activation", &Linear::activation, ACTS, Act::none}),
     row<VConst>("vconst", VECTOR, Weight{"weight", &VConst::weight, 1}),
     row<VGather>("vgather", VECTOR, InputList{"in", &VGather::in, VECTOR},
                  WholeList{"indices", &VGather::indices}),
@@ -256,6 +324,8 @@ inline constexpr std::tuple TABLE{
               Number{"slope", &VMap::slope, 0}),
     row<VClampMin>("vclamp_min", VECTOR, Input{"in", &VClampMin::in, VECTOR}, Number{"min", &VClampMin::min}),
     row<VSum>("vsum", VECTOR, Input{"in", &VSum::in, VECTOR}),
+    row<VLogSoftmax>("vlog_softmax", VECTOR, Input{"in", &VLogSoftmax::in, VECTOR}),
+    row<VLogAddExp>("vlogaddexp", VECTOR, InputPair{"in", &VLogAddExp::a, VECTOR, &VLogAddExp::b, VECTOR}),
 };
 
 }  // namespace ops

@@ -29,11 +29,15 @@ struct Choice {
     std::vector<int64_t> defines;
 };
 
-enum class Criterion : uint8_t { confidence, margin, entropy };
-inline constexpr Names<Criterion, 3> CRITERIA{
-    {{"confidence", Criterion::confidence}, {"margin", Criterion::margin}, {"entropy", Criterion::entropy}}};
+enum class Criterion : uint8_t { confidence, margin, entropy, patience, agreement };
+inline constexpr Names<Criterion, 5> CRITERIA{{{"confidence", Criterion::confidence},
+                                               {"margin", Criterion::margin},
+                                               {"entropy", Criterion::entropy},
+                                               {"patience", Criterion::patience},
+                                               {"agreement", Criterion::agreement}}};
 
-// The image leaves with these logits if their score reaches the threshold.
+// The image leaves with these logits if their score reaches the threshold. Some scores ask which classes the
+// exits before have named.
 struct Exit {
     int64_t logits;
     Criterion criterion;
@@ -47,6 +51,7 @@ inline constexpr std::tuple EXIT_FIELDS{
 using Step = std::variant<Sequence, Choice, Exit>;
 
 struct Program {
+    int64_t version = 1;
     int64_t channels = 3;
     std::vector<float> mean, std;
     std::vector<Tensor> tensors;
@@ -55,6 +60,7 @@ struct Program {
     int64_t num_values = 1;  // ids are in [0, num_values); 0 is the image
     int64_t num_nodes = 0;
     int64_t num_choices = 0;
+    int64_t num_exits = 0;
 };
 
 const char* name_of(const AnyOp& op);

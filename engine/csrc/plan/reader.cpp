@@ -8,7 +8,8 @@ namespace {
 
 class Reader {
   public:
-    Reader(ImageInput input, std::map<std::string, Tensor> tensors) {
+    Reader(int64_t version, ImageInput input, std::map<std::string, Tensor> tensors) {
+        program_.version = version;
         program_.channels = input.channels;
         program_.mean = std::move(input.mean);
         program_.std = std::move(input.std);
@@ -74,6 +75,7 @@ class Reader {
             throw PlanError(std::string("an exit ") + error.what());
         }
         program_.steps.emplace_back(exit);
+        ++program_.num_exits;
     }
 
     std::vector<Node> nodes(const Json& ops) {
@@ -107,8 +109,21 @@ class Reader {
     }
 
     template <class Op>
-    static void read(const FieldSource& from, Op& op) {
+    void read(const FieldSource& from, Op& op) const {
         row_of<Op>().each_field([&](const auto& field) { field.read(from, op); });
+        for (const auto& [name, value] : from.object) check_field<Op>(name);
+    }
+
+    // Engines of version 1 read fields by name and nothing else: what they do not know has no effect there.
+    template <class Op>
+    void check_field(const std::string& name) const {
+        const bool is_new = std::find(NEW_FIELDS.begin(), NEW_FIELDS.end(), name) != NEW_FIELDS.end();
+        if (program_.version < 2 && is_new)
+            throw PlanError("has a field '" + name + "', which plans of version 1 lack");
+        bool known = name == "op" || name == "out";
+        row_of<Op>().each_field([&](const auto& field) { known |= name == field.name; });
+        if (program_.version >= 2 && !known)
+            throw PlanError("has a field '" + name + "' that is unknown to this engine");
     }
 
     void made(int64_t id) { program_.num_values = std::max(program_.num_values, id + 1); }
@@ -119,9 +134,12 @@ class Reader {
 
 }  // namespace
 
-Program read_program(const Json& steps, const Json& output, ImageInput input,
+Program read_program(int64_t version, const Json& steps, const Json& output, ImageInput input,
                      std::map<std::string, Tensor> tensors) {
-    Program program = Reader(std::move(input), std::move(tensors)).run(steps, output);
+    if (version < 1 || version > NEWEST_VERSION)
+        throw PlanError("plans must be of version 1 to " + std::to_string(NEWEST_VERSION) + ", got " +
+                        std::to_string(version));
+    Program program = Reader(version, std::move(input), std::move(tensors)).run(steps, output);
     check(program);
     return program;
 }

@@ -5,6 +5,9 @@
 
 namespace sidestep {
 
+// The newest version of plans that is read, beside all older ones.
+constexpr int64_t NEWEST_VERSION = 2;
+
 // What a plan says of the images.
 struct ImageInput {
     int64_t channels;
@@ -12,8 +15,8 @@ struct ImageInput {
 };
 
 // Returns a program that has been checked. Throws PlanError where an operation is unknown, or a field is
-// missing or wrong.
-Program read_program(const Json& steps, const Json& output, ImageInput input,
+// missing, wrong, or of a later version than the plan.
+Program read_program(int64_t version, const Json& steps, const Json& output, ImageInput input,
                      std::map<std::string, Tensor> tensors);
 
 }  // namespace sidestep

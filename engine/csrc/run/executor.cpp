@@ -4,10 +4,9 @@
 #include <cmath>
 #include <cstring>
 
-namespace sidestep {
+#include "run/resampling.h"
 
-#include "run/map_ops.inl"
-#include "run/vector_ops.inl"
+namespace sidestep {
 
 namespace {
 
@@ -21,8 +20,13 @@ int64_t largest(const float* scores, int64_t count) {
 
 }  // namespace
 
+#include "run/map_ops.inl"
+#include "run/vector_ops.inl"
+
 void Executor::run(std::span<const WorkItem> items) {
     Items here;
+    first_item_ = items.data();
+    named_.resize(items.size());
     for (const WorkItem& item : items) {
         start(item);
         here.push_back(&item);
@@ -99,8 +103,22 @@ void Executor::run_option(const Option& option, const Copies& copies, const Item
         for (const WorkItem* item : items) copy(from, to, *item);
 }
 
-// With a logit that is no number no image leaves: every comparison is false.
-bool Executor::leaves(const Exit& exit, const WorkItem& item) const {
+// How many exits have named the class that this one names, itself included: all so far, or those in a row.
+int64_t Executor::agreeing(const Exit& exit, const WorkItem& item) {
+    std::vector<int64_t>& named = named_[&item - first_item_];
+    const int64_t here = largest(vector(exit.logits, item), at(exit.logits).shape.c);
+    named.push_back(here);
+    if (exit.criterion == Criterion::agreement) return std::count(named.begin(), named.end(), here);
+    const auto other = std::find_if(named.rbegin(), named.rend(), [&](int64_t name) { return name != here; });
+    return other - named.rbegin();
+}
+
+// With a logit that is no number no image leaves by a probability: every comparison is false.
+bool Executor::leaves(const Exit& exit, const WorkItem& item) {
+    if (exit.criterion == Criterion::agreement)
+        return (agreeing(exit, item) >= 2 ? 1.0f : 0.0f) >= exit.threshold;
+    if (exit.criterion == Criterion::patience)
+        return static_cast<float>(agreeing(exit, item)) >= exit.threshold;
     const int64_t n = at(exit.logits).shape.c;
     const float* logits = vector(exit.logits, item);
     const float top = *std::max_element(logits, logits + n);
@@ -108,7 +126,7 @@ bool Executor::leaves(const Exit& exit, const WorkItem& item) const {
     for (int64_t i = 0; i < n; ++i) {
         const double z = (logits[i] - top) / exit.temperature;
         sum += std::exp(z);
-        weighted += z * std::exp(z);
+        if (z > -INFINITY) weighted += z * std::exp(z);  // of a probability of 0 nothing
     }
     if (exit.criterion == Criterion::entropy) return std::log(sum) - weighted / sum <= exit.threshold;
     if (exit.criterion == Criterion::confidence) return 1 / sum >= exit.threshold;

@@ -56,7 +56,8 @@ class Executor {
     void take(const Choice& choice, Items& items, size_t index);
     void take(const Exit& exit, Items& items, size_t index);
     void run_option(const Option& option, const Copies& copies, const Items& items);
-    bool leaves(const Exit& exit, const WorkItem& item) const;
+    bool leaves(const Exit& exit, const WorkItem& item);
+    int64_t agreeing(const Exit& exit, const WorkItem& item);
     void run_nodes(const std::vector<Node>& nodes, const Items& items);
     template <class Op>
     void run_all(const Op& op, const Node& node, const Items& items);
@@ -70,11 +71,13 @@ class Executor {
     template <class Op>
     void run(const Op& op, const Node& node, const WorkItem& item);
     // map_ops.inl
+    void depthwise(const ops::Conv& conv, const Node& node, const WorkItem& item);
     void winograd(const ops::Conv& conv, const Node& node, const WorkItem& item);
     template <class Op>
     void pool(const Op& op, const Node& node, const WorkItem& item, int64_t padding, bool mean);
     void affine(int64_t in, const Node& node, const WorkItem& item, const float* weight, const float* bias,
-                Relu relu);
+                Activation activation);
+    void resample(const ops::Resize& resize, const Node& node, const WorkItem& item);
     void shared_gap(const Place& in, const WorkItem& item, float* out);
 
     // vector_ops.inl; Linear reads its weights once for all items, and shares out entries of shared vectors
@@ -88,8 +91,10 @@ class Executor {
     const Kernels& kernels_;
     const Worker& worker_;
     const std::vector<Place>& places_;
-    std::vector<Items> items_of_option_;  // kept, so that a choice allocates nothing
-    int64_t choices_ = 0, exits_ = 0;     // steps of these kinds so far
+    std::vector<Items> items_of_option_;       // kept, so that a choice allocates nothing
+    int64_t choices_ = 0, exits_ = 0;          // steps of these kinds so far
+    std::vector<std::vector<int64_t>> named_;  // classes that exits have named so far, of every item
+    const WorkItem* first_item_ = nullptr;
     PrefetchQueue prefetch_;
     int64_t rounds_ = 0;
     // What has happened since the last barrier, the same for every thread that shares the image: maps were
@@ -97,10 +102,22 @@ class Executor {
     bool reading_ = false, writing_ = false;
 };
 
-// The ReLU at the end of an operation.
+inline Activation activation_of(ops::Act act) {
+    switch (act) {
+        case ops::Act::none: return {};
+        case ops::Act::relu6: return {Curve::relu6};
+        case ops::Act::silu: return {Curve::silu};
+        case ops::Act::hard_swish: return {Curve::hard_swish};
+        case ops::Act::hard_sigmoid: return {Curve::hard_sigmoid};
+        case ops::Act::sigmoid: return {Curve::sigmoid};
+    }
+    return {};
+}
+
+// What ends an operation.
 template <class Op>
-Relu relu_of(const Op& op) {
-    return {op.relu, op.slope};
+Activation ending_of(const Op& op) {
+    return op.relu ? Activation{Curve::relu, op.slope} : activation_of(op.activation);
 }
 
 }  // namespace sidestep

@@ -18,13 +18,16 @@ Executor::ConvShare Executor::conv_share(const Packed& packed, const Place& in, 
 template <>
 void Executor::run(const ops::Conv& conv, const Node& node, const WorkItem& item) {
     const Packed& packed = this->packed(node);
-    if (!packed.run) return winograd(conv, node, item);
+    if (packed.winograd) return winograd(conv, node, item);
+    if (!packed.run) return depthwise(conv, node, item);
     const Place &in = at(conv.in), &out = at(node.out);
     const auto [lines, blocks, by_rows] = conv_share(packed, in, out);
     writing_ = by_rows;
     if (lines.first == lines.second || blocks.first == blocks.second) return;
     ConvRows rows{};
-    rows.in = pixel(in, item, lines.first * conv.stride - conv.padding, -conv.padding);
+    const int64_t kernel = network_.program.tensors[conv.weight].shape[2];
+    rows.in = pixel(in, item, lines.first * conv.stride - conv.before(in.shape.h, kernel),
+                    -conv.before(in.shape.w, kernel));
     rows.weight = packed.weight.data();
     rows.blocks = &packed.blocks[blocks.first];
     rows.num_blocks = blocks.second - blocks.first;
@@ -33,16 +36,40 @@ void Executor::run(const ops::Conv& conv, const Node& node, const WorkItem& item
     rows.out = pixel(out, item, lines.first);
     rows.rows = lines.second - lines.first;
     rows.pixels = out.shape.w;
-    rows.kernel_rows = network_.program.tensors[conv.weight].shape[2];
+    rows.kernel_rows = kernel;
     rows.run = packed.run;
     rows.row_step = in.row_step;
     rows.in_row_step = conv.stride * in.row_step;
     rows.out_row_step = out.row_step;
     rows.pixel_step = conv.stride * in.channels;
     rows.out_step = out.channels;
-    rows.relu = relu_of(conv);
+    rows.activation = ending_of(conv);
     rows.prefetch = &prefetch_;
     kernels_.conv_rows(rows);
+}
+
+void Executor::depthwise(const ops::Conv& conv, const Node& node, const WorkItem& item) {
+    const Place &in = at(conv.in), &out = at(node.out);
+    const auto [begin, end] = share(out.shape.h);
+    writing_ = true;
+    if (begin == end) return;
+    const int64_t kernel = network_.program.tensors[conv.weight].shape[2];
+    Depthwise rows{};
+    rows.in = pixel(in, item, begin * conv.stride - conv.before(in.shape.h, kernel),
+                    -conv.before(in.shape.w, kernel));
+    rows.weight = packed(node).factors.data();
+    rows.bias = packed(node).bias.data();
+    rows.residual = conv.residual == NONE ? nullptr : pixel(at(conv.residual), item, begin);
+    rows.out = pixel(out, item, begin);
+    rows.rows = end - begin;
+    rows.pixels = out.shape.w;
+    rows.channels = out.channels;
+    rows.kernel = kernel;
+    rows.stride = conv.stride;
+    rows.row_step = in.row_step;
+    rows.out_row_step = out.row_step;
+    rows.activation = ending_of(conv);
+    kernels_.depthwise(rows);
 }
 
 void Executor::winograd(const ops::Conv& conv, const Node& node, const WorkItem& item) {
@@ -66,7 +93,7 @@ void Executor::winograd(const ops::Conv& conv, const Node& node, const WorkItem&
     rows.end = packed.blocks[blocks.second - 1].first + packed.blocks[blocks.second - 1].width;
     rows.row_step = in.row_step;
     rows.out_row_step = out.row_step;
-    rows.relu = relu_of(conv);
+    rows.activation = ending_of(conv);
     rows.prefetch = &prefetch_;
     kernels_.winograd(rows);
 }
@@ -112,18 +139,18 @@ void Executor::run(const ops::Pad& pad, const Node& node, const WorkItem& item) 
 }
 
 void Executor::affine(int64_t from, const Node& node, const WorkItem& item, const float* weight,
-                      const float* bias, Relu relu) {
+                      const float* bias, Activation activation) {
     const Place &in = at(from), &out = at(node.out);
     const auto [begin, end] = share(out.shape.h);
     Rows in_rows = rows(in, end - begin);
     in_rows.channels = std::min(in.channels, out.channels);
     kernels_.affine(pixel(in, item, begin), pixel(out, item, begin), in_rows, in.channels,
-                    rows(out, end - begin), weight, bias, relu);
+                    rows(out, end - begin), weight, bias, activation);
 }
 
 template <>
 void Executor::run(const ops::Affine& op, const Node& node, const WorkItem& item) {
-    affine(op.in, node, item, packed(node).factors.data(), packed(node).bias.data(), relu_of(op));
+    affine(op.in, node, item, packed(node).factors.data(), packed(node).bias.data(), ending_of(op));
 }
 
 template <>
@@ -133,7 +160,24 @@ void Executor::run(const ops::Scale& scale, const Node& node, const WorkItem& it
 
 template <>
 void Executor::run(const ops::Relu& relu, const Node& node, const WorkItem& item) {
-    affine(relu.in, node, item, nullptr, nullptr, {true, relu.slope});
+    affine(relu.in, node, item, nullptr, nullptr, {Curve::relu, relu.slope});
+}
+
+template <>
+void Executor::run(const ops::Activate& op, const Node& node, const WorkItem& item) {
+    affine(op.in, node, item, nullptr, nullptr, activation_of(op.function));
+}
+
+template <>
+void Executor::run(const ops::Crop& crop, const Node& node, const WorkItem& item) {
+    const Place &in = at(crop.in), &out = at(node.out);
+    const int64_t top = (in.shape.h - out.shape.h) / 2, left = (in.shape.w - out.shape.w) / 2;
+    const int64_t channels = std::min(in.channels, out.channels);
+    const auto [begin, end] = share(out.shape.h);
+    for (int64_t y = begin; y < end; ++y)
+        for (int64_t x = 0; x < out.shape.w; ++x)
+            std::memcpy(pixel(out, item, y, x), pixel(in, item, top + y, left + x),
+                        channels * kernels_.entry_size);
 }
 
 template <>
@@ -142,7 +186,7 @@ void Executor::run(const ops::Add& add, const Node& node, const WorkItem& item) 
     const auto [begin, end] = share(out.shape.h);
     for (int64_t y = begin; y < end; ++y)
         kernels_.add(pixel(a, item, y), pixel(b, item, y), pixel(out, item, y), out.shape.w * out.channels,
-                     relu_of(add));
+                     ending_of(add));
 }
 
 template <>
@@ -179,9 +223,31 @@ struct Between {
 
 }  // namespace
 
+// With antialiasing, first along the columns and then along the rows.
+void Executor::resample(const ops::Resize& resize, const Node& node, const WorkItem& item) {
+    const Place &in = at(resize.in), &out = at(node.out);
+    const Resampling rows(resize.interpolation, in.shape.h, out.shape.h);
+    const Resampling columns(resize.interpolation, in.shape.w, out.shape.w);
+    const int64_t count = in.shape.w * in.channels;
+    std::vector<float> sums(count);
+    const auto [begin, end] = share(out.shape.h);
+    for (int64_t y = begin; y < end; ++y) {
+        bool is_first = true;
+        for (int64_t tap = 0; tap < rows.taps; ++tap) {
+            const float factor = rows.weight[y * rows.taps + tap];
+            if (factor == 0) continue;
+            kernels_.add_row(pixel(in, item, rows.first[y] + tap), count, factor, is_first, sums.data());
+            is_first = false;
+        }
+        kernels_.filter_row(sums.data(), in.channels, columns.filter(), out.shape.w, pixel(out, item, y),
+                            out.channels);
+    }
+}
+
 // Bilinear.
 template <>
 void Executor::run(const ops::Resize& resize, const Node& node, const WorkItem& item) {
+    if (resize.antialias) return resample(resize, node, item);
     const Place &in = at(resize.in), &out = at(node.out);
     const int64_t channels = std::min(in.channels, out.channels);
     std::vector<float> part(channels), sum(out.channels);

@@ -1,20 +1,14 @@
 // Operations that make vectors out of vectors. Included by executor.cpp.
 
-static float apply(ops::Function function, float x, float slope) {
-    switch (function) {
-        case ops::Function::relu: return !(x < 0) ? x : slope != 0 ? slope * x : 0;  // NaN stays
-        case ops::Function::sigmoid: return 1 / (1 + std::exp(-x));
-        case ops::Function::tanh: return std::tanh(x);
-        case ops::Function::sqrt: return std::sqrt(x);
-        case ops::Function::exp: return std::exp(x);
-    }
-    return x;
+// NaN stays.
+static float rectified(float x, float slope) {
+    return !(x < 0) ? x : slope != 0 ? slope * x : 0;
 }
 
 void Executor::run_all(const ops::Linear& linear, const Node& node, const Items& items) {
     const Packed& packed = this->packed(node);
     const LinearLayer layer{packed.weight.data(),  packed.bias.data(),   worker_.scratch,
-                            at(linear.in).shape.c, at(node.out).shape.c, relu_of(linear)};
+                            at(linear.in).shape.c, at(node.out).shape.c, ending_of(linear)};
     const float* inputs[MAX_ITEMS];
     float* outputs[MAX_ITEMS];
     for (size_t i = 0; i < items.size(); ++i) {
@@ -75,8 +69,7 @@ void Executor::run(const ops::VGather& gather, const Node& node, const WorkItem&
 template <>
 void Executor::run(const ops::VAdd& add, const Node& node, const WorkItem& item) {
     if (!add.relu) return join(add, node, item, [&](float a, float b) { return a + add.alpha * b; });
-    join(add, node, item,
-         [&](float a, float b) { return apply(ops::Function::relu, a + add.alpha * b, add.slope); });
+    join(add, node, item, [&](float a, float b) { return rectified(a + add.alpha * b, add.slope); });
 }
 
 template <>
@@ -96,7 +89,21 @@ void Executor::run(const ops::VAffine& affine, const Node& node, const WorkItem&
 
 template <>
 void Executor::run(const ops::VMap& map, const Node& node, const WorkItem& item) {
-    each(map, node, item, [&](float x) { return apply(map.function, x, map.slope); });
+    auto by_kernel = [&](Activation activation) {
+        kernels_.activate(vector(map.in, item), at(node.out).shape.c, vector(node.out, item), activation);
+    };
+    switch (map.function) {
+        case ops::Function::relu: return by_kernel({Curve::relu, map.slope});
+        case ops::Function::relu6: return by_kernel({Curve::relu6});
+        case ops::Function::silu: return by_kernel({Curve::silu});
+        case ops::Function::hard_swish: return by_kernel({Curve::hard_swish});
+        case ops::Function::hard_sigmoid: return by_kernel({Curve::hard_sigmoid});
+        case ops::Function::sigmoid: return by_kernel({Curve::sigmoid});
+        case ops::Function::tanh: return each(map, node, item, [](float x) { return std::tanh(x); });
+        case ops::Function::sqrt: return each(map, node, item, [](float x) { return std::sqrt(x); });
+        case ops::Function::exp: return each(map, node, item, [](float x) { return std::exp(x); });
+        case ops::Function::log: return each(map, node, item, [](float x) { return std::log(x); });
+    }
 }
 
 template <>
@@ -110,4 +117,24 @@ void Executor::run(const ops::VSum& op, const Node& node, const WorkItem& item) 
     float sum = 0;
     for (int64_t i = 0; i < at(op.in).shape.c; ++i) sum += in[i];
     *vector(node.out, item) = sum;
+}
+
+// x - log of the sum of all e^x, as PyTorch: the largest is taken out first. NaN makes all none.
+template <>
+void Executor::run(const ops::VLogSoftmax& op, const Node& node, const WorkItem& item) {
+    const float* in = vector(op.in, item);
+    const int64_t n = at(node.out).shape.c;
+    const float top = in[largest(in, n)];
+    double sum = 0;
+    for (int64_t i = 0; i < n; ++i) sum += std::exp(in[i] - top);
+    const auto rest = static_cast<float>(std::log(sum));
+    each(op, node, item, [&](float x) { return x - top - rest; });
+}
+
+template <>
+void Executor::run(const ops::VLogAddExp& op, const Node& node, const WorkItem& item) {
+    join(op, node, item, [](float a, float b) {
+        if (a == b && std::isinf(a)) return a;
+        return (a > b ? a : b) + std::log1p(std::exp(-std::abs(a - b)));
+    });
 }

@@ -13,7 +13,9 @@ class PlanError(ValueError):
 class Program:
     pass
 
-def read_program(steps: object | None, output: object | None, channels: int, mean: Sequence[float], std: Sequence[float], tensors: Mapping[str, Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)]]) -> Program: ...
+NEWEST_VERSION: int = 2
+
+def read_program(version: int, steps: object | None, output: object | None, channels: int, mean: Sequence[float], std: Sequence[float], tensors: Mapping[str, Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)]]) -> Program: ...
 
 def operations() -> dict[str, list[str]]: ...
 

@@ -75,7 +75,7 @@ class Engine:
         self.plan = plan
         try:
             program = _engine.read_program(
-                plan.steps, plan.output, plan.channels, plan.mean, plan.std, plan.tensors
+                plan.version, plan.steps, plan.output, plan.channels, plan.mean, plan.std, plan.tensors
             )
             self._native = _engine.Engine(program, precision, isa, threads, processors)
             self._temperatures = np.array([*_temperatures(plan), plan.temperature], dtype=np.float32)

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sidestep_engine._engine import PlanError
+from sidestep_engine._engine import NEWEST_VERSION, PlanError
 
-VERSION = 1
 KEY = "sidestep_plan"
 
 _MOST_HEADER_BYTES = 100_000_000
@@ -36,6 +35,7 @@ class Plan:
         cost: the price list of the network, may be empty.
         about: what the exporter says about the network.
         tensors: float32 arrays by name.
+        version: of the format.
     """
 
     steps: list[Any]
@@ -49,6 +49,7 @@ class Plan:
     about: dict[str, Any]
     tensors: dict[str, np.ndarray]
     temperature: float = 1.0
+    version: int = NEWEST_VERSION
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -73,8 +74,10 @@ def parse_plan(content: bytes | np.ndarray) -> Plan:
     try:
         header, body = _split(np.frombuffer(content, dtype=np.uint8))
         plan = _loads(_field(_field(header, "__metadata__", dict), KEY, str))
-        if plan.get("version") != VERSION:
-            raise PlanError(f"it has version {plan.get('version')!r} and this engine reads version {VERSION}")
+        version: Any = plan.get("version")
+        if not _whole(version) or not 1 <= version <= NEWEST_VERSION:
+            known = f"this engine reads versions 1 to {NEWEST_VERSION}, and a newer one may know it"
+            raise PlanError(f"it has version {version!r} and {known}")
         tensors = {
             name: _tensor(name, entry, body) for name, entry in header.items() if name != "__metadata__"
         }
@@ -106,6 +109,7 @@ def _plan(plan: dict[str, Any], tensors: dict[str, np.ndarray]) -> Plan:
         about=plan.get("about") or {},
         tensors=tensors,
         temperature=float(temperature),
+        version=plan["version"],
     )
 
 

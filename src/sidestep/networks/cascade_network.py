@@ -90,7 +90,8 @@ class MemberView(nn.Module):
         self.size, self.interpolation = wanted.size, wanted.interpolation
         share = wanted.crop_share / given.crop_share
         self.crop = tuple(min(side, round(share * side)) for side in given.size)
-        self.resizes = (self.crop, self.crop) != (given.size, wanted.size)
+        self.crops = self.crop != given.size
+        self.resizes = self.crops or self.crop != wanted.size
         # (x s0 + m0 - m1) / s1
         scale = [s0 / s1 for s0, s1 in zip(given.std, wanted.std, strict=True)]
         shift = [(m0 - m1) / s1 for m0, m1, s1 in zip(given.mean, wanted.mean, wanted.std, strict=True)]
@@ -101,14 +102,14 @@ class MemberView(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.is_same:
             return images
-        if self.resizes:
+        if self.crops:
             rows, columns = self.crop
             top, left = (images.shape[2] - rows) // 2, (images.shape[3] - columns) // 2
             images = images[:, :, top : top + rows, left : left + columns]
-            if self.size != self.crop:
-                images = F.interpolate(
-                    images, self.size, mode=self.interpolation, antialias=True, align_corners=False
-                )
+        if self.resizes and self.size != tuple(images.shape[2:]):
+            images = F.interpolate(
+                images, self.size, mode=self.interpolation, antialias=True, align_corners=False
+            )
         return images * self.scale.to(images) + self.shift.to(images)
 
 

@@ -16,7 +16,13 @@ from sidestep.errors import ExecutionError, ExportError
 from sidestep.files import write_file
 
 KEY = "sidestep_plan"
-VERSION = 1
+# What plans of version 2 have beside those of version 1.
+ACTIVATIONS = ("relu6", "silu", "hard_swish", "hard_sigmoid")
+ENDS_IN_ACTIVATION = ("conv", "affine", "add", "linear")
+_NEW_OPS = ("activate", "crop", "vlog_softmax", "vlogaddexp")
+_NEW_FIELDS = ("activation", "same", "interpolation", "antialias")
+_NEW_FUNCTIONS = (*ACTIVATIONS, "log")
+_NEW_CRITERIA = ("patience", "agreement")
 
 # One operation with its fields, and one step, as docs/plan.md describes them.
 Op = dict[str, Any]
@@ -94,6 +100,17 @@ def preparation_in(content: bytes) -> Preparation | None:
     if not known or preparation_entry(preparation) != entry:
         raise ExecutionError(f"{rule}; a newer sidestep may know it")
     return preparation
+
+
+def version_of(steps: list[Step]) -> int:
+    """Return the oldest version of the format that can say some steps: engines of that version run them."""
+    criteria = [step["exit"]["criterion"] for step in steps if "exit" in step]
+    is_new = any(criterion in _NEW_CRITERIA for criterion in criteria)
+    for ops in lists_of_ops(steps):
+        for op in ops:
+            is_new |= op["op"] in _NEW_OPS or op.get("function") in _NEW_FUNCTIONS
+            is_new |= any(field in op for field in _NEW_FIELDS)
+    return 2 if is_new else 1
 
 
 def lists_of_ops(steps: list[Step]) -> Iterator[list[Op]]:

@@ -17,7 +17,7 @@ from sidestep.execution.prepare import prepare
 from sidestep.layers.unit import Unit
 from sidestep.networks.network import DynamicNetwork
 from sidestep.networks.walk import Visitor, exit_place, walk
-from sidestep.plan.format import VERSION, Plan, Step, lists_of_ops, preparation_entry, weights_of
+from sidestep.plan.format import Plan, Step, lists_of_ops, preparation_entry, version_of, weights_of
 from sidestep.plan.simplify import simplify
 from sidestep.plan.tracing import SymbolicTensor, call, symbolic_image, traced_of
 from sidestep.plan.writer import Writer
@@ -25,7 +25,7 @@ from sidestep.routing.exit_rule import ExitRule
 from sidestep.types import CostModel
 
 # By which images can leave a plan.
-_CRITERIA = ("confidence", "margin", "entropy")
+_CRITERIA = ("confidence", "margin", "entropy", "patience", "agreement")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,12 @@ def export_plan(network: DynamicNetwork, card: PlanCard, rule: ExitRule | None =
     walk(prepared, symbolic_image(card.input_size, channels), export)
     steps, output = simplify(writer.steps, export.logits)
     used = {name for ops in lists_of_ops(steps) for op in ops for name in weights_of(op)}
-    document: dict[str, Any] = {"version": VERSION, **card.as_dict(), "steps": steps, "output": output}
+    document: dict[str, Any] = {
+        "version": version_of(steps),
+        **card.as_dict(),
+        "steps": steps,
+        "output": output,
+    }
     if rule is not None and rule.temperatures is not None:
         document["temperature"] = float(rule.temperatures[-1])
     return Plan(
@@ -117,9 +122,7 @@ def _check(network: DynamicNetwork, rule: ExitRule | None) -> None:
             f"an exit rule must have the network's {network.num_exits} exits, got {rule.num_exits}"
         )
     if rule is not None and rule.criterion not in _CRITERIA:
-        raise ExportError(
-            f"plans know no {rule.criterion} at exits; calibrate with confidence, margin or entropy"
-        )
+        raise ExportError(f"plans know no {rule.criterion} at exits; calibrate with {', '.join(_CRITERIA)}")
 
 
 class _Export(Visitor):

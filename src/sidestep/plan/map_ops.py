@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,9 @@ import torch
 from torch import Tensor, fx
 
 from sidestep.internals import ADAPTIVE_AVG_POOL2D, BATCH_NORM_INFERENCE, UNSAFE_VIEW
+from sidestep.plan.activations import MAP_ACTIVATIONS
 from sidestep.plan.format import Op
+from sidestep.plan.resizing import RESIZING, padding_of
 from sidestep.plan.vector_ops import Lower, normalisation, shape_of
 from sidestep.plan.writer import Constant, Map, Traced, Vector, Writer
 
@@ -39,25 +40,22 @@ def _convolution(
 ) -> Map:
     if transposed or not isinstance(weight, Constant) or set(dilation) != {1}:
         raise writer.fail("convolves transposed, dilated or by features, and plans do not; use plain layers")
+    step, inside = (
+        _one(writer, stride, "strides a convolution"),
+        _one(writer, padding, "pads a convolution"),
+    )
+    value, padded = padding_of(writer, node, x, inside, kernel=weight.tensor.shape[2], stride=step)
     return writer.map(
         "conv",
-        writer.plain(x),
+        value,
         weight=writer.weights.store(weight.tensor),
         bias=None if bias is None else writer.weights.store(bias.tensor),
-        stride=_one(writer, stride, "strides a convolution"),
-        padding=_one(writer, padding, "pads a convolution"),
+        stride=step,
+        **padded,
         groups=groups,
         residual=None,
         relu=False,
     )
-
-
-def _relu(writer: Writer, node: fx.Node, x: Map) -> Map:
-    return writer.map("relu", writer.plain(x))
-
-
-def _leaky_relu(writer: Writer, node: fx.Node, x: Map, slope: float = 0.01) -> Map:
-    return writer.map("relu", writer.plain(x), slope=slope)
 
 
 def _add(writer: Writer, node: fx.Node, a: Any, b: Any, *, alpha: float = 1) -> Map:
@@ -80,7 +78,15 @@ def _mul(writer: Writer, node: fx.Node, a: Any, b: Any) -> Map:
 
 
 def _affine(writer: Writer, x: Map, factor: Tensor, shift: Tensor, name: str = "") -> Map:
-    """Return factor * x + shift, per channel; the name is that of the layer, if it has one."""
+    """Return factor * x + shift, per channel; the name is that of the layer, if it has one.
+
+    What multiplies or adds behind another such operation becomes one with it.
+    """
+    maker = writer.maker(x) if x.steps == (1, 1) else None
+    if maker is not None and maker["op"] == "affine":
+        before = [writer.weights.tensors[maker[field]] for field in ("weight", "bias")]
+        factor, shift = before[0] * factor, before[1] * factor + shift
+        x, name = Map(maker["in"]), ""
     weight = writer.weights.store(factor, name and f"{name}.factor")
     bias = writer.weights.store(shift, name and f"{name}.shift")
     return writer.map("affine", writer.plain(x), weight=weight, bias=bias, relu=False)
@@ -170,34 +176,10 @@ def _adaptive_pool(writer: Writer, node: fx.Node, x: Map, size: Sequence[int]) -
     return writer.vector("gap", writer.plain(x), shape_of(node))
 
 
-def _slice(
-    writer: Writer, node: fx.Node, x: Map, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
-) -> Map:
-    """Note which rows or columns are taken; what reads the map takes both at once."""
-    if start or end not in (None, sys.maxsize) or (dim % 4 < 2 and step != 1):
-        raise writer.fail("takes a part of a map, and plans every n-th row and column at most; use those")
-    rows, columns = x.steps
-    writer.check_order(x)
-    return Map(x.value, (rows * step, columns) if dim % 4 == 2 else (rows, columns * step))
-
-
-def _pad(writer: Writer, node: fx.Node, x: Map, padding: Sequence[int], value: float = 0) -> Map:
-    if len(padding) != 6 or any(padding[:4]) or min(padding) < 0 or value != 0:
-        raise writer.fail(f"pads a map by {list(padding)}, and plans by channels of zeros; use those")
-    writer.check_order(x)
-    return writer.map("pad", x.value, stride=writer.stride(x), before=padding[4], after=padding[5])
-
-
 def _cat(writer: Writer, node: fx.Node, parts: Sequence[Traced], dim: int = 0) -> Map:
     if dim % 4 != 1:
         raise writer.fail(f"joins maps along dimension {dim}, and plans along channels; use dim=1")
     return writer.map("concat", [writer.plain(part) for part in parts])
-
-
-def _resize(
-    writer: Writer, node: fx.Node, x: Map, size: Sequence[int], align_corners: bool, *scales: Any
-) -> Map:
-    return writer.map("resize", writer.plain(x), size=list(size), align_corners=align_corners)
 
 
 def _permute(writer: Writer, node: fx.Node, x: Map, dims: Sequence[int]) -> Map:
@@ -216,9 +198,9 @@ def _view(writer: Writer, node: fx.Node, x: Map, shape: Sequence[int]) -> Map | 
 
 
 MAP_OPS: dict[Any, Lower] = {
+    **MAP_ACTIVATIONS,
+    **RESIZING,
     aten.convolution.default: _convolution,
-    aten.relu.default: _relu,
-    aten.leaky_relu.default: _leaky_relu,
     aten.add.Tensor: _add,
     aten.mul.Tensor: _mul,
     aten.native_batch_norm.default: _batch_norm,
@@ -227,10 +209,7 @@ MAP_OPS: dict[Any, Lower] = {
     aten.avg_pool2d.default: _avg_pool,
     aten.mean.dim: _mean,
     ADAPTIVE_AVG_POOL2D.default: _adaptive_pool,
-    aten.slice.Tensor: _slice,
-    aten.constant_pad_nd.default: _pad,
     aten.cat.default: _cat,
-    aten.upsample_bilinear2d.default: _resize,
     aten.permute.default: _permute,
     aten.view.default: _view,
     UNSAFE_VIEW.default: _view,

@@ -7,7 +7,7 @@ from collections import ChainMap, Counter
 from collections.abc import MutableMapping
 from typing import Any
 
-from sidestep.plan.format import Op, Step, inputs_of, lists_of_ops
+from sidestep.plan.format import ACTIVATIONS, ENDS_IN_ACTIVATION, Op, Step, inputs_of, lists_of_ops
 
 
 def simplify(steps: list[Step], output: int) -> tuple[list[Step], int]:
@@ -117,12 +117,25 @@ def _fused(ops: list[Op], reads: Counter[int]) -> list[Op]:
             # The convolution goes on here, where what is added is there as well.
             done.remove(maker)
             done.append({**maker, "residual": op["in"][1 - index], "relu": op["relu"], "out": op["out"]})
-        elif _is_relu(op) and makers[0] is not None and makers[0].get("relu") is False:
+        elif _is_relu(op) and makers[0] is not None and _ends_in_nothing(makers[0]):
             slope = {"slope": op["slope"]} if "slope" in op else {}
             makers[0].update(relu=True, out=op["out"], **slope)
+        elif makers and makers[0] is not None and _may_end(op, makers[0]):
+            makers[0].update(activation=op["function"], out=op["out"])
         else:
             done.append(op)
     return done
+
+
+def _ends_in_nothing(op: Op) -> bool:
+    return op.get("relu") is False and "activation" not in op
+
+
+def _may_end(op: Op, maker: Op) -> bool:
+    """Return whether an activation can be the end of the operation whose result it reads."""
+    if maker["op"] not in ENDS_IN_ACTIVATION or not _ends_in_nothing(maker):
+        return False
+    return op["op"] in ("activate", "vmap") and op["function"] in ACTIVATIONS
 
 
 def _is_relu(op: Op) -> bool:
@@ -132,7 +145,9 @@ def _is_relu(op: Op) -> bool:
 def _free(makers: list[Op | None]) -> int | None:
     """Return which of two summands is a convolution that can add the other one itself."""
     for index, maker in enumerate(makers):
-        if maker is not None and maker["op"] == "conv" and maker["residual"] is None and not maker["relu"]:
+        if maker is None or maker["op"] != "conv" or maker["residual"] is not None:
+            continue
+        if _ends_in_nothing(maker):
             return index
     return None
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from sidestep.internals import BATCH_NORM_INFERENCE
+from sidestep.internals import BATCH_NORM_INFERENCE, LOG_SOFTMAX
+from sidestep.plan.activations import VECTOR_ACTIVATIONS
 from sidestep.plan.writer import Constant, Traced, Vector, Writer
 
 aten = torch.ops.aten
@@ -26,10 +27,6 @@ def shape_of(node: fx.Node) -> torch.Size:
 
 def _map(function: str, writer: Writer, node: fx.Node, x: Vector) -> Vector:
     return writer.vector("vmap", writer.dense(x), x.codes.shape, function=function)
-
-
-def _leaky_relu(writer: Writer, node: fx.Node, x: Vector, slope: float = 0.01) -> Vector:
-    return writer.vector("vmap", writer.dense(x), x.codes.shape, function="relu", slope=slope)
 
 
 def _affine(writer: Writer, x: Vector, *, mul: float = 1.0, add: float = 0.0) -> Vector:
@@ -106,6 +103,26 @@ def _mean(writer: Writer, node: fx.Node, x: Vector, *args: Any, **kwargs: Any) -
     return _affine(writer, _sum(writer, node, x), mul=1 / size)
 
 
+def _same_strides(
+    writer: Writer, node: fx.Node, x: Vector, size: Sequence[int], strides: Sequence[int], start: int = 0
+) -> Vector:
+    """Return a vector in whose one long dimension nothing moves, as pooling of channels_last maps ends in."""
+    if start or tuple(size) != x.codes.shape or sum(side > 1 for side in size) > 1:
+        raise writer.fail("shows a vector by strides, and plans by shapes; use reshape or permute")
+    return x
+
+
+def _log_softmax(writer: Writer, node: fx.Node, x: Vector, dim: int, half_to_float: bool) -> Vector:
+    shape = x.codes.shape
+    if shape[dim] != shape.numel():
+        raise writer.fail(f"takes a softmax over a part of {tuple(shape)}, and plans over all; use one row")
+    return writer.vector("vlog_softmax", writer.dense(x), shape)
+
+
+def _log_add_exp(writer: Writer, node: fx.Node, a: Traced, b: Traced) -> Vector:
+    return _pair("vlogaddexp", writer, a, b)
+
+
 def _norm(writer: Writer, node: fx.Node, x: Vector, order: float = 2, *args: Any, **kwargs: Any) -> Vector:
     if order != 2:
         raise writer.fail(f"takes a norm of order {order}, and plans know the Euclidean alone; use order 2")
@@ -153,8 +170,10 @@ def _convolution(writer: Writer, node: fx.Node, x: Any, weight: Any, bias: Any, 
 
 def _batch_norm(writer: Writer, node: fx.Node, x: Vector, *args: Any) -> list[Any]:
     (factor, shift), _ = normalisation(writer, *args)
-    scaled = _pair("vmul", writer, x, Constant(factor.unsqueeze(0)))
-    return [_pair("vadd", writer, scaled, Constant(shift.unsqueeze(0)), alpha=1.0), None, None]
+    # Of a vector that lies as a map of one pixel, too.
+    shape = (1, -1, *[1] * (x.codes.dim() - 2))
+    scaled = _pair("vmul", writer, x, Constant(factor.view(shape)))
+    return [_pair("vadd", writer, scaled, Constant(shift.view(shape)), alpha=1.0), None, None]
 
 
 def normalisation(
@@ -189,11 +208,11 @@ def normalisation(
 
 
 VECTOR_OPS: dict[Any, Lower] = {
-    **{
-        getattr(aten, name).default: partial(_map, name)
-        for name in ("relu", "sigmoid", "tanh", "sqrt", "exp")
-    },
-    aten.leaky_relu.default: _leaky_relu,
+    **{getattr(aten, name).default: partial(_map, name) for name in ("tanh", "sqrt", "exp", "log")},
+    **VECTOR_ACTIVATIONS,
+    aten.as_strided.default: _same_strides,
+    LOG_SOFTMAX.default: _log_softmax,
+    aten.logaddexp.default: _log_add_exp,
     aten.add.Tensor: partial(_add, 1),
     aten.add.Scalar: partial(_add, 1),
     aten.sub.Tensor: partial(_add, -1),

@@ -25,11 +25,14 @@ class Map:
         value: its number.
         steps: of rows and of columns that are still to be taken, since a plan strides both at once.
         axes: which axis of the (1, C, H, W) map every axis of the tensor is.
+        border: columns of zeros on the left and on the right, rows above and below, that a convolution is
+            still to add.
     """
 
     value: int
     steps: tuple[int, int] = (1, 1)
     axes: tuple[int, ...] = (0, 1, 2, 3)
+    border: tuple[int, ...] = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,11 @@ class Writer:
         if not isinstance(traced, Map):
             raise self.fail("computes with a vector or a constant where plans have a map; use maps there")
         self.check_order(traced)
+        if any(traced.border):
+            raise self.fail(
+                f"pads a map by {list(traced.border)}, and plans by channels of zeros or in front of a "
+                "convolution; use those"
+            )
         if traced.steps == (1, 1):
             return traced.value
         return self.map("pad", traced.value, stride=self.stride(traced), before=0, after=0).value
