@@ -130,6 +130,19 @@ def test_an_engine_older_than_sidestep_is_said(run: Path, monkeypatch: pytest.Mo
 
 
 @needs_engine
+def test_an_engine_that_does_not_know_the_version_of_a_plan_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sidestep_engine
+
+    def refuse(content: bytes) -> None:
+        raise sidestep_engine.PlanError("it has version 2 and this engine reads version 1")
+
+    monkeypatch.delattr(sidestep_engine, "NEWEST_VERSION")
+    monkeypatch.setattr(sidestep_engine, "parse_plan", refuse)
+    with pytest.raises(ExecutionError, match=r"sidestep-engine must be as new as sidestep"):
+        native_engine.engine_of(b"")
+
+
+@needs_engine
 def test_the_engine_has_no_more_threads_than_there_are_processors_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -16,6 +16,8 @@ from sidestep.errors import ExecutionError, ExportError
 from sidestep.files import write_file
 
 KEY = "sidestep_plan"
+NEWEST_VERSION = 2
+
 # What plans of version 2 have beside those of version 1.
 ACTIVATIONS = ("relu6", "silu", "hard_swish", "hard_sigmoid")
 ENDS_IN_ACTIVATION = ("conv", "affine", "add", "linear")
@@ -110,7 +112,7 @@ def version_of(steps: list[Step]) -> int:
         for op in ops:
             is_new |= op["op"] in _NEW_OPS or op.get("function") in _NEW_FUNCTIONS
             is_new |= any(field in op for field in _NEW_FIELDS)
-    return 2 if is_new else 1
+    return NEWEST_VERSION if is_new else 1
 
 
 def lists_of_ops(steps: list[Step]) -> Iterator[list[Op]]:

@@ -13,6 +13,7 @@ from sidestep.errors import ExecutionError
 from sidestep.evaluation.bench import ENGINE
 from sidestep.evaluation.report import Report, Seen, report_of
 from sidestep.evaluation.rivals import Runner
+from sidestep.plan.format import NEWEST_VERSION
 from sidestep.types import Batch, CostModel, Decisions, RoutedOutput
 
 MISSING = "sidestep-engine is not installed; `pip install ./engine` builds it, with GCC or Clang"
@@ -52,6 +53,8 @@ def engine_of(plan: bytes, precision: EnginePrecision = "auto") -> Any:
             sidestep_engine.parse_plan(plan), precision=precision, num_threads=threads
         )
     except sidestep_engine.PlanError as error:
+        if getattr(sidestep_engine, "NEWEST_VERSION", 1) < NEWEST_VERSION:
+            raise ExecutionError(TOO_OLD) from error
         raise ExecutionError(f"the engine cannot run this network: {error}") from error
 
 
