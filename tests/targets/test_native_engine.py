@@ -75,6 +75,14 @@ def test_static_networks_and_fixed_paths_run_too(tmp_path: Path) -> None:
 
 
 @needs_engine
+def test_gates_by_share_decide_as_they_do_in_evaluation(tmp_path: Path) -> None:
+    method = {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "share", "target": 0.5}
+    run = train(tmp_path, method=method)
+    assert_same(run)
+    assert 0.2 < np.mean(sidestep.evaluate(run, execution="engine").keep_rates) < 0.8
+
+
+@needs_engine
 def test_images_leave_at_exits(tmp_path: Path) -> None:
     exits = {"at": ["layer1", "layer2"], "width": 4}
     run = train(tmp_path, model=TINY["model"] | {"exits": exits}, method={"name": "static"})

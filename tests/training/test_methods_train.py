@@ -65,6 +65,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "model": {"name": "msdnet", "num_scales": 2, "blocks": 2, "base": 2, "step": 1, "channels": 4}
         | {"growth": 4, "gr_factor": [1, 2], "bn_factor": [1, 2]},
     },
+    "rdi_net by share": {
+        "method": {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "share", "share": {"learn": True}},
+        "phases": [
+            JOINT | {"epochs": 1, "settings": {"closing": 0.0}},
+            JOINT | {"ramps": {"closing": {"start": 0.0, "end": 1.0, "until": 0.5}}},
+        ],
+    },
+    "convnet_aig by share": {
+        "method": {"name": "convnet_aig", "schedule": [1.0, 0.5, 0.7], "gate_mode": "share"},
+        "model": {"mix": "branch"},
+    },
+    "codinet by share": {
+        "method": {"name": "codinet", "num_units": 2, "gate_mode": "share"},
+        "data": {"views": 4},
+    },
+    "skipnet by share": {
+        "method": {"name": "skipnet", "decisions": "share", "share": {"rate": 0.5}},
+    },
     "rdi_net with exits": {
         "method": {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "hard"},
         "model": {"exits": {"at": ["layer1"], "width": 8}},
@@ -97,7 +115,7 @@ def test_every_method_is_here() -> None:
 
 
 # One of every kind: routed, halting, with exits. The others are marked slow.
-QUICK = ("rdi_net, three options", "skipnet", "act", "msdnet")
+QUICK = ("rdi_net, three options", "rdi_net by share", "skipnet", "act", "msdnet")
 
 
 @pytest.mark.parametrize("variant", slow_where(lambda name: name not in QUICK, VARIANTS))

@@ -20,6 +20,15 @@ def sum_over_processes(values: Tensor) -> Tensor:
     return total
 
 
+def gathered_rows(values: Tensor) -> Tensor:
+    """Return the rows of all processes' equally long tensors, one behind the other, without gradients."""
+    if num_processes() == 1:
+        return values
+    padded = values.new_zeros(num_processes(), *values.shape)
+    padded[dist.get_rank()] = values
+    return _summed(padded).flatten(0, 1)
+
+
 class _Sum(Function):
     @staticmethod
     def forward(context: Any, values: Tensor) -> Tensor:

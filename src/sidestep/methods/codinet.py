@@ -17,9 +17,11 @@ from sidestep.backbones.backbone import Backbone
 from sidestep.errors import RecipeError
 from sidestep.losses.budget import unit_count_loss
 from sidestep.losses.views import consistency_loss, diversity_loss
-from sidestep.methods.method import Method
+from sidestep.methods.method import Method, check_two_options, check_unused
 from sidestep.routing.gate import GateConfig, GateRouter
+from sidestep.routing.router import Router
 from sidestep.routing.samplers import GumbelSoftmax, Noise, Sampler, argmax
+from sidestep.routing.share import ShareConfig, ShareRouter, check_share
 from sidestep.types import Batch, CostModel, RoutedOutput
 
 
@@ -38,7 +40,10 @@ class CoDiNetConfig:
         consistency_margin: distance from the centre of an image's views that costs nothing.
         diversity_margin: distance beyond which two images cost nothing.
         gate_mode: "soft" mixes outputs, "hard" rounds with a straight-through gradient, "argmax" decides
-            without noise and without a gradient for the gates.
+            without noise and without a gradient for the gates, "share" executes the share num_units / L of
+            every batch, see `routing.share`; there is no cost term then.
+        closing: how far shares have moved from 1 to what they are, for ramps; with gate_mode "share".
+        share: settings of gates by share of the batch.
         gate: the gate; the paper's has a non-linearity, the released code's none (`activation: false`).
     """
 
@@ -47,16 +52,21 @@ class CoDiNetConfig:
     path_weight: float = 0.2
     consistency_margin: float = 0.2
     diversity_margin: float = 0.5
-    gate_mode: Literal["soft", "hard", "argmax"] = "soft"
+    gate_mode: Literal["soft", "hard", "argmax", "share"] = "soft"
+    closing: float = 1.0
+    share: ShareConfig = field(default_factory=ShareConfig)
     gate: GateConfig = field(default_factory=_gate)
 
     def __post_init__(self) -> None:
         for name in ("num_units", "cost_weight", "path_weight", "consistency_margin", "diversity_margin"):
             if getattr(self, name) < 0:
                 raise RecipeError(f"{name} must be at least 0, got {getattr(self, name)}")
+        check_share(self.share, self.closing, used=self.gate_mode == "share")
+        if self.gate_mode == "share":
+            check_unused(self, "gate_mode 'share'", cost_weight=0.05)
 
 
-def _router(backbone: Backbone, settings: CoDiNetConfig) -> GateRouter:
+def _router(backbone: Backbone, settings: CoDiNetConfig) -> Router:
     units = backbone.units
     if settings.num_units > len(units):
         raise RecipeError(
@@ -69,12 +79,16 @@ def _router(backbone: Backbone, settings: CoDiNetConfig) -> GateRouter:
     for module in (part for layer in layers for part in layer.modules()):
         if isinstance(module, nn.Linear):
             nn.init.kaiming_normal_(module.weight)
-    return router
+    if settings.gate_mode != "share":
+        return router
+    check_two_options(backbone, "codinet with gate_mode 'share'")
+    count = len(units)
+    return ShareRouter(router, count, lambda now: [now.num_units / count] * count, settings.share)
 
 
 def _sampler(settings: CoDiNetConfig, noise: Noise) -> Sampler:
-    if settings.gate_mode == "argmax":
-        return argmax
+    if settings.gate_mode in ("argmax", "share"):
+        return argmax  # by shares the router says who samples in training
     return GumbelSoftmax(noise=noise, hard=settings.gate_mode == "hard")
 
 
@@ -87,7 +101,9 @@ def _losses(
     output: RoutedOutput, batch: Batch, cost: CostModel, settings: CoDiNetConfig
 ) -> dict[str, Tensor]:
     decisions = output.decisions
-    terms = {"cost": settings.cost_weight * unit_count_loss(decisions, settings.num_units)}
+    terms = {}
+    if settings.gate_mode != "share":
+        terms["cost"] = settings.cost_weight * unit_count_loss(decisions, settings.num_units)
     if settings.path_weight > 0:
         # A path is made of the weights of all options, skip and execute alike (2N numbers).
         soft = decisions.weights if decisions.relaxed is None else decisions.relaxed

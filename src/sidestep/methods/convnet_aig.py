@@ -8,15 +8,18 @@ keeps every gate's mean rate near its target; a block whose target is 1 has no g
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
 from sidestep.backbones.backbone import Backbone
 from sidestep.errors import RecipeError
 from sidestep.losses.budget import target_rate_loss
-from sidestep.methods.method import Method
+from sidestep.methods.method import Method, check_two_options, check_unused
 from sidestep.routing.gate import GateConfig, GateRouter
-from sidestep.routing.samplers import GumbelSoftmax, Noise, Sampler
+from sidestep.routing.router import Router
+from sidestep.routing.samplers import GumbelSoftmax, Noise, Sampler, argmax
+from sidestep.routing.share import ShareConfig, ShareRouter, check_share
 from sidestep.types import Batch, CostModel, RoutedOutput
 
 
@@ -29,6 +32,10 @@ class ConvNetAigConfig:
         schedule: target rate of every block instead, in order; 1 builds the block without a gate.
         cost_weight: factor of the target-rate loss: 2 on CIFAR, 1 on ImageNet.
         temperature: tau of the Gumbel-softmax.
+        gate_mode: "hard" as in the paper, or "share": targets are shares of every batch that blocks execute,
+            see `routing.share`, and there is no target-rate loss.
+        closing: how far shares have moved from 1 to what they are, for ramps; with gate_mode "share".
+        share: settings of gates by share of the batch.
         gate: the gate.
     """
 
@@ -36,6 +43,9 @@ class ConvNetAigConfig:
     schedule: list[float] | None = None
     cost_weight: float = 2.0
     temperature: float = 1.0
+    gate_mode: Literal["hard", "share"] = "hard"
+    closing: float = 1.0
+    share: ShareConfig = field(default_factory=ShareConfig)
     gate: GateConfig = field(default_factory=GateConfig)
 
     def __post_init__(self) -> None:
@@ -48,6 +58,13 @@ class ConvNetAigConfig:
             raise RecipeError(f"cost_weight must be at least 0, got {self.cost_weight}; the paper uses 2")
         if self.temperature <= 0:
             raise RecipeError(f"temperature must be above 0, got {self.temperature}; the paper uses 1")
+        check_share(self.share, self.closing, used=self.gate_mode == "share")
+        if self.share.shares is not None:
+            raise RecipeError(
+                "share.shares has no effect under convnet_aig, whose schedule says them; set that"
+            )
+        if self.gate_mode == "share":
+            check_unused(self, "gate_mode 'share'", cost_weight=2.0, temperature=1.0)
 
     def rates(self, num_units: int) -> list[float]:
         """Return the target rate of every unit.
@@ -64,22 +81,32 @@ class ConvNetAigConfig:
         return self.schedule
 
 
-def _router(backbone: Backbone, settings: ConvNetAigConfig) -> GateRouter:
-    return GateRouter(
+def _router(backbone: Backbone, settings: ConvNetAigConfig) -> Router:
+    num_units, rates = len(backbone.units), settings.rates(len(backbone.units))
+    gates = GateRouter(
         [unit.in_channels for unit in backbone.units],
         settings.gate,
         num_options=backbone.num_options,
-        gated=[rate < 1 for rate in settings.rates(len(backbone.units))],
+        gated=[rate < 1 for rate in rates],
     )
+    if settings.gate_mode != "share":
+        return gates
+    check_two_options(backbone, "convnet_aig with gate_mode 'share'")
+    ungated = [unit for unit, rate in enumerate(rates) if rate == 1]
+    return ShareRouter(gates, num_units, lambda now: now.rates(num_units), settings.share, open=ungated)
 
 
 def _sampler(settings: ConvNetAigConfig, noise: Noise) -> Sampler:
+    if settings.gate_mode == "share":
+        return argmax  # in training the router says who samples
     return GumbelSoftmax(noise=noise, temperature=settings.temperature, hard=True)
 
 
 def _losses(
     output: RoutedOutput, batch: Batch, cost: CostModel, settings: ConvNetAigConfig
 ) -> dict[str, Tensor]:
+    if settings.gate_mode == "share":
+        return {}
     decisions = output.decisions
     rates = settings.rates(decisions.weights.shape[1])
     return {"cost": settings.cost_weight * target_rate_loss(decisions, rates)}

@@ -66,6 +66,22 @@ def check_two_options(backbone: Backbone, method: str) -> None:
         )
 
 
+def check_unused(settings: Any, beside: str, **defaults: Any) -> None:
+    """Refuse settings that have no effect beside another one.
+
+    Args:
+        settings: a method's.
+        beside: the other one.
+        defaults: of the settings without effect.
+
+    Raises:
+        RecipeError: naming the first that is not its default.
+    """
+    for name, default in defaults.items():
+        if (value := getattr(settings, name)) != default:
+            raise RecipeError(f"{name} has no effect with {beside}, got {value!r}; drop it")
+
+
 def check_maps(backbone: Backbone, who: str) -> None:
     """Refuse a backbone of tokens where a router looks at the positions of maps.
 

@@ -20,9 +20,11 @@ from sidestep.data.histogram import HistogramConfig, color_histogram
 from sidestep.errors import RecipeError
 from sidestep.losses.budget import Scope, cost_loss
 from sidestep.losses.paths import Reduction, rank_loss
-from sidestep.methods.method import Method
+from sidestep.methods.method import Method, check_two_options, check_unused
 from sidestep.routing.relational import RelationalConfig, RelationalRouter
-from sidestep.routing.samplers import GumbelSoftmax, Noise, Sampler
+from sidestep.routing.router import Router
+from sidestep.routing.samplers import GumbelSoftmax, Noise, Sampler, argmax
+from sidestep.routing.share import ShareConfig, ShareRouter, check_share
 from sidestep.types import Batch, CostModel, RoutedOutput
 
 
@@ -66,9 +68,12 @@ class RdiNetConfig:
         cost_weight: lambda of eq. 16.
         cost_scope: what is compared with t, see `cost_loss`.
         cost_reduction: over units; the paper sums.
-        gate_mode: "soft" blends as eq. 9, "hard" rounds with a straight-through gradient.
+        gate_mode: "soft" blends as eq. 9, "hard" rounds with a straight-through gradient, "share" executes
+            the share `target` of every batch, see `routing.share`; there is no cost loss then.
         temperature: tau of the Gumbel-softmax.
         noise_scale: factor on the Gumbel noise; below 1 the gates are sharper.
+        closing: how far shares have moved from 1 to what they are, for ramps; with gate_mode "share".
+        share: settings of gates by share of the batch.
         router: the relational router.
         srm: the Sample Relation Module.
     """
@@ -77,9 +82,11 @@ class RdiNetConfig:
     cost_weight: float = 1.0
     cost_scope: Scope = "unit"
     cost_reduction: Literal["sum", "mean"] = "sum"
-    gate_mode: Literal["soft", "hard"] = "soft"
+    gate_mode: Literal["soft", "hard", "share"] = "soft"
     temperature: float = 1.0
     noise_scale: float = 1.0
+    closing: float = 1.0
+    share: ShareConfig = field(default_factory=ShareConfig)
     router: RelationalConfig = field(default_factory=RelationalConfig)
     srm: SrmConfig = field(default_factory=SrmConfig)
 
@@ -92,19 +99,29 @@ class RdiNetConfig:
             raise RecipeError(f"temperature must be above 0, got {self.temperature}; the usual value is 1")
         if self.noise_scale < 0:
             raise RecipeError(f"noise_scale must be at least 0, got {self.noise_scale}; 1 is Gumbel-softmax")
+        check_share(self.share, self.closing, used=self.gate_mode == "share")
+        if self.gate_mode == "share":
+            costs = {"cost_weight": 1.0, "cost_scope": "unit", "cost_reduction": "sum"}
+            check_unused(self, "gate_mode 'share'", **costs, temperature=1.0, noise_scale=1.0)
 
 
-def _router(backbone: Backbone, settings: RdiNetConfig) -> RelationalRouter:
+def _router(backbone: Backbone, settings: RdiNetConfig) -> Router:
     units = backbone.units
-    return RelationalRouter(
+    gates = RelationalRouter(
         [unit.in_channels for unit in units],
         [unit.stage for unit in units],
         settings.router,
         num_options=backbone.num_options,
     )
+    if settings.gate_mode != "share":
+        return gates
+    check_two_options(backbone, "rdi_net with gate_mode 'share'")
+    return ShareRouter(gates, len(units), lambda now: [now.target] * len(units), settings.share)
 
 
 def _sampler(settings: RdiNetConfig, noise: Noise) -> Sampler:
+    if settings.gate_mode == "share":
+        return argmax  # in training the router says who samples
     return GumbelSoftmax(
         noise=noise,
         temperature=settings.temperature,
@@ -115,16 +132,12 @@ def _sampler(settings: RdiNetConfig, noise: Noise) -> Sampler:
 
 def _losses(output: RoutedOutput, batch: Batch, cost: CostModel, settings: RdiNetConfig) -> dict[str, Tensor]:
     decisions = output.decisions
-    terms = {
-        "cost": settings.cost_weight
-        * cost_loss(
-            decisions,
-            settings.target,
-            cost,
-            scope=settings.cost_scope,
-            reduction=settings.cost_reduction,
+    terms = {}
+    if settings.gate_mode != "share":
+        loss = cost_loss(
+            decisions, settings.target, cost, scope=settings.cost_scope, reduction=settings.cost_reduction
         )
-    }
+        terms["cost"] = settings.cost_weight * loss
     if settings.srm.alpha > 0 and batch.statistics is not None:
         srm = settings.srm
         terms["rank"] = srm.alpha * rank_loss(

@@ -7,7 +7,7 @@ the negative cross-entropy, is added to the task loss: `settings: {decisions: sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
@@ -20,7 +20,8 @@ from sidestep.methods.method import Method, check_maps, check_two_options
 from sidestep.routing.feedforward import FeedForwardRouter
 from sidestep.routing.recurrent import RecurrentRouter
 from sidestep.routing.router import Router
-from sidestep.routing.samplers import Categorical, GumbelSoftmax, Noise, Sampler, log_softmax
+from sidestep.routing.samplers import Categorical, GumbelSoftmax, Noise, Sampler, argmax, log_softmax
+from sidestep.routing.share import ShareConfig, ShareRouter, check_share
 from sidestep.types import Batch, CostModel, RoutedOutput
 
 
@@ -33,7 +34,8 @@ class SkipNetConfig:
             (FFGate-II, ResNet-110).
         width: of the recurrent gate.
         decisions: in training: "hard" rounds with a straight-through gradient, "soft" mixes outputs,
-            "sampled" draws without a gradient, for the policy gradient.
+            "sampled" draws without a gradient, for the policy gradient, "share" executes a share of every
+            batch at every gate, see `routing.share`.
         policy_weight: factor of the policy gradient, averaged over the batch. The CIFAR code has 0.01 on the
             batch's sum, so 0.01 x batch size here, the ImageNet code 0.01 on the mean.
         alpha: reward of skipping every gate: 0.1 on CIFAR, and on ImageNet 0.01 together with scale_task.
@@ -41,18 +43,22 @@ class SkipNetConfig:
             as in the ImageNet code: a skipped gate is then worth as much as a whole nat of cross-entropy,
             whatever alpha is.
         gamma: discount of rewards per gate.
+        closing: how far shares have moved from 1 to what they are, for ramps; with decisions "share".
+        share: settings of gates by share of the batch.
         sharpness: factor on the logits that are drawn from; 20 makes the policy nearly deterministic, as the
             ImageNet code does before its hybrid phase.
     """
 
     gate: Literal["recurrent", "feedforward1", "feedforward2"] = "recurrent"
     width: int = 10
-    decisions: Literal["hard", "soft", "sampled"] = "hard"
+    decisions: Literal["hard", "soft", "sampled", "share"] = "hard"
     policy_weight: float = 0.0
     alpha: float = 0.1
     scale_task: bool = False
     gamma: float = 1.0
     sharpness: float = 1.0
+    closing: float = 1.0
+    share: ShareConfig = field(default_factory=ShareConfig)
 
     def __post_init__(self) -> None:
         if self.width < 1:
@@ -71,18 +77,27 @@ class SkipNetConfig:
                 f"policy_weight needs decisions that were drawn, got {self.policy_weight} with "
                 f"{self.decisions!r}; set decisions: sampled"
             )
+        check_share(self.share, self.closing, used=self.decisions == "share", has_target=False)
 
 
 def _router(backbone: Backbone, settings: SkipNetConfig) -> Router:
     check_two_options(backbone, "skipnet")
     channels = [unit.in_channels for unit in backbone.units]
     if settings.gate == "recurrent":
-        return RecurrentRouter(channels, width=settings.width)
-    check_maps(backbone, f"method skipnet with gate {settings.gate!r}")
-    return FeedForwardRouter(channels, deep=settings.gate == "feedforward1")
+        router: Router = RecurrentRouter(channels, width=settings.width)
+    else:
+        check_maps(backbone, f"method skipnet with gate {settings.gate!r}")
+        router = FeedForwardRouter(channels, deep=settings.gate == "feedforward1")
+    if settings.decisions != "share":
+        return router
+    # The first unit has no gate.
+    count = len(channels)
+    return ShareRouter(router, count, lambda now: [now.share.rate] * count, settings.share, open=[0])
 
 
 def _sampler(settings: SkipNetConfig, noise: Noise) -> Sampler:
+    if settings.decisions == "share":
+        return argmax  # in training the router says who samples
     if settings.decisions == "sampled":
         return Categorical(noise=noise, log_probs=lambda logits: log_softmax(logits * settings.sharpness))
     return GumbelSoftmax(noise=noise, noise_scale=0.0, hard=settings.decisions == "hard")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -11,12 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sidestep.execution.execution import Execution
+from sidestep.execution.parts import run_part
 from sidestep.layers.rows import take_rows
 from sidestep.layers.unit import Unit
 from sidestep.networks.walk import ForwardPass
 from sidestep.routing.exit_rule import Certainty, ExitRule
 from sidestep.routing.router import Router
-from sidestep.routing.samplers import Sampler
+from sidestep.routing.samplers import Sampler, UnitSampler
 from sidestep.types import Decisions, RoutedOutput
 
 
@@ -79,8 +81,13 @@ class Forward(ForwardPass):
             self.x = self.execution.execute(unit, self.x)
             return
         logits = self.ask(index)
-        sample = self.sampler(logits)
-        self.x = self.execution.run(unit, self.x, sample.weights)
+        sampler = self.sampler.at(index) if isinstance(self.sampler, UnitSampler) else self.sampler
+        sample = sampler(logits)
+        if sample.chosen is None or sample.others is None:
+            self.x = self.execution.run(unit, self.x, sample.weights)
+        else:
+            run = partial(self.execution.run, unit)
+            self.x = run_part(unit, run, self.x, sample.weights, sample.chosen, sample.others)
         self.choices.append((logits, sample.weights, sample.relaxed))
 
     def at_exit(self, index: int, classify: Callable[[Any], Any]) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sidestep.errors import RecipeError
 from sidestep.layers.constant import constant
 from sidestep.layers.rows import take_rows
+from sidestep.routing.samplers import Sampler
 
 
 class Router(nn.Module):
@@ -31,6 +32,14 @@ class Router(nn.Module):
 
     def forward(self, unit: int, features: Tensor, state: Any) -> tuple[Tensor, Any]:
         raise NotImplementedError
+
+    def sampler(self, settings: Any) -> Sampler | None:
+        """Return who turns its logits into weights in training, or None where the method says that.
+
+        Args:
+            settings: the method's, at this step.
+        """
+        return None
 
     def take(self, state: Any, rows: Tensor) -> Any:
         """Return the state of some of the images, by index, for the rest of the network.

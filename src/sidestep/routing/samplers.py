@@ -4,23 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 
 class Sample(NamedTuple):
-    """Weights that are executed, and the relaxed weights behind them; both (B, K)."""
+    """What was sampled for a batch.
+
+    Attributes:
+        weights: (B, K) that are executed.
+        relaxed: (B, K) weights behind them.
+        chosen: (N,) rows that alone execute the unit, rising, where their number was set before; None
+            otherwise. Of two options the others have the first one.
+        others: (B - N,) all other rows, rising, or None likewise.
+    """
 
     weights: Tensor
     relaxed: Tensor
+    chosen: Tensor | None = None
+    others: Tensor | None = None
 
 
 class Sampler(Protocol):
     """Turns (B, K) logits of one unit into a `Sample`."""
 
     def __call__(self, logits: Tensor) -> Sample: ...
+
+
+@runtime_checkable
+class UnitSampler(Protocol):
+    """A sampler that differs from unit to unit."""
+
+    def at(self, unit: int) -> Sampler:
+        """Return the sampler of a unit."""
+        ...
 
 
 def log_softmax(logits: Tensor) -> Tensor:

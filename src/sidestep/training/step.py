@@ -135,6 +135,9 @@ class TrainingStep(nn.Module):
         if self._phase.paths == "routed":
             own, curriculum = self.network.router, self.method.curriculum
             router = None if own is None or curriculum is None else curriculum(own, self._now)
+            sampler = None if own is None else own.sampler(self._now)
+            if sampler is not None:
+                return sampler, router
             return self.method.sampler(self._now, self._noise), router
         units, options = self.network.shape_of_choices
         if self._phase.paths == "full":
