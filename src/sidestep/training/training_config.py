@@ -116,7 +116,7 @@ class OptimizerConfig:
         weight_decay: coefficient of it, routers included. "sgd", "adam" add it to the gradient, the others
             take it off the weights.
         options: what else the algorithm takes, by name, such as `betas: [0.9, 0.99]` or, for muon,
-            `fallback_lr_scale: 0.5`.
+            `ns_steps: 3`.
         decayed: "all" parameters, or "weights" of convolutions and linear layers alone, without biases and
             BatchNorm.
         router_lr_factor: learning rate of the routers relative to the blocks'.
