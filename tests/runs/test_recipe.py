@@ -94,7 +94,7 @@ def test_all_errors_come_at_once_with_the_nearest_names() -> None:
         from_dict(values)
     text = str(caught.value)
     assert "method.tagret is no setting of method rdi_net; did you mean target?" in text
-    assert "method.gate_mode must be a value out of soft, hard, share, got 'harrd'; did you mean hard?" in text
+    assert "gate_mode must be a value out of soft, hard, share, got 'harrd'; did you mean hard?" in text
     assert "method.router.gamma must be in [0, 1] or 'auto', got 2" in text
     assert "modle is no setting of a recipe; did you mean model?" in text
     assert "training.phases.0.epochs must be at least 0, got -1" in text

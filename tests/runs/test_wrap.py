@@ -118,7 +118,7 @@ def test_settings_are_checked_as_in_a_recipe_all_at_once() -> None:
     text = str(caught.value)
     assert text.startswith("wrap has 3 errors:")
     assert "method.tagret is no setting of method rdi_net; did you mean target?" in text
-    assert "method.gate_mode must be a value out of soft, hard, got 'harrd'; did you mean hard?" in text
+    assert "gate_mode must be a value out of soft, hard, share, got 'harrd'; did you mean hard?" in text
     assert "method.router.gamma must be in [0, 1] or 'auto', got 2" in text
 
 
