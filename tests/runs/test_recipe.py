@@ -282,7 +282,7 @@ def test_a_null_where_something_is_required_is_one_of_the_errors() -> None:
         "  - model.mix must be a value out of output, branch, got None",
         "  - model.exits.at must be a list of texts, got None",
         "  - data.mean must be a list of numbers, got None",
-        "  - data.flip must be a true or false, got None",
+        "  - data.flip must be a true or false or value out of alternating, got None",
         "  - training.phases.0.milestones must be a list of whole numbers, got None",
         "  - training.phases.0.settings must be a mapping, got None",
         "  - training.phases.0.ramps.y must be a mapping, got None",
