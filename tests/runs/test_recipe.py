@@ -342,7 +342,10 @@ def test_groups_and_lists_on_the_command_line_are_yaml(tmp_path: Path) -> None:
         ("--training.phases.-1.lr=0.1", "--training.phases.-1.lr names no place in the recipe"),
         ("--data.std=[1, 1", "data.std must be a list of numbers, got '[1, 1'"),
         ("--method=:", "method must be a mapping, got ':'"),
-        ("--data.flip=perhaps", "data.flip must be a true or false, got 'perhaps'"),
+        (
+            "--data.flip=perhaps",
+            "data.flip must be a true or false or value out of alternating, got 'perhaps'",
+        ),
         ("--training.seed=-1", "training.seed must be in 0 to"),
         ("--training.seed=10000000000000000000000", "training.seed must be in 0 to"),
     ],
