@@ -9,7 +9,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from sidestep.data.augment import alternating, crop_and_flip, draw_epoch, make_normalization
+from sidestep.data.augment import Draws, alternating, crop_and_flip, draw_epoch, make_normalization
 from sidestep.data.data_config import DataConfig
 from sidestep.data.histogram import Statistics
 from sidestep.data.image_set import Indices, Shard, count_steps, epoch_order, eval_rows, train_rows
@@ -82,7 +82,8 @@ class MemorySet:
             len(order), seed=seed, epoch=epoch, padding=padding, flip=bool(config.flip), device=device
         )
         if config.flip == "alternating":
-            draws = draws._replace(flip=alternating(order, len(self), seed=seed, epoch=epoch, views=views))
+            flips = alternating(order, len(self), seed=seed, epoch=epoch, views=views)
+            draws = Draws(draws.top, draws.left, flips)
         steps = start_step + len(rows)
         more = draw_augmentation(config.augment, positions=len(order), steps=steps, seed=seed, epoch=epoch)
 

@@ -35,7 +35,8 @@ class _Sum(Function):
         return _summed(values)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
         return _summed(gradient)
 
 
