@@ -16,7 +16,9 @@ from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
 from sidestep.backbones.preact_resnet import Images
 from sidestep.layers.residual import Mix, Skip
 from sidestep.layers.shortcut import Shortcut
+from sidestep.methods import METHODS
 from sidestep.methods.act import ACT, SACT, HaltingConfig
+from sidestep.networks.attached_exits import attach_exits
 from sidestep.networks.exit_network import ExitNetwork
 from sidestep.networks.halting_network import HaltingNetwork
 from sidestep.networks.models import MODELS, ModelConfig, build_backbone
@@ -27,6 +29,8 @@ from sidestep.routing.relational import RelationalConfig, RelationalRouter
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import Noise, Sample, argmax
 
+# Where `attached_network` has exits.
+AT = ["layer1", "layer2.0"]
 # Of images that end as 1x1 features behind the four stages of a network for photographs.
 HALTING_SIZE = 32
 
@@ -215,6 +219,22 @@ def shared_exit_network(name: str) -> ExitNetwork:
     """Return a lively network in evaluation mode that no test may change."""
     torch.manual_seed(0)
     return lively_exits(make_exit_network(EXIT_NETWORKS[name]), torch.randn(32, 3, 16, 16))
+
+
+def attached_network(method: str = "rdi_net", at: Sequence[str] = AT, **settings: object) -> RoutedNetwork:
+    """Return a small network in evaluation mode with lively routers and two exits."""
+    torch.manual_seed(0)
+    backbone = build_backbone(ModelConfig(name="cifar_resnet14"), num_classes=10)
+    config = METHODS[method].settings(**settings)
+    router = METHODS[method].router(backbone, config)
+    attached = attach_exits(RoutedNetwork(backbone, router), at, num_classes=10, width=8)
+    enliven(attached)
+    for module in attached.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                nn.init.normal_(module.bias, std=0.1)
+    return attached.eval()
 
 
 def branch_rows(backbone: Backbone) -> AbstractContextManager[list[int]]:

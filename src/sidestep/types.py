@@ -82,9 +82,13 @@ class RoutedOutput:
         return (logits if self.temperatures is None else logits / self.temperatures.unsqueeze(1)).softmax(1)
 
 
+# MACs (one multiply-add counts once), or milliseconds.
+Unit = Literal["MACs", "ms"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostModel:
-    """The price list of a network for one image: MACs (one multiply-add counts once), or milliseconds.
+    """The price list of a network for one image.
 
     Attributes:
         fixed: stem and head, paid by every image.
@@ -104,7 +108,7 @@ class CostModel:
     exits: Tensor | None = None
     exit_units: Tensor | None = None
     static: float | None = None
-    unit: Literal["MACs", "ms"] = "MACs"
+    unit: Unit = "MACs"
 
     @property
     def full(self) -> float:

@@ -32,7 +32,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def torch_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rivals, "_installed", lambda package: False)
+    monkeypatch.setattr(rivals, "installed", lambda package: False)
 
 
 def bench(network: RoutedNetwork, **settings: object) -> BenchResult:

@@ -43,7 +43,7 @@ def one_thread() -> Iterator[None]:
 
 def installed(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
     """Let only some runtimes be installed."""
-    monkeypatch.setattr(rivals, "_installed", lambda package: package in packages)
+    monkeypatch.setattr(rivals, "installed", lambda package: package in packages)
 
 
 def test_without_other_runtimes_pytorch_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,5 @@
 """Early exits on networks that had none."""
 
-from collections.abc import Sequence
-
 import pytest
 import timm
 import torch
@@ -15,27 +13,10 @@ from sidestep.networks.attached_exits import attach_exits
 from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.exit_rule import ExitRule
-from tests.doubles import enliven, entered_rows
+from tests.doubles import attached_network, entered_rows
 
-AT = ["layer1", "layer2.0"]
 # Certain enough for some images and not for others, as fresh weights have it.
 RULE = ExitRule(thresholds=[0.118, 0.113])
-
-
-def network(method: str = "rdi_net", at: Sequence[str] = AT, **settings: object) -> RoutedNetwork:
-    """A small network with lively routers and two exits."""
-    torch.manual_seed(0)
-    backbone = build_backbone(ModelConfig(name="cifar_resnet14"), num_classes=10)
-    config = METHODS[method].settings(**settings)
-    router = METHODS[method].router(backbone, config)
-    attached = attach_exits(RoutedNetwork(backbone, router), at, num_classes=10, width=8)
-    enliven(attached)
-    for module in attached.modules():
-        if isinstance(module, torch.nn.Linear):
-            torch.nn.init.normal_(module.weight, std=module.in_features**-0.5)
-            if module.bias is not None:
-                torch.nn.init.normal_(module.bias, std=0.1)
-    return attached.eval()
 
 
 def images(count: int = 16) -> Tensor:
@@ -55,7 +36,7 @@ ROUTED = ["rdi_net", "convnet_aig", "skipnet", "random_drop"]
 
 @pytest.mark.parametrize("method", [*ROUTED, "static"])
 def test_exits_change_nothing_for_images_that_stay(method: str) -> None:
-    attached = network(method)
+    attached = attached_network(method)
     routed = RoutedNetwork(attached.backbone, attached.router).eval()
     expected, output = routed(images()), attached(images())
     torch.testing.assert_close(output.logits, expected.logits)
@@ -66,7 +47,7 @@ def test_exits_change_nothing_for_images_that_stay(method: str) -> None:
 
 @pytest.mark.parametrize("method", [*ROUTED, "static"])
 def test_a_cascade_equals_the_masked_network(method: str) -> None:
-    attached = network(method)
+    attached = attached_network(method)
     rule, cost = middle_rule(attached), measure_cost(attached, (16, 16))
     with torch.no_grad():
         masked = attached(images(), rule=rule)
@@ -83,7 +64,7 @@ def test_a_cascade_equals_the_masked_network(method: str) -> None:
 
 
 def test_images_that_have_left_run_nothing() -> None:
-    attached = network("static")
+    attached = attached_network("static")
     rule = middle_rule(attached)
     exits = attached(images(), rule=rule).decisions.exits.argmax(dim=1)
     convolutions = [unit.conv1 for unit in attached.backbone.units]
@@ -95,7 +76,7 @@ def test_images_that_have_left_run_nothing() -> None:
 
 
 def test_permuting_a_batch_changes_nothing() -> None:
-    attached = network()
+    attached = attached_network()
     rule, order = middle_rule(attached), torch.randperm(16, generator=torch.Generator().manual_seed(2))
     straight = attached(images(), rule=rule, execution=cascade)
     shuffled = attached(images()[order], rule=rule, execution=cascade)
@@ -105,7 +86,7 @@ def test_permuting_a_batch_changes_nothing() -> None:
 
 @pytest.mark.parametrize("method", ["rdi_net", "static"])
 def test_the_cost_of_leaving_adds_up(method: str) -> None:
-    attached = network(method)
+    attached = attached_network(method)
     cost, output = measure_cost(attached, (16, 16)), attached(images())
     at_exits = cost.at_exits(output.decisions)
     torch.testing.assert_close(at_exits[:, -1], cost.per_sample(output.decisions))
@@ -124,7 +105,7 @@ def test_the_cost_of_leaving_adds_up(method: str) -> None:
 
 
 def test_every_exit_learns_from_the_sum_of_losses() -> None:
-    attached = network().train()
+    attached = attached_network().train()
     output = attached(images())
     output.exit_logits.square().mean(dim=(1, 2)).sum().backward()
     without = [name for name, p in attached.named_parameters() if p.grad is None]
@@ -161,7 +142,7 @@ def test_networks_of_timm_get_exits(name: str) -> None:
 )
 def test_wrong_places_are_refused(at: list[str], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        network(at=at)
+        attached_network(at=at)
 
 
 def test_networks_that_halt_are_refused() -> None:
@@ -175,7 +156,7 @@ def test_networks_that_halt_are_refused() -> None:
 
 
 def test_a_cascade_needs_a_rule_and_evaluation_mode() -> None:
-    attached = network()
+    attached = attached_network()
     with pytest.raises(ExecutionError, match="needs evaluation mode and an exit rule, got no rule"):
         attached(images(), execution=cascade)
     with pytest.raises(ExecutionError, match="got training mode"):

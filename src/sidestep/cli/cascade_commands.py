@@ -33,10 +33,8 @@ def cascade(
             bring none.
         out: run folder.
         exits: what an image may cost (default: all go to the last member).
-        calibration: solve thresholds on the validation split, or on halves of the test split for each other,
-            for weights that have seen the validation images.
-        combine: an exit says the mean of the log-probabilities or probabilities of all members so far, or
-            what its own member says.
+        calibration: solve thresholds on the validation split, or on halves of the test split for each other.
+        combine: an exit says the mean of (log-)probabilities of all members so far, or what its own says.
         json: print one JSON object and nothing else.
     """
     from sidestep.runs.compose import make_cascade
@@ -48,6 +46,7 @@ def cascade(
         out,
         data=data_values(overrides),
         budget=exits.exit_budget() if exits.has_budget else None,
+        book=exits.book,
         calibration=calibration,
         combine=combine,
     )

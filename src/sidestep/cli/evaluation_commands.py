@@ -5,13 +5,21 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from rich.console import Console
 
 from sidestep.cli.groups import Exits, Trained
 from sidestep.cli.options import Only
-from sidestep.cli.tables import bench_table, calibration_table, curve_table, report_table, show
+from sidestep.cli.tables import (
+    bench_table,
+    book_table,
+    calibration_table,
+    curve_table,
+    report_table,
+    show,
+    tell,
+)
 from sidestep.errors import UsageError
 
 
@@ -61,6 +69,7 @@ def evaluate(
         decisions=how.decisions,
         seed=how.seed,
         budget=exits.exit_budget() if exits.has_budget else None,
+        book=exits.book,
         split=split,
         checkpoint=trained.checkpoint,
         source=trained.source,
@@ -81,17 +90,21 @@ def calibrate(run: Path, *, exits: Exits, trained: Trained, json: bool = False) 
     from sidestep.runs.evaluate import calibrate as calibrate_run
 
     budget = exits.exit_budget()
-    found = calibrate_run(run, budget, checkpoint=trained.checkpoint, source=trained.source)
+    found = calibrate_run(run, budget, book=exits.book, checkpoint=trained.checkpoint, source=trained.source)
     show(asdict(found), calibration_table(found), json)
     if not json:
         cost = f"{2e-9 * found.macs:.4f} of {2e-9 * found.budget_macs:.4f} GFLOPs"
+        if found.ms is not None:
+            cost += (
+                f" and {found.ms:.4f}" + ("" if found.budget_ms is None else f" of {found.budget_ms}") + " ms"
+            )
         print(f"validation: {found.accuracy:.2%} at {cost} per image; kept in the checkpoint")
 
 
 def curve(
     run: Path,
     *,
-    exits: Annotated[Exits, Only("criterion", "no_temperatures")],
+    exits: Annotated[Exits, Only("criterion", "no_temperatures", "book")],
     num_budgets: int = 20,
     trained: Trained,
 ) -> None:
@@ -112,6 +125,7 @@ def curve(
         criterion=exits.criterion,
         scale=not exits.no_temperatures,
         num_budgets=num_budgets,
+        book=exits.book,
         checkpoint=trained.checkpoint,
         source=trained.source,
     )
@@ -121,21 +135,31 @@ def curve(
 def bench(
     run: Path,
     *,
-    batch_sizes: str = "1,32,256",
+    batch_sizes: str | None = None,
     seconds: float = 10.0,
+    book: Literal["engine", "pytorch", "onnxruntime", "openvino"] | None = None,
+    precision: Literal["auto", "float32", "bfloat16"] | None = None,
     trained: Annotated[Trained, Only("source")],
     json: bool = False,
 ) -> None:
-    """Measure a run's network beside its static origin in several runtimes.
+    """Measure a run's network beside its static origin in several runtimes, or its parts in one.
 
     Args:
         run: run folder.
-        batch_sizes: images per call, with commas.
+        batch_sizes: images per call, with commas (default: 1,32,256, of a latency book 1).
         seconds: time limit of each precision and batch size.
+        book: measure every unit, exit and member in this runtime instead, for budgets in milliseconds.
+        precision: of a latency book (default: auto, the engine's own choice and float32 elsewhere).
         trained: on which data.
         json: print one JSON object and nothing else.
     """
-    sizes = _batch_sizes(batch_sizes)
+    default = "1,32,256" if book is None else "1"
+    sizes = _batch_sizes(default if batch_sizes is None else batch_sizes)
+    if book is not None:
+        _measure_books(run, sizes, seconds, (book, precision or "auto"), trained.source, json)
+        return
+    if precision is not None:
+        raise UsageError(f"--precision {precision} has no effect without a latency book; add --book engine")
     from sidestep.runs.timing import bench as bench_run
     from sidestep.targets.native_engine import MISSING, engine_installed
 
@@ -143,6 +167,22 @@ def bench(
         print(MISSING, file=sys.stderr)
     result = bench_run(run, batch_sizes=sizes, seconds=seconds, source=trained.source).as_dict()
     show(result, bench_table(result, str(run)), json)
+
+
+def _measure_books(
+    run: Path, sizes: list[int], seconds: float, which: tuple[Any, Any], source: str | None, json: bool
+) -> None:
+    """Measure a run's latency book for every batch size, and print them."""
+    from sidestep.cost.latency_book import as_values
+    from sidestep.runs.latency import measure_book
+
+    runtime, precision = which
+    books = [
+        measure_book(run, runtime, precision=precision, batch_size=size, seconds=seconds, source=source)
+        for size in sizes
+    ]
+    show([as_values(book) for book in books], book_table(books, str(run)), json)
+    tell(f"next: `sidestep calibrate {run} --ms {books[0].prices.full / 2:.2g} --book {books[0].name}`", json)
 
 
 def _batch_sizes(text: str) -> list[int]:

@@ -29,9 +29,11 @@ class Exits:
     """Where images leave a network with early exits.
 
     Attributes:
-        budget: mean MACs with early exits, as a fraction of the full network's.
+        budget: mean MACs, as a fraction of the full network's.
         budget_gflops: the same in GFLOPs of 2 x MACs, instead.
-        max_drop: largest loss of accuracy against the last exit in points, instead.
+        ms: mean milliseconds per image by a latency book, instead.
+        book: latency book of the run (default: its only one), or a file; in `cascade` also a runtime.
+        max_drop: points of accuracy below the last exit, instead.
         risk: largest share of images that leave wrong where the last exit is right, instead.
         confidence: with which the risk is kept (default: 0.95).
         criterion: confidence, margin, entropy, patience or agreement of exits, or a registered one.
@@ -40,6 +42,8 @@ class Exits:
 
     budget: float | None = None
     budget_gflops: float | None = None
+    ms: float | None = None
+    book: str | None = None
     max_drop: float | None = None
     risk: float | None = None
     confidence: float | None = None
@@ -49,7 +53,8 @@ class Exits:
     @property
     def has_budget(self) -> bool:
         """Return whether one was given."""
-        return any(each is not None for each in (self.budget, self.budget_gflops, self.max_drop, self.risk))
+        budgets = (self.budget, self.budget_gflops, self.ms, self.max_drop, self.risk)
+        return any(each is not None for each in budgets)
 
     def check_use(self) -> None:
         """Refuse options that have no effect because no budget was given.
@@ -79,6 +84,7 @@ class Exits:
         return ExitBudget(
             fraction=self.budget,
             gflops=self.budget_gflops,
+            ms=self.ms,
             max_drop=self.max_drop,
             risk=self.risk,
             confidence=self.confidence,

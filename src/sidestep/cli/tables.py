@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from sidestep.cost.latency_book import LatencyBook
     from sidestep.evaluation.exit_curve import ExitCalibration, ExitCurve
     from sidestep.evaluation.frontier import FrontierPoint
     from sidestep.methods import Method
@@ -59,6 +60,8 @@ def report_table(report: Mapping[str, Any], title: str) -> Table:
     add_row(table, "GFLOPs per image (2 x MACs, routers in)", f"{report['gflops']:.4f}")
     add_row(table, "GFLOPs without routers", f"{report['gflops_without_routers']:.4f}")
     add_row(table, "fraction of the static network", f"{report['fraction_of_full']:.1%}")
+    if report.get("latency_ms") is not None:
+        add_row(table, f"ms per image ({report['latency_book']})", f"{report['latency_ms']:.4f}")
     add_row(table, "executed blocks", f"{report['executed_mean']:.2f} ± {report['executed_std']:.2f}")
     add_row(table, "distinct paths", f"{report['num_paths']:,}")
     if report["keep_rates"]:
@@ -105,7 +108,9 @@ def calibration_table(calibration: ExitCalibration) -> Table:
 
 def curve_table(curve: ExitCurve, title: str) -> Table:
     """Return the points of a curve of exits, one a row."""
-    table = plain_table("curve", "budget, GFLOPs", "GFLOPs", "of full", "accuracy", title=title)
+    timed = all(row.point.ms is not None for row in curve.points)
+    heads = ["curve", "budget, GFLOPs", "GFLOPs", "of full", *(["ms"] if timed else []), "accuracy"]
+    table = plain_table(*heads, title=title)
     for row in curve.points:
         budget, cost = row.budget_macs, row.point.macs
         add_row(
@@ -114,7 +119,27 @@ def curve_table(curve: ExitCurve, title: str) -> Table:
             "" if budget is None else f"{2e-9 * budget:.4f}",
             f"{2e-9 * cost:.4f}",
             f"{cost / curve.full_macs:.1%}",
+            *([f"{row.point.ms:.4f}"] if timed else []),
             f"{row.point.accuracy:.2%}",
+        )
+    return table
+
+
+def book_table(books: Sequence[LatencyBook], title: str) -> Table:
+    """Return latency books, one a row: milliseconds per image at every exit with all units executed."""
+    table = plain_table("latency book", "ms at each exit", "skipped units save", "error", title=title)
+    for book in books:
+        prices, units = book.prices, book.prices.options[:, -1]
+        ends = [len(units)] if prices.exit_units is None else prices.exit_units.tolist()
+        ways = [0.0] if prices.exits is None else prices.exits.tolist()
+        totals = [prices.fixed + way + float(units[:end].sum()) for way, end in zip(ways, ends, strict=True)]
+        saved = f"{float(units.sum()) / totals[-1]:.0%} of the last"
+        add_row(
+            table,
+            book.name,
+            " ".join(f"{ms:.4f}" for ms in totals),
+            saved if units.any() else "",
+            f"{book.error:.1%}",
         )
     return table
 

@@ -1,1 +1,1 @@
-"""Price lists: MACs of every option, router and exit."""
+"""Price lists: MACs of every option, router and exit, and milliseconds of a machine."""

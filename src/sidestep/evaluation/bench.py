@@ -122,7 +122,7 @@ def bench_network(
         for batch_size in batch_sizes:
             _log.info("timing %s, batch %d", precision, batch_size)
             runners = dynamic | static_runners(prepared.static, onnx, precision, batch_size)
-            medians = _measure(runners, _batches(images, batch_size), seconds)
+            medians = _measure(runners, batches_of(images, batch_size), seconds)
             rows += _rows(medians, precision, batch_size)
     return BenchResult(hardware=hardware(device), versions=versions(), rows=rows)
 
@@ -225,7 +225,7 @@ def _checked(images: Tensor | None, shape: tuple[int, int, int], count: int) -> 
     return images
 
 
-def _batches(images: Tensor, batch_size: int) -> list[Tensor]:
+def batches_of(images: Tensor, batch_size: int) -> list[Tensor]:
     """Return one large batch or several small ones, repeating the images where they are too few."""
     count = max(1, SINGLE_IMAGES // batch_size)
     rows = torch.arange(count * batch_size, device=images.device) % len(images)

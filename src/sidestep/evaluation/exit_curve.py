@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sidestep.cost.latency_book import LatencyBook
 from sidestep.errors import RecipeError
 from sidestep.evaluation.calibration import calibration_errors, fit_temperatures
 from sidestep.evaluation.goals import ExitGoal
@@ -26,11 +27,13 @@ class ExitSurvey:
         exit_logits: (E, N, C) float32.
         labels: (N,) classes.
         macs: (E, N) MACs of every image that leaves there, in float64.
+        ms: (E, N) its milliseconds by a latency book, or None without one.
     """
 
     exit_logits: Tensor
     labels: Tensor
     macs: Tensor
+    ms: Tensor | None = None
 
     def every_second(self, first: int) -> ExitSurvey:
         """Return the same for every second image, from the first or the second one on."""
@@ -38,6 +41,7 @@ class ExitSurvey:
             exit_logits=self.exit_logits[:, first::2],
             labels=self.labels[first::2],
             macs=self.macs[:, first::2],
+            ms=None if self.ms is None else self.ms[:, first::2],
         )
 
     def table(self, criterion: str, temperatures: Sequence[float] | None) -> ExitTable:
@@ -46,10 +50,13 @@ class ExitSurvey:
             scores=scores(self.exit_logits, criterion, temperatures),
             correct=self.exit_logits.argmax(dim=2) == self.labels,
             macs=self.macs,
+            ms=self.ms,
         )
 
 
-def survey_exits(network: DynamicNetwork, batches: Iterable[Batch], cost: CostModel) -> ExitSurvey:
+def survey_exits(
+    network: DynamicNetwork, batches: Iterable[Batch], cost: CostModel, latency: LatencyBook | None = None
+) -> ExitSurvey:
     """Return what all exits say about the images of batches.
 
     The network is put in evaluation mode and left in the mode it came in.
@@ -58,10 +65,11 @@ def survey_exits(network: DynamicNetwork, batches: Iterable[Batch], cost: CostMo
         network: the network.
         batches: normalised images with labels.
         cost: its price list.
+        latency: its latency book, or None.
     """
     was_training = network.training
     network.eval()
-    logits, labels, macs = [], [], []
+    logits, labels, macs, ms = [], [], [], []
     with torch.inference_mode():
         for batch in batches:
             output = network(batch.images)
@@ -69,12 +77,15 @@ def survey_exits(network: DynamicNetwork, batches: Iterable[Batch], cost: CostMo
             logits.append(output.exit_logits.float().cpu())
             labels.append(batch.labels.cpu())
             macs.append(cost.at_exits(output.decisions).double().T.cpu())
+            if latency is not None:
+                ms.append(latency.prices.at_exits(output.decisions).double().T.cpu())
     network.train(was_training)
     # Clones: what inference mode made takes no part in fitting temperatures.
     return ExitSurvey(
         exit_logits=torch.cat(logits, dim=1).clone(),
         labels=torch.cat(labels).clone(),
         macs=torch.cat(macs, dim=1).clone(),
+        ms=torch.cat(ms, dim=1).clone() if ms else None,
     )
 
 
@@ -92,6 +103,8 @@ class ExitCalibration:
         accuracy: there, in [0, 1].
         macs: mean MACs per image there.
         exit_rates: (E) share of images that leave at every exit there.
+        budget_ms: milliseconds that were asked for, if they were.
+        ms: mean milliseconds per image there by a latency book, or None without one.
     """
 
     budget_macs: float
@@ -103,6 +116,8 @@ class ExitCalibration:
     accuracy: float
     macs: float
     exit_rates: list[float]
+    budget_ms: float | None = None
+    ms: float | None = None
 
     @property
     def rule(self) -> ExitRule:
@@ -142,6 +157,8 @@ def calibrate(
         accuracy=point.accuracy,
         macs=point.macs,
         exit_rates=point.exit_rates,
+        budget_ms=goal.ms,
+        ms=point.ms,
     )
 
 

@@ -16,10 +16,11 @@ from sidestep.routing.exit_rule import first_exits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExitGoal:
-    """What is asked of exits: one of the three.
+    """What is asked of exits: one of the four.
 
     Attributes:
         macs: largest mean MACs per image.
+        ms: largest mean milliseconds per image, by a latency book.
         max_drop: largest loss of accuracy against the last exit, in points, on the images it is solved on.
         risk: largest probability, in (0, 1), that an image which the last exit has right leaves with a wrong
             answer; kept with `confidence` over the images that it is solved on.
@@ -27,6 +28,7 @@ class ExitGoal:
     """
 
     macs: float | None = None
+    ms: float | None = None
     max_drop: float | None = None
     risk: float | None = None
     confidence: float = 0.95
@@ -43,9 +45,11 @@ class ExitGoal:
         """
         if self.macs is not None:
             return thresholds_for_budget(table, self.macs, criterion)
+        if self.ms is not None:
+            return thresholds_for_budget(table, self.ms, criterion, unit="ms")
         if self.max_drop is not None:
             return thresholds_for_drop(table, self.max_drop, criterion)
-        assert self.risk is not None  # one of the three was asked for
+        assert self.risk is not None  # one of the four was asked for
         return thresholds_for_risk(table, self.risk, self.confidence, criterion)
 
 

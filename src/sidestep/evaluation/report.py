@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sidestep.cost.latency_book import LatencyBook
 from sidestep.evaluation.sampled import Sampled, samplers
 from sidestep.execution.execution import Execution, masked
 from sidestep.networks.network import DynamicNetwork
@@ -37,6 +38,8 @@ class Report:
         ponder: mean ponder cost N + R of every stage of a halting network, or None.
         exit_rates: share of images that leave at every early exit, or None without such.
         exit_accuracies: top-1 of every early exit on all images, or None where not all are computed.
+        latency_ms: mean milliseconds per image by the latency book `latency_book`, or None without one.
+        latency_book: name of the latency book.
     """
 
     execution: str
@@ -55,6 +58,8 @@ class Report:
     ponder: list[float] | None
     exit_rates: list[float] | None = None
     exit_accuracies: list[float] | None = None
+    latency_ms: float | None = None
+    latency_book: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain values, ready for JSON."""
@@ -70,6 +75,7 @@ def evaluate_network(
     execution: Execution = masked,
     sampled: Sampled | None = None,
     rule: ExitRule | None = None,
+    latency: LatencyBook | None = None,
 ) -> Report:
     """Return the report of a network on batches, by arg-max decisions without noise if none are asked for.
 
@@ -84,6 +90,7 @@ def evaluate_network(
         execution: how it is run.
         sampled: what decisions are drawn from, if not the arg-max; static and halting networks draw none.
         rule: where images leave a network with early exits; without one all leave at the last.
+        latency: its latency book, or None.
 
     Raises:
         ExecutionError: when soft decisions are drawn and the execution is not masked, or for a cascade
@@ -104,6 +111,7 @@ def evaluate_network(
         num_classes=num_classes,
         execution=execution.name,
         decisions="argmax" if sampled is None else "sampled",
+        latency=latency,
     )
 
 
@@ -143,7 +151,15 @@ class Seen:
         )
 
 
-def report_of(seen: Seen, cost: CostModel, *, num_classes: int, execution: str, decisions: str) -> Report:
+def report_of(
+    seen: Seen,
+    cost: CostModel,
+    *,
+    num_classes: int,
+    execution: str,
+    decisions: str,
+    latency: LatencyBook | None = None,
+) -> Report:
     """Return the report of what was seen.
 
     Args:
@@ -152,10 +168,15 @@ def report_of(seen: Seen, cost: CostModel, *, num_classes: int, execution: str, 
         num_classes: classes of the labels.
         execution: how the network was run.
         decisions: "argmax" or "sampled".
+        latency: the latency book of the network, or None.
     """
     # Sums over images are not to be rounded to bfloat16, whatever the network ran in.
     with torch.autocast("cpu", enabled=False):
-        return _report(seen, cost, num_classes, execution, decisions)
+        report = _report(seen, cost, num_classes, execution, decisions)
+        if latency is None:
+            return report
+        ms = latency.prices.per_sample(seen.decisions()).double().mean().item()
+        return replace(report, latency_ms=ms, latency_book=latency.name)
 
 
 def _report(seen: Seen, cost: CostModel, num_classes: int, execution: str, decisions: str) -> Report:

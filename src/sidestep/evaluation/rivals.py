@@ -49,9 +49,9 @@ def static_runners(
         batch_size: images per call.
     """
     runners = {STATIC_PYTORCH: pytorch_runner(backbone, precision)}
-    if onnx is not None and _installed("onnxruntime") and precision == "float32":
+    if onnx is not None and installed("onnxruntime") and precision == "float32":
         runners["static onnxruntime"] = onnxruntime_runner(onnx)
-    if onnx is not None and _installed("openvino") and precision in openvino_precisions():
+    if onnx is not None and installed("openvino") and precision in openvino_precisions():
         runners["static openvino"] = openvino_runner(onnx, precision, batch_size)
     return runners
 
@@ -63,18 +63,33 @@ def export_onnx(backbone: nn.Module, input_size: tuple[int, int]) -> bytes | Non
         backbone: prepared, on the CPU, in float32; every unit is executed.
         input_size: height and width of the images.
     """
-    runs = _installed("onnxruntime") or _installed("openvino")
-    if not (runs and _installed("onnx") and _installed("onnxscript")):
+    runs = installed("onnxruntime") or installed("openvino")
+    if not (runs and installed("onnx") and installed("onnxscript")):
         return None
+    images = torch.zeros(2, first_in_channels(backbone), *input_size)
+    return onnx_of(backbone, (images,), dynamic_shapes=({0: "batch"},), names=(["images"], ["logits"]))
+
+
+def onnx_of(
+    module: nn.Module, example: tuple[Tensor, ...], *, dynamic_shapes: Any, names: tuple[list[str], list[str]]
+) -> bytes:
+    """Return a module as ONNX.
+
+    Args:
+        module: on the CPU, in float32.
+        example: its arguments.
+        dynamic_shapes: of them, as `torch.onnx.export` takes them.
+        names: of inputs and outputs.
+    """
     with warnings.catch_warnings():
         # The exporter's own deprecations are none of the user's business.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            backbone,
-            (torch.zeros(2, first_in_channels(backbone), *input_size),),
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: "batch"},),
+            module,
+            example,
+            input_names=names[0],
+            output_names=names[1],
+            dynamic_shapes=dynamic_shapes,
             dynamo=True,
             verbose=False,
         )
@@ -94,14 +109,19 @@ def pytorch_input(precision: Precision) -> Callable[[Tensor], Tensor]:
     return lambda images: images.to(DTYPES[precision], memory_format=torch.channels_last)
 
 
-def onnxruntime_runner(onnx: bytes) -> Runner:
-    """Return ONNX Runtime on the CPU."""
+def onnxruntime_session(onnx: bytes) -> Any:
+    """Return a session of ONNX Runtime on the CPU, with as many threads as PyTorch has."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+
+
+def onnxruntime_runner(onnx: bytes) -> Runner:
+    """Return ONNX Runtime on the CPU."""
+    session = onnxruntime_session(onnx)
     return Runner(convert=_array, run=lambda images: session.run(None, {"images": images})[0])
 
 
@@ -111,19 +131,8 @@ def openvino_runner(onnx: bytes, precision: Precision, batch_size: int) -> Runne
     A batch that the threads can share evenly is cut into requests of at most 32 images that run in parallel
     streams, as OpenVINO's guide advises for throughput; a single image is run for latency.
     """
-    import openvino
-
-    core = openvino.Core()
-    # read_model and not convert_model: that one reports its use over the network.
-    model = core.read_model(onnx)
     part = openvino_part(batch_size, torch.get_num_threads())
-    model.reshape([part, *list(model.input().partial_shape)[1:]])
-    hints = {
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
-        "PERFORMANCE_HINT": "LATENCY" if part == batch_size else "THROUGHPUT",
-    }
-    compiled = _on_own_thread(lambda: core.compile_model(model, "CPU", hints))
+    compiled = openvino_model(onnx, precision, part, throughput=part != batch_size)
     requests = [compiled.create_infer_request() for _ in range(batch_size // part)]
 
     def run(parts: list[Any]) -> Any:
@@ -134,6 +143,29 @@ def openvino_runner(onnx: bytes, precision: Precision, batch_size: int) -> Runne
         return np.concatenate([request.get_output_tensor().data for request in requests])
 
     return Runner(convert=lambda images: np.split(_array(images), len(requests)), run=run)
+
+
+def openvino_model(onnx: bytes, precision: Precision, batch_size: int, *, throughput: bool = False) -> Any:
+    """Return a model of OpenVINO on the CPU, with as many threads as PyTorch has.
+
+    Args:
+        onnx: with a free batch size.
+        precision: of weights and features.
+        batch_size: images per request; -1 for any number.
+        throughput: whether several requests run at a time.
+    """
+    import openvino
+
+    core = openvino.Core()
+    # read_model and not convert_model: that one reports its use over the network.
+    model = core.read_model(onnx)
+    model.reshape({port: [batch_size, *list(port.partial_shape)[1:]] for port in model.inputs})
+    hints = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+        "PERFORMANCE_HINT": "THROUGHPUT" if throughput else "LATENCY",
+    }
+    return _on_own_thread(lambda: core.compile_model(model, "CPU", hints))
 
 
 def openvino_part(batch_size: int, threads: int) -> int:
@@ -171,5 +203,6 @@ def _array(images: Tensor) -> Any:
     return images.contiguous().numpy()
 
 
-def _installed(package: str) -> bool:
+def installed(package: str) -> bool:
+    """Return whether a package can be imported."""
     return importlib.util.find_spec(package) is not None

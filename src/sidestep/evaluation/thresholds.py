@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sidestep.errors import RecipeError
 from sidestep.routing.exit_rule import CRITERIA, first_exits
+from sidestep.types import Unit
 
 # The released codes sweep q from 0.05 to 1.95. Wider, so that every budget is reached between all images that
 # leave at the first exit and none that leaves before the last.
@@ -25,11 +26,13 @@ class ExitTable:
         scores: (E, N) certainty of every exit.
         correct: (E, N) booleans, whether its class is right.
         macs: (E, N) MACs of every image that leaves there, in float64.
+        ms: (E, N) its milliseconds by a latency book, or None without one.
     """
 
     scores: Tensor
     correct: Tensor
     macs: Tensor
+    ms: Tensor | None = None
 
     def leaving(self, thresholds: Tensor) -> ExitPoint:
         """Return accuracy and cost when images leave by (E - 1,) thresholds."""
@@ -41,13 +44,17 @@ class ExitTable:
         return ExitPoint(
             accuracy=self.correct.gather(0, rows).double().mean().item(),
             macs=self.macs.gather(0, rows).mean().item(),
+            ms=None if self.ms is None else self.ms.gather(0, rows).mean().item(),
             exit_rates=torch.bincount(exits, minlength=len(self.scores)).div(len(exits)).tolist(),
         )
 
     def every_second(self, first: int) -> ExitTable:
         """Return the same for every second image, from the first or the second one on."""
         return ExitTable(
-            scores=self.scores[:, first::2], correct=self.correct[:, first::2], macs=self.macs[:, first::2]
+            scores=self.scores[:, first::2],
+            correct=self.correct[:, first::2],
+            macs=self.macs[:, first::2],
+            ms=None if self.ms is None else self.ms[:, first::2],
         )
 
     def anytime(self) -> list[ExitPoint]:
@@ -64,11 +71,27 @@ class ExitPoint:
         accuracy: top-1, in [0, 1].
         macs: mean MACs per image.
         exit_rates: share of images that leave at every exit.
+        ms: mean milliseconds per image by a latency book, or None without one.
     """
 
     accuracy: float
     macs: float
     exit_rates: list[float]
+    ms: float | None = None
+
+    def cost(self, unit: Unit) -> float:
+        """Return the mean cost per image in a unit.
+
+        Raises:
+            RecipeError: for milliseconds without a latency book.
+        """
+        if unit == "MACs":
+            return self.macs
+        if self.ms is None:
+            raise RecipeError(
+                "milliseconds need a latency book; measure one with `sidestep bench RUN --book`"
+            )
+        return self.ms
 
 
 def geometric_shares(num_exits: int, q: float) -> Tensor:
@@ -153,15 +176,16 @@ class Family:
         return torch.lerp(self.thresholds[below], self.thresholds[below + 1], place - below)
 
 
-def thresholds_for_budget(table: ExitTable, macs: float, criterion: str) -> Tensor:
+def thresholds_for_budget(table: ExitTable, budget: float, criterion: str, *, unit: Unit = "MACs") -> Tensor:
     """Return the (E - 1,) thresholds of the dearest member of a family that costs at most a budget.
 
     Found by bisection, since the mean cost never falls along a family.
 
     Args:
         table: of images that nothing is reported on (the validation split).
-        macs: largest mean MACs per image.
+        budget: largest mean cost per image.
         criterion: of the scores; some share one threshold (patience), others have one for each exit.
+        unit: of the budget.
 
     Raises:
         RecipeError: when even the cheapest member costs more, or the budget exceeds the last exit's cost.
@@ -169,15 +193,15 @@ def thresholds_for_budget(table: ExitTable, macs: float, criterion: str) -> Tens
     shared = CRITERIA[criterion].shares_threshold
     family = Family.of(table.scores, criterion)
     last = len(family.thresholds) - 1
-    cheapest, dearest = (table.leaving(family.at(place)).macs for place in (0, last))
-    if not cheapest <= macs <= dearest:
+    cheapest, dearest = (table.leaving(family.at(place)).cost(unit) for place in (0, last))
+    if not cheapest <= budget <= dearest:
         raise RecipeError(
-            f"budget must be between {cheapest:.4g} and {dearest:.4g} MACs per image, which leaving at the "
-            f"first and at the last exit costs, got {macs:.4g}"
+            f"budget must be between {cheapest:.4g} and {dearest:.4g} {unit} per image, which leaving at the "
+            f"first and at the last exit costs, got {budget:.4g}"
         )
 
     def exceeds(place: float) -> bool:
-        return table.leaving(family.at(place)).macs > macs
+        return table.leaving(family.at(place)).cost(unit) > budget
 
     row = bisect_left(range(1, last + 1), True, key=exceeds)
     if shared or row == last:

@@ -172,7 +172,7 @@ class LeavingForward(Forward):
     def at_exit(self, index: int, classify: Callable[[Any], Any]) -> bool:
         logits = self.answer(index, classify)
         self.seen = self.rule.certainty(index, logits, self.seen)
-        leaves = self.rule.leaves(index, self.seen)
+        leaves = self.leaves(index, self.seen)
         over, alive = leaves.nonzero().squeeze(1), (~leaves).nonzero().squeeze(1)
         if not len(alive):
             self._leave(index, self.rows, logits, self.choices)
@@ -181,6 +181,10 @@ class LeavingForward(Forward):
             self._leave(index, self.rows[over], logits[over], take_rows(self.choices, over))
             self._keep(alive)
         return True
+
+    def leaves(self, index: int, seen: Certainty) -> Tensor:
+        """Return booleans, one for every image on the way, true for those that leave at exit `index`."""
+        return self.rule.leaves(index, seen)
 
     def _leave(self, index: int, rows: Tensor, logits: Tensor, choices: list[Any]) -> None:
         decided = self.decisions(choices, logits)

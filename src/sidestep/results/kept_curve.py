@@ -72,14 +72,14 @@ def read_exit_curve(path: Path) -> KeptCurve:
 
 def _table(curve: ExitCurve) -> str:
     num_exits = len(curve.temperatures)
-    names = ["kind", "budget_gflops", "budget_fraction", "gflops", "fraction_of_full", "accuracy"]
+    names = ["kind", "budget_gflops", "budget_fraction", "gflops", "fraction_of_full", "ms", "accuracy"]
     text = StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow([*names, *(f"exit_rate_{exit}" for exit in range(num_exits))])
     for row in curve.points:
         asked = [None, None] if row.budget_macs is None else _units(row.budget_macs, curve)
         cost = _units(row.point.macs, curve)
-        writer.writerow([row.kind, *asked, *cost, row.point.accuracy, *row.point.exit_rates])
+        writer.writerow([row.kind, *asked, *cost, row.point.ms, row.point.accuracy, *row.point.exit_rates])
     return text.getvalue()
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from sidestep.cost.latency_book import RUNTIMES, LatencyBook
 from sidestep.data.load import open_split
 from sidestep.errors import DataError, RecipeError
 from sidestep.evaluation.exit_curve import ExitCalibration, ExitSurvey, calibrate, survey_exits
@@ -20,6 +21,7 @@ from sidestep.networks.cascade_network import Combine
 from sidestep.results.run_result import REPORT
 from sidestep.runs.cascade_model import CascadeSettings
 from sidestep.runs.evaluate import ExitBudget, evaluate, keep_calibration, solve
+from sidestep.runs.latency import book_for, measure_book
 from sidestep.runs.members import check_classes, distinct, macs_of, member_of
 from sidestep.runs.recipe import Recipe, from_dict
 from sidestep.runs.run_folder import OpenedRun, data_of, open_run
@@ -55,6 +57,7 @@ def make_cascade(
     *,
     data: dict[str, Any],
     budget: ExitBudget | None = None,
+    book: str | None = None,
     calibration: Calibration = "val",
     combine: Combine = "log_probs",
 ) -> Cascade:
@@ -69,6 +72,8 @@ def make_cascade(
         data: keys of a recipe's `data:`. Size, crop and normalisation follow from the members; mean and std
             are those of members that bring none.
         budget: what an image may cost on average; without one all images go to the last member.
+        book: latency book for a budget in milliseconds: a file, or a runtime ("engine" by default) in which
+            the cascade is measured with one image per call.
         calibration: where thresholds are solved: on the validation split ("val"), or on either half of the
             test split for the other one ("halves"), for weights that have seen the validation images. What is
             kept then is solved on both.
@@ -89,12 +94,14 @@ def make_cascade(
         report = json.loads((folder / REPORT).read_text())["best"]
         return Cascade(folder=folder, members=names, calibration=None, report=report)
     opened = open_run(folder, "best")
+    latency = _book(opened, book) if budget.ms is not None else None
     if calibration == "val":
-        solved = solve(opened, budget, None)
+        solved = solve(opened, budget, None, latency)
         keep_calibration(opened, solved)
-        report = evaluate(folder).as_dict()
+        kept = book if latency is None or book not in (None, *RUNTIMES) else latency.name
+        report = evaluate(folder, book=kept).as_dict()
     else:
-        solved, report = _by_halves(opened, budget)
+        solved, report = _by_halves(opened, budget, latency)
         keep_calibration(opened, solved)
     write_file(folder / REPORT, json.dumps({"best": report, "last": report}, indent=1) + "\n", what="report")
     return Cascade(folder=folder, members=names, calibration=solved, report=report)
@@ -135,13 +142,22 @@ def cascade_recipe(members: Sequence[str], *, data: dict[str, Any], combine: Com
     return from_dict(values, "the cascade")
 
 
-def _by_halves(opened: OpenedRun, budget: ExitBudget) -> tuple[ExitCalibration, dict[str, Any]]:
+def _book(opened: OpenedRun, book: str | None) -> LatencyBook:
+    """Return the latency book of a cascade that has just been made."""
+    if book is None or book in RUNTIMES:
+        return measure_book(opened.path.parent, next(name for name in RUNTIMES if name == (book or "engine")))
+    return book_for(opened, book)
+
+
+def _by_halves(
+    opened: OpenedRun, budget: ExitBudget, latency: LatencyBook | None
+) -> tuple[ExitCalibration, dict[str, Any]]:
     """Return the calibration on the whole test split, and the report of either half under the other's."""
     test = data_of(opened, "test", None).test
     if test is None:
         raise DataError("calibration by halves needs a test split, and the data has none")
     batches = list(test.eval_batches(batch_size=1000))
-    survey = survey_exits(opened.network, batches, opened.cost)
+    survey = survey_exits(opened.network, batches, opened.cost, latency)
     goal = budget.goal(opened.cost.full)
 
     def solved(part: ExitSurvey) -> ExitCalibration:
@@ -155,6 +171,11 @@ def _by_halves(opened: OpenedRun, budget: ExitBudget) -> tuple[ExitCalibration, 
                 images, labels = batch.images[half::2], batch.labels[half::2]
                 seen.add(opened.network(images, rule=rule), labels, opened.cost)
     report = report_of(
-        seen, opened.cost, num_classes=len(opened.class_names), execution="masked", decisions="argmax"
+        seen,
+        opened.cost,
+        num_classes=len(opened.class_names),
+        execution="masked",
+        decisions="argmax",
+        latency=latency,
     )
     return solved(survey), report.as_dict()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from sidestep.cost.latency_book import LatencyBook
 from sidestep.data.split import Role
 from sidestep.errors import ExecutionError, RecipeError
 from sidestep.evaluation.bench import ENGINE
@@ -26,12 +27,13 @@ from sidestep.evaluation.exit_curve import calibrate as solve_exits
 from sidestep.evaluation.goals import ExitGoal
 from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.evaluation.sampled import Sampled
-from sidestep.execution.execution import EXECUTIONS
+from sidestep.execution.execution import EXECUTIONS, masked
 from sidestep.files import kept
 from sidestep.results.kept_curve import save_exit_curve
 from sidestep.routing.exit_rule import CRITERIA
 from sidestep.routing.samplers import Noise, is_noisy
 from sidestep.runs.export import engine_of_run
+from sidestep.runs.latency import book_for
 from sidestep.runs.recipe import Recipe, method_of
 from sidestep.runs.run_folder import EXITS, OpenedRun, data_of, open_run
 from sidestep.runs.run_lock import locked
@@ -43,6 +45,8 @@ from sidestep.types import Batch
 DECISIONS = ("argmax", "sampled")
 # Images that a network was not trained on.
 _SPLITS = ("test", "val")
+# Of which an `ExitBudget` has one.
+_BUDGETS = ("fraction", "gflops", "ms", "max_drop", "risk")
 _log = logging.getLogger(__name__)
 
 
@@ -53,6 +57,7 @@ class ExitBudget:
     Args:
         fraction: largest mean MACs per image, routers included, as a fraction of the full network's.
         gflops: the same in GFLOPs of 2 x MACs, instead.
+        ms: largest mean milliseconds per image by a latency book, instead.
         max_drop: largest loss of accuracy against the last exit in points, instead; the cost follows.
         risk: largest probability that an early answer is wrong where the last exit's is right, instead, kept
             with `confidence`.
@@ -63,6 +68,7 @@ class ExitBudget:
 
     fraction: float | None = None
     gflops: float | None = None
+    ms: float | None = None
     max_drop: float | None = None
     risk: float | None = None
     confidence: float | None = None
@@ -70,13 +76,13 @@ class ExitBudget:
     scale: bool = True
 
     def __post_init__(self) -> None:
-        given = {name: getattr(self, name) for name in ("fraction", "gflops", "max_drop", "risk")}
+        given = {name: getattr(self, name) for name in _BUDGETS}
         asked = {name: value for name, value in given.items() if value is not None}
         if len(asked) != 1:
             told = ", ".join(f"{name} {value}" for name, value in asked.items()) or "nothing"
             raise RecipeError(
-                "budget must be given as a fraction of the full network, in GFLOPs, as max-drop or as risk, "
-                f"one of them, got {told}"
+                "budget must be given as a fraction of the full network, in GFLOPs, in ms, as max-drop or as "
+                f"risk, one of them, got {told}"
             )
         for name, value in asked.items():
             if not math.isfinite(value):
@@ -94,11 +100,15 @@ class ExitBudget:
             )
         if self.gflops is not None and not 0 < self.gflops < math.inf:
             raise RecipeError(f"budget-gflops must be above 0 and finite, got {self.gflops}")
+        if self.ms is not None and not self.ms > 0:
+            raise RecipeError(f"ms must be above 0, got {self.ms}")
 
     def goal(self, full_macs: float) -> ExitGoal:
         """Return what thresholds are solved for, given the MACs of the full network."""
         if self.risk is not None:
             return ExitGoal(risk=self.risk, confidence=self.confidence or 0.95)
+        if self.ms is not None:
+            return ExitGoal(ms=self.ms)
         if self.max_drop is not None:
             return ExitGoal(max_drop=self.max_drop)
         gflops = self.gflops
@@ -112,6 +122,7 @@ def evaluate(
     decisions: str = "argmax",
     seed: int | None = None,
     budget: ExitBudget | None = None,
+    book: str | None = None,
     split: Role = "test",
     checkpoint: str = "best",
     source: str | None = None,
@@ -130,6 +141,7 @@ def evaluate(
             sampler, noise included, that training ended with. Soft ones mix outputs, masked alone.
         seed: of what is drawn, 0 by default; the same seed gives the same report.
         budget: of a network with early exits.
+        book: latency book, as `book_for` takes it, for a budget in milliseconds and for the report.
         split: "test" or "val".
         checkpoint: "best" or "last".
         source: where the data lies now, if not where the recipe says.
@@ -143,15 +155,16 @@ def evaluate(
         raise RecipeError(f"execution must be one of {', '.join(known)}, got {execution!r}")
     opened = open_run(Path(run), checkpoint)
     sampled = _sampled(opened.recipe, decisions, seed)
-    rule = opened.exit_rule if budget is None else solve(opened, budget, source).rule
+    if precision is not None and execution != ENGINE:
+        raise ExecutionError(f"precision is the engine's alone, got execution {execution!r}; drop it")
+    latency = _latency(opened, budget, book, execution=execution, precision=precision)
+    rule = opened.exit_rule if budget is None else solve(opened, budget, source, latency).rule
     if execution == ENGINE:
         if sampled is not None:
             raise ExecutionError("the engine knows arg-max decisions alone, got sampled; evaluate masked")
         engine, batches = engine_of_run(opened, rule, precision or "auto"), _batches(opened, split, source)
         num_classes = len(opened.class_names)
-        return evaluate_engine(engine, batches, opened.cost, num_classes=num_classes)
-    if precision is not None:
-        raise ExecutionError(f"precision is the engine's alone, got execution {execution!r}; drop it")
+        return evaluate_engine(engine, batches, opened.cost, num_classes=num_classes, latency=latency)
     return evaluate_network(
         opened.network,
         _batches(opened, split, source),
@@ -160,17 +173,24 @@ def evaluate(
         execution=EXECUTIONS[execution],
         sampled=sampled,
         rule=rule,
+        latency=latency,
     )
 
 
 def calibrate(
-    run: Path | str, budget: ExitBudget, *, checkpoint: str = "best", source: str | None = None
+    run: Path | str,
+    budget: ExitBudget,
+    *,
+    book: str | None = None,
+    checkpoint: str = "best",
+    source: str | None = None,
 ) -> ExitCalibration:
     """Solve the thresholds of a run's early exits for a budget, keep them in its checkpoint, and return them.
 
     Args:
         run: a run folder.
         budget: what an image may cost on average.
+        book: latency book, as `book_for` takes it, for a budget in milliseconds.
         checkpoint: "best" or "last".
         source: where the data lies now, if not where the recipe says.
 
@@ -180,7 +200,8 @@ def calibrate(
     """
     opened = open_run(Path(run), checkpoint)
     with locked(Path(run)):
-        calibration = solve(opened, budget, source)
+        latency = _latency(opened, budget, book)
+        calibration = solve(opened, budget, source, latency)
         keep_calibration(opened, calibration)
     return calibration
 
@@ -198,6 +219,7 @@ def curve(
     criterion: str = "confidence",
     scale: bool = True,
     num_budgets: int = 20,
+    book: str | None = None,
     checkpoint: str = "best",
     source: str | None = None,
 ) -> ExitCurve:
@@ -211,6 +233,7 @@ def curve(
         criterion: by which images leave.
         scale: whether the temperatures of the exits are fitted first.
         num_budgets: number of budgets, from the cheapest to the dearest exit.
+        book: latency book, as `book_for` takes it, for a cost in milliseconds as well.
         checkpoint: "best" or "last".
         source: where the data lies now, if not where the recipe says.
 
@@ -219,9 +242,10 @@ def curve(
     """
     check_curve(criterion, num_budgets)
     opened = open_run(Path(run), checkpoint)
+    latency = _latency(opened, None, book)
     found = exit_curve(
-        _survey(opened, "val", source),
-        _survey(opened, "test", source),
+        _survey(opened, "val", source, latency),
+        _survey(opened, "test", source, latency),
         full_macs=opened.cost.full,
         criterion=criterion,
         scale=scale,
@@ -247,18 +271,41 @@ def _batches(opened: OpenedRun, split: Role, source: str | None) -> Iterable[Bat
     return images.eval_batches(batch_size=1000)
 
 
-def _survey(opened: OpenedRun, split: Role, source: str | None) -> ExitSurvey:
+def _survey(
+    opened: OpenedRun, split: Role, source: str | None, latency: LatencyBook | None = None
+) -> ExitSurvey:
     if not opened.network.has_early_exits:
         raise ExecutionError(
             "a budget of exits needs a network with early exits, got one without; train ranet or msdnet, or "
             "set model.exits"
         )
-    return survey_exits(opened.network, _batches(opened, split, source), opened.cost)
+    return survey_exits(opened.network, _batches(opened, split, source), opened.cost, latency)
 
 
-def solve(opened: OpenedRun, budget: ExitBudget, source: str | None) -> ExitCalibration:
+def _latency(
+    opened: OpenedRun,
+    budget: ExitBudget | None,
+    book: str | None,
+    *,
+    execution: str | None = None,
+    precision: EnginePrecision | None = None,
+) -> LatencyBook | None:
+    """Return the latency book that is asked for, of the runtime that the network is to run in, or None."""
+    if book is None and (budget is None or budget.ms is None):
+        return None
+    if execution is None or EXECUTIONS.get(execution) is masked:
+        # Where everything is computed nobody looks for the time that is saved.
+        return book_for(opened, book)
+    if execution != ENGINE:
+        return book_for(opened, book, runtime="pytorch")
+    return book_for(opened, book, runtime="engine", precision=None if precision == "auto" else precision)
+
+
+def solve(
+    opened: OpenedRun, budget: ExitBudget, source: str | None, latency: LatencyBook | None = None
+) -> ExitCalibration:
     """Return the rule that meets a budget on the validation split."""
-    survey = _survey(opened, "val", source)
+    survey = _survey(opened, "val", source, latency)
     return solve_exits(survey, budget.goal(opened.cost.full), criterion=budget.criterion, scale=budget.scale)
 
 

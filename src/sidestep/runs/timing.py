@@ -44,12 +44,7 @@ def bench(
         source: where the data lies now, if not where the recipe says; real images decide the paths.
     """
     opened = open_run(Path(run), checkpoint)
-    _log.info("reading the test split of %s", opened.recipe.data.source if source is None else source)
-    data = data_of(opened, "test", source)
-    if data.test is None:
-        raise RecipeError("bench needs the test split of the run's data, and there is none")
-    images = next(iter(data.test.eval_batches(batch_size=max(*batch_sizes, _IMAGES)))).images
-    images = representative_first(opened, images)
+    images = test_images(opened, source, max(batch_sizes))
     result = bench_network(
         opened.network,
         input_size=opened.input_size,
@@ -63,6 +58,20 @@ def bench(
         write_file(Path(run) / BENCH, json.dumps(result.as_dict(), indent=1) + "\n", what="bench")
         _log.info("wrote %s", Path(run) / BENCH)
     return result
+
+
+def test_images(opened: OpenedRun, source: str | None, count: int) -> Tensor:
+    """Return (N, 3, H, W) images of a run's test split to time it on, `count` or 256 where there are so many.
+
+    Raises:
+        RecipeError: for a run without a test split.
+    """
+    _log.info("reading the test split of %s", opened.recipe.data.source if source is None else source)
+    data = data_of(opened, "test", source)
+    if data.test is None:
+        raise RecipeError("bench needs the test split of the run's data, and there is none")
+    images = next(iter(data.test.eval_batches(batch_size=max(count, _IMAGES)))).images
+    return representative_first(opened, images)
 
 
 def representative_first(opened: OpenedRun, images: Tensor) -> Tensor:

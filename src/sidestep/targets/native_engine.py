@@ -9,8 +9,10 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional as F
 
+from sidestep.cost.latency_book import LatencyBook
 from sidestep.errors import ExecutionError
 from sidestep.evaluation.bench import ENGINE
+from sidestep.evaluation.given_paths import PathRunner, Paths
 from sidestep.evaluation.report import Report, Seen, report_of
 from sidestep.evaluation.rivals import Runner
 from sidestep.plan.format import NEWEST_VERSION
@@ -58,7 +60,14 @@ def engine_of(plan: bytes, precision: EnginePrecision = "auto") -> Any:
         raise ExecutionError(f"the engine cannot run this network: {error}") from error
 
 
-def evaluate_engine(engine: Any, batches: Iterable[Batch], cost: CostModel, *, num_classes: int) -> Report:
+def evaluate_engine(
+    engine: Any,
+    batches: Iterable[Batch],
+    cost: CostModel,
+    *,
+    num_classes: int,
+    latency: LatencyBook | None = None,
+) -> Report:
     """Return the report of an engine on batches, as `evaluate_network` does of a network.
 
     Args:
@@ -66,11 +75,14 @@ def evaluate_engine(engine: Any, batches: Iterable[Batch], cost: CostModel, *, n
         batches: normalised images with labels.
         cost: the price list of the network that was exported.
         num_classes: classes of the labels.
+        latency: the latency book of the network, or None.
     """
     seen = Seen()
     for batch in batches:
         seen.add(routed(engine(batch.images.cpu().numpy()), cost), batch.labels, cost)
-    return report_of(seen, cost, num_classes=num_classes, execution=ENGINE, decisions="argmax")
+    return report_of(
+        seen, cost, num_classes=num_classes, execution=ENGINE, decisions="argmax", latency=latency
+    )
 
 
 def engine_runner(engine: Any) -> Runner:
@@ -78,6 +90,21 @@ def engine_runner(engine: Any) -> Runner:
     return Runner(
         convert=lambda images: images.contiguous().numpy(), run=lambda images: engine(images).logits
     )
+
+
+def engine_paths(engine: Any, *, chooses: bool) -> PathRunner:
+    """Return the engine as a way to run images along given paths.
+
+    Args:
+        engine: the engine.
+        chooses: whether its plan has a choice for every unit; one without executes them all.
+    """
+
+    def run(images: Any, paths: Paths) -> Any:
+        options = paths.options if chooses else paths.options[:, :0]
+        return engine(images, options=options.numpy(), exits=paths.exits.numpy())
+
+    return PathRunner(convert=lambda images: images.contiguous().numpy(), run=run)
 
 
 def routed(output: Any, cost: CostModel) -> RoutedOutput:

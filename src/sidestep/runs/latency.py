@@ -1,0 +1,185 @@
+"""Latency books of runs: measured on this machine, kept in the run folder, read for budgets in ms."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, get_args
+
+from torch import Tensor
+
+from sidestep.cost.latency_book import RUNTIMES, LatencyBook, Runtime, read_book, save_book
+from sidestep.errors import RecipeError
+from sidestep.evaluation.environment import hardware, versions
+from sidestep.evaluation.given_paths import PathRunner, check_has_paths, pytorch_paths
+from sidestep.evaluation.onnx_pieces import onnx_paths
+from sidestep.evaluation.price_fit import fit_prices
+from sidestep.execution.prepare import Precision, prepare
+from sidestep.files import kept
+from sidestep.routing.exit_rule import ExitRule
+from sidestep.runs.export import engine_of_run
+from sidestep.runs.run_folder import OpenedRun, open_run
+from sidestep.runs.timing import test_images
+from sidestep.targets.native_engine import EnginePrecision, engine_paths
+
+# The folder of a run that holds its books.
+LATENCY = "latency"
+_PACKAGES: dict[Runtime, str] = {
+    "engine": "sidestep-engine",
+    "pytorch": "torch",
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+}
+_log = logging.getLogger(__name__)
+
+
+def measure_book(
+    run: Path | str,
+    runtime: Runtime,
+    *,
+    precision: EnginePrecision = "auto",
+    batch_size: int = 1,
+    seconds: float = 10.0,
+    checkpoint: str = "best",
+    source: str | None = None,
+) -> LatencyBook:
+    """Return what the parts of a run's network take on this machine, and keep it in the run folder.
+
+    There it is `latency/RUNTIME-PRECISION-BATCH.json`. Where that cannot be written the book is still
+    returned, with an `UnkeptWarning`.
+
+    Args:
+        run: a run folder.
+        runtime: "engine", "pytorch", "onnxruntime" or "openvino".
+        precision: of weights and features; "auto" is the engine's own choice, and float32 elsewhere.
+        batch_size: images per call.
+        seconds: time limit behind the warm-up.
+        checkpoint: "best" or "last".
+        source: where the data lies now, if not where the recipe says; real images are run.
+
+    Raises:
+        ExecutionError: where the runtime is not installed or lacks the precision, or the network halts.
+        ExportError: for a network that the engine cannot run.
+    """
+    if runtime not in RUNTIMES:
+        raise RecipeError(f"book must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
+    opened = open_run(Path(run), checkpoint)
+    images = test_images(opened, source, batch_size)
+    _log.info("timing paths through %s in %s, batch %d", run, runtime, batch_size)
+    runner, took = _runner(opened, runtime, precision, batch_size, images)
+    fitted = fit_prices(
+        runner, images, opened.cost, chooses=_chooses(opened), batch_size=batch_size, seconds=seconds
+    )
+    book = LatencyBook(
+        prices=fitted.prices,
+        runtime=runtime,
+        precision=took,
+        batch_size=batch_size,
+        error=fitted.error,
+        network=_measured(opened),
+        hardware=hardware(),
+        versions=versions(("sidestep", *_PACKAGES.values())),
+    )
+    with kept():
+        save_book(Path(run) / LATENCY / f"{book.name}.json", book)
+        _log.info("wrote %s", Path(run) / LATENCY / f"{book.name}.json")
+    return book
+
+
+def book_for(
+    opened: OpenedRun, name: str | None, *, runtime: Runtime | None = None, precision: str | None = None
+) -> LatencyBook:
+    """Return a latency book that holds for a run's network, here and now.
+
+    Args:
+        opened: the run.
+        name: of a book in its folder, such as "engine-float32-1", or a file; None is the only one there.
+        runtime: that the network is to run in, where that is known.
+        precision: of the engine, where that is known.
+
+    Raises:
+        RecipeError: when there is no such book, or it is of another network, machine, runtime or precision.
+    """
+    folder = opened.path.parent
+    path = _book_path(folder, name)
+    book = read_book(path)
+    again = f"measure it here with `sidestep bench {folder} --book {book.runtime}`"
+    if book.network != _measured(opened):
+        raise RecipeError(f"latency book {path} must be of this run's network, and is of another; {again}")
+    _check_place(book, path, again)
+    if runtime is not None and book.runtime != runtime:
+        raise RecipeError(
+            f"latency book {path} must be of {runtime}, in which the network is to run, and is of "
+            f"{book.runtime}; measure one with `sidestep bench {folder} --book {runtime}`"
+        )
+    if precision is not None and book.precision != precision:
+        raise RecipeError(
+            f"latency book {path} must be of {precision}, in which the network is to run, and is of "
+            f"{book.precision}; measure one with `sidestep bench {folder} --book {book.runtime} --precision "
+            f"{precision}`"
+        )
+    return book
+
+
+def _check_place(book: LatencyBook, path: Path, again: str) -> None:
+    """Refuse a book of another machine, or of another version of its runtime."""
+    package = _PACKAGES[book.runtime]
+    here = hardware() | {f"version of {package}": versions([package]).get(package)}
+    there = book.hardware | {f"version of {package}": book.versions.get(package)}
+    for what, value in here.items():
+        if there.get(what) != value:
+            raise RecipeError(
+                f"latency book {path} must be of this machine as it is now, and its {what} is "
+                f"{there.get(what)!r}, here {value!r}; {again}"
+            )
+
+
+def _book_path(folder: Path, name: str | None) -> Path:
+    books = {path.stem: path for path in sorted((folder / LATENCY).glob("*.json"))}
+    if name is None:
+        if len(books) == 1:
+            return next(iter(books.values()))
+        what = f"there are {', '.join(books)}; choose one with --book" if books else "there is none"
+        way_out = "" if books else f"; measure one with `sidestep bench {folder} --book engine`"
+        raise RecipeError(f"milliseconds need one latency book of run {folder}, and {what}{way_out}")
+    if name in books:
+        return books[name]
+    if Path(name).is_file():
+        return Path(name)
+    raise RecipeError(
+        f"latency book {name!r} must be a file or one of run {folder}, which has "
+        f"{', '.join(books) or 'none'}; measure it with `sidestep bench {folder} --book engine`"
+    )
+
+
+def _measured(opened: OpenedRun) -> dict[str, Any]:
+    """Return what decides how long a network takes, as JSON gives it back."""
+    recipe = opened.recipe.as_dict()
+    return {"model": recipe["model"], "method": recipe["method"], "input_size": list(opened.input_size)}
+
+
+def _chooses(opened: OpenedRun) -> bool:
+    return opened.network.router is not None and bool(opened.network.units)
+
+
+def _runner(
+    opened: OpenedRun, runtime: Runtime, precision: EnginePrecision, batch_size: int, images: Tensor
+) -> tuple[PathRunner, str]:
+    """Return the way to run a network, and the precision that it takes."""
+    check_has_paths(opened.network)
+    rule = opened.exit_rule
+    criterion = "confidence" if rule is None else rule.criterion
+    if runtime == "engine":
+        if opened.network.has_early_exits and rule is None:
+            last = opened.network.num_exits - 1
+            rule = ExitRule(thresholds=[2.0] * last, criterion=criterion)
+        engine = engine_of_run(opened, rule, precision)
+        return engine_paths(engine, chooses=_chooses(opened)), str(engine.precision)
+    wanted: Precision = "float32" if precision == "auto" else precision
+    if wanted not in get_args(Precision):
+        known = ", ".join(get_args(EnginePrecision))
+        raise RecipeError(f"precision must be one of {known}, got {precision!r}")
+    prepared = prepare(opened.network, images[:2])
+    if runtime == "pytorch":
+        return pytorch_paths(prepared, wanted, criterion), wanted
+    return onnx_paths(prepared, runtime, wanted, batch_size, criterion), wanted
