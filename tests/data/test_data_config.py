@@ -45,6 +45,16 @@ from sidestep.errors import RecipeError
         ({"storage": "disk"}, "storage must be one of auto, memory, stream, got 'disk'"),
         ({"workers": -1}, "workers must be at least 0, got -1"),
         ({"limit": 0}, "limit must be at least 1, got 0"),
+        ({"classes": "imagenet"}, "classes has no effect without class_indices, got imagenet; classes are"),
+        (
+            {"class_indices": (0, 1)},
+            r"class_indices has no effect without classes, got \(0, 1\); classes are",
+        ),
+        ({"classes": 1, "class_indices": (0,)}, "classes must be 2 or more, a file of names, or imagenet"),
+        ({"classes": 5, "class_indices": ()}, "class_indices must be one index of a class for every label"),
+        ({"classes": 5, "class_indices": (-1, 2)}, r"0 or more and all different, got \[-1, 2\]"),
+        ({"classes": 5, "class_indices": (2, 2)}, r"0 or more and all different, got \[2, 2\]"),
+        ({"classes": 5, "class_indices": (2, 5)}, "class_indices must be below classes, 5, got 5"),
         (
             {"storage": "stream", "crop_padding": 2},
             "crop_padding has no effect on a streamed set.* got 2; drop",

@@ -1,6 +1,7 @@
 """Cascades as run folders: made from runs and weights, evaluated, calibrated, exported as any other."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.runs.compose import make_cascade
 from sidestep.runs.evaluate import ExitBudget
 from sidestep.runs.members import member_of
+from sidestep.runs.published_weights import ABOUT
 from sidestep.runs.recipe import from_dict
 from sidestep.runs.run_folder import data_of, open_run
 from sidestep.runs.timing import representative_first
@@ -176,6 +178,25 @@ def test_any_network_of_timm_is_a_member_with_the_pixels_that_timm_says(tmp_path
         assert output.exit_logits is not None
         said = output.exit_logits[0] if place == 0 else 2 * output.exit_logits[1] - output.exit_logits[0]
     assert torch.allclose(said, expected, atol=1e-4)
+
+
+def test_weights_of_timms_networks_from_elsewhere_may_bring_pixels_of_their_own(tmp_path: Path) -> None:
+    import json
+
+    import timm
+
+    state = timm.create_model("test_efficientnet", num_classes=10).state_dict()
+    save_file(state, tmp_path / "plain.safetensors")
+    save_file(state, tmp_path / "told.safetensors", {ABOUT: json.dumps({"data": {"std": [0.1, 0.2, 0.3]}})})
+    timms = member_of("timm/test_efficientnet", DataConfig()).settings.input
+    asked = DataConfig(mean=(0.4,) * 3, std=(0.3,) * 3)
+    plain, told = (f"timm/test_efficientnet={tmp_path / name}.safetensors" for name in ("plain", "told"))
+    assert member_of(plain, DataConfig()).settings.input == timms
+    found = member_of(plain, asked, given=("mean", "std", "source")).settings.input
+    assert found == replace(timms, mean=asked.mean, std=asked.std)
+    assert member_of(told, DataConfig()).settings.input == replace(timms, std=(0.1, 0.2, 0.3))
+    assert member_of(told, asked, given=("std",)).settings.input == replace(timms, std=(0.1, 0.2, 0.3))
+    assert member_of("timm/test_efficientnet", asked, given=("mean",)).settings.input == timms
 
 
 def timm_state(folder: Path, name: str) -> dict[str, torch.Tensor]:

@@ -29,8 +29,8 @@ def cascade(
 
     Args:
         members: run folders, MODEL=WEIGHTS such as cifar_resnet20=weights.safetensors, or timm/NAME.
-        overrides: a key of data: --data.source where images lie, --data.mean and --data.std of members that
-            bring none.
+        overrides: a key of data: --data.source where images lie, --data.mean and --data.std of weights that
+            do not say theirs.
         out: run folder.
         exits: what an image may cost (default: all go to the last member).
         calibration: solve thresholds on the validation split, or on halves of the test split for each other.
@@ -70,8 +70,8 @@ def frontier(
 
     Args:
         candidates: run folders, MODEL=WEIGHTS such as cifar_resnet20=weights.safetensors, or timm/NAME.
-        overrides: a key of data: --data.source where images lie, --data.mean and --data.std of candidates
-            that bring none.
+        overrides: a key of data: --data.source where images lie, --data.mean and --data.std of weights that
+            do not say theirs.
         out: markdown file; figure (.png) and points (.json) go beside it.
         num_budgets: of every pair.
         no_triples: try pairs alone.

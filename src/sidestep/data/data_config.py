@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from sidestep.data.augment_config import AugmentConfig
+from sidestep.data.meant_classes import check_meant
 from sidestep.data.preparation import Channels, Interpolation, Size, as_size
 from sidestep.data.sources import SOURCES
 from sidestep.errors import RecipeError
@@ -68,6 +69,9 @@ class DataConfig:
         storage: "memory" keeps decoded images on the device and crops with padding; "stream" decodes anew in
             every epoch and crops at random sizes; "auto" is memory for images of one size up to 2 GiB.
         workers: processes that decode images; 0 decodes in the main process.
+        classes: of the network, where the set has fewer or other ones: their number, "imagenet", or a text
+            file with one name a line; None takes the set's. `class_indices` belongs to it.
+        class_indices: which of `classes` every label of the set means, in the order of the set's classes.
         limit: number of training images to use, of those that are not held out, drawn as `holdout` says;
             None uses all.
     """
@@ -91,6 +95,8 @@ class DataConfig:
     views: int = 1
     storage: Storage = "auto"
     workers: int = 2
+    classes: int | str | None = None
+    class_indices: tuple[int, ...] | None = None
     limit: int | None = None
 
     def __post_init__(self) -> None:
@@ -104,6 +110,9 @@ class DataConfig:
             for name, default, grey in zip(("mean", "std"), _DEFAULTS[3], _DEFAULTS[1], strict=True):
                 if tuple(getattr(self, name)) == default:
                     object.__setattr__(self, name, grey)
+        if isinstance(self.class_indices, list):
+            object.__setattr__(self, "class_indices", tuple(self.class_indices))
+        check_meant(self.classes, self.class_indices)
         _check_choices(self)
         _check_pixels(self)
         _check_sizes(self)

@@ -15,6 +15,7 @@ from sidestep.data.decode import Decoder, Framing, Request, choose_framing, deco
 from sidestep.data.histogram import Statistics
 from sidestep.data.holdout import hold_out
 from sidestep.data.image_set import ImageSet, Indices
+from sidestep.data.meant_classes import with_meant_classes
 from sidestep.data.memory_set import MemorySet
 from sidestep.data.preparation import Preparation, Size
 from sidestep.data.sources import SOURCES
@@ -115,9 +116,12 @@ def load_data(
 
 
 def open_split(config: DataConfig, role: Role) -> Split | None:
-    """Return the split of the source that plays a role, or None where there is no validation split."""
+    """Return the split of the source that plays a role, or None where there is no validation split.
+
+    Its labels are indices of the network's classes.
+    """
     split: Split | None = SOURCES[config.source].open(config.settings, config.source, role)
-    return split
+    return None if split is None else with_meant_classes(split, config.classes, config.class_indices)
 
 
 def _open_parts(

@@ -83,7 +83,7 @@ def find_frontier(
     members: list[NamedMember] = []
     for text in candidates:
         try:
-            members.append(member_of(text, config))
+            members.append(member_of(text, config, given=data))
         except SidestepError as error:
             failed[text] = str(error)
     if len(members) < 2:

@@ -116,7 +116,7 @@ def cascade_recipe(members: Sequence[str], *, data: dict[str, Any], combine: Com
     split = open_split(config, "test")
     if split is None:
         raise DataError(f"source {config.source!r} must have a test split, and has none")
-    named = [member_of(text, config) for text in members]
+    named = [member_of(text, config, given=data) for text in members]
     for member in named:
         check_classes(member, split.class_names)
     found = distinct([member.settings for member in named])

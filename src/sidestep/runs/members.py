@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from sidestep.runs.published_weights import ABOUT
 from sidestep.runs.run_folder import open_run
 
 _TIMM = "timm/"
+_PIXELS = ("mean", "std")
 _CIFAR_SIDE, _PHOTO_SIDE = 32, 224
 
 
@@ -39,13 +40,16 @@ class NamedMember:
     class_names: tuple[str, ...] | None = None
 
 
-def member_of(text: str, data: DataConfig) -> NamedMember:
+def member_of(text: str, data: DataConfig, *, given: Collection[str] = ()) -> NamedMember:
     """Return the member that a text names.
 
     Args:
         text: a run folder, `cifar_resnet20=weights.safetensors`, `timm/<name>=weights.safetensors`, or
             `timm/<name>` with timm's pretrained weights.
         data: what the cascade is for; its size, mean and deviation hold for members that bring none.
+        given: keys of data that somebody has set, not left at their defaults. A mean and a deviation that are
+            among them hold for weights of timm's networks from elsewhere as well, which may have been trained
+            on other ones than timm's.
 
     Raises:
         RecipeError: for a text that names no network.
@@ -64,7 +68,12 @@ def member_of(text: str, data: DataConfig) -> NamedMember:
     if equals and not Path(file).is_file():
         raise CheckpointError(f"weights {file} of member {name} must be a file, and there is none")
     model: dict[str, Any] = {"name": name} if equals else {"name": name, "pretrained": True}
-    wanted = _of_timm(name) if name.startswith(_TIMM) else _of_weights(name, Path(file), data)
+    if not name.startswith(_TIMM):
+        wanted = _of_weights(name, Path(file), data)
+    elif equals:
+        wanted = _of_timm_with(name, Path(file), {key: getattr(data, key) for key in _PIXELS if key in given})
+    else:
+        wanted = _of_timm(name)
     settings = MemberSettings(
         name=name, model=model, weights=file or None, input=wanted, whole=name.startswith(_TIMM)
     )
@@ -146,11 +155,23 @@ def _of_timm(name: str) -> MemberInput:
     )
 
 
+def _of_timm_with(name: str, file: Path, given: dict[str, Any]) -> MemberInput:
+    """Return the pixels of other weights of a network of timm: what their file says, the command, or timm."""
+    said = {**given, **_about(file)}
+    return replace(_of_timm(name), **{key: tuple(said[key]) for key in _PIXELS if key in said})
+
+
+def _about(file: Path) -> dict[str, Any]:
+    """Return what a file of static weights says about the data that they were trained on."""
+    if file.suffix != ".safetensors":
+        return {}
+    about: dict[str, Any] = json.loads(read_safetensors(file)[1].get(ABOUT, "{}")).get("data", {})
+    return about
+
+
 def _of_weights(name: str, file: Path, data: DataConfig) -> MemberInput:
     """Return the pixels of static weights: what their file says, and else what the command does."""
-    about = {}
-    if file.suffix == ".safetensors":
-        about = json.loads(read_safetensors(file)[1].get(ABOUT, "{}")).get("data", {})
+    about = _about(file)
     photos = not name.startswith("cifar_")
     side = _PHOTO_SIDE if photos else _CIFAR_SIDE
     return MemberInput(
