@@ -203,3 +203,8 @@ def timm_state(folder: Path, name: str) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     return load_file(folder / f"{name}.safetensors")
+
+
+def test_a_cascade_needs_no_batch_of_training_images(members: list[str], tmp_path: Path) -> None:
+    found = make_cascade(members, tmp_path / "run", data={**DATA, "limit": 20})
+    assert found.report["num_images"] == 297

@@ -15,6 +15,7 @@ from sidestep.types import Batch
 
 Indices = npt.NDArray[np.int64]
 
+_EVAL_PIXELS = 1 << 22
 _ORDER = 0  # sets the draws of the order apart from other draws of the same seed and epoch
 
 
@@ -121,6 +122,17 @@ def epoch_generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
         if value < 0:
             raise RecipeError(f"{name} must be at least 0, got {value}")
     return np.random.default_rng((seed, epoch, purpose))
+
+
+def eval_batch_size(size: tuple[int, int]) -> int:
+    """Return how many images of (H, W) are evaluated at once: an even number, 1,000 small ones at most.
+
+    What a network computes of photographs is so large that more of them take no less time each.
+
+    >>> eval_batch_size((32, 32)), eval_batch_size((224, 224)), eval_batch_size((1000, 4000))
+    (1000, 80, 16)
+    """
+    return max(16, min(1000, _EVAL_PIXELS // (size[0] * size[1]) // 16 * 16))
 
 
 def count_steps(num_images: int, batch_size: int, views: int = 1) -> int:

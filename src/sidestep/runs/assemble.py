@@ -76,7 +76,7 @@ def job_of(recipe: Recipe, fabric: Fabric) -> Job:
         splits=("train", "val", "test"),
         device=fabric.device,
     )
-    if data.train is not None:
+    if data.train is not None and recipe.training.phases:
         shard = Shard(fabric.global_rank, fabric.world_size)
         # Refuses batches that are too large, or that the processes cannot share.
         train_rows(len(data.train), recipe.training.batch_size, 0, shard, recipe.data.views)

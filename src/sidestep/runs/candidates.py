@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sidestep.cost.macs import measure_cost
 from sidestep.data import Data, load_data
+from sidestep.data.image_set import eval_batch_size
 from sidestep.data.preparation import Preparation
 from sidestep.errors import CheckpointError, RecipeError, SidestepError, understood
 from sidestep.evaluation.exit_curve import ExitSurvey, survey_exits
@@ -164,7 +165,7 @@ def _surveyed(member: NamedMember, data: Data) -> ExitSurvey:
     assert data.test is not None  # a test split was asked for
     network = _network(member, len(data.class_names)).eval()
     cost = measure_cost(network, member.settings.input.size)
-    batches = data.test.eval_batches(batch_size=500)
+    batches = data.test.eval_batches(batch_size=eval_batch_size(member.settings.input.size))
     if network.has_early_exits:
         return survey_exits(network, batches, cost)
     logits, labels, macs = [], [], []

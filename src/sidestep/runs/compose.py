@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from sidestep.cost.latency_book import RUNTIMES, LatencyBook
+from sidestep.data.image_set import eval_batch_size
 from sidestep.data.load import open_split
 from sidestep.errors import DataError, RecipeError
 from sidestep.evaluation.exit_curve import ExitCalibration, ExitSurvey, calibrate, survey_exits
@@ -156,7 +157,7 @@ def _by_halves(
     test = data_of(opened, "test", None).test
     if test is None:
         raise DataError("calibration by halves needs a test split, and the data has none")
-    batches = list(test.eval_batches(batch_size=1000))
+    batches = list(test.eval_batches(batch_size=eval_batch_size(opened.input_size)))
     survey = survey_exits(opened.network, batches, opened.cost, latency)
     goal = budget.goal(opened.cost.full)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from sidestep.cost.latency_book import LatencyBook
+from sidestep.data.image_set import eval_batch_size
 from sidestep.data.split import Role
 from sidestep.errors import ExecutionError, RecipeError
 from sidestep.evaluation.bench import ENGINE
@@ -268,7 +269,7 @@ def _batches(opened: OpenedRun, split: Role, source: str | None) -> Iterable[Bat
     if images is None:
         raise RecipeError(f"split {split!r} is empty in this run; val_fraction of its recipe is 0")
     _log.info("running the network on %s images", f"{len(images):,}")
-    return images.eval_batches(batch_size=1000)
+    return images.eval_batches(batch_size=eval_batch_size(opened.input_size))
 
 
 def _survey(

@@ -157,8 +157,9 @@ def _of_timm(name: str) -> MemberInput:
 
 def _of_timm_with(name: str, file: Path, given: dict[str, Any]) -> MemberInput:
     """Return the pixels of other weights of a network of timm: what their file says, the command, or timm."""
-    said = {**given, **_about(file)}
-    return replace(_of_timm(name), **{key: tuple(said[key]) for key in _PIXELS if key in said})
+    timms = _of_timm(name)
+    said = {"mean": timms.mean, "std": timms.std, **given, **_about(file)}
+    return replace(timms, mean=tuple(said["mean"]), std=tuple(said["std"]))
 
 
 def _about(file: Path) -> dict[str, Any]:

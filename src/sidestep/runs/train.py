@@ -13,6 +13,7 @@ from pathlib import Path
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.logger import Logger
 
+from sidestep.data.image_set import eval_batch_size
 from sidestep.evaluation.report import evaluate_network
 from sidestep.files import kept, made_folder, write_file
 from sidestep.fused.training_execution import training_execution
@@ -131,7 +132,7 @@ def _report(folder: Path, job: Job, fabric: Fabric) -> None:
         opened = open_run(folder, name)
         reports[name] = evaluate_network(
             opened.network.to(fabric.device),
-            job.data.test.eval_batches(batch_size=1000),
+            job.data.test.eval_batches(batch_size=eval_batch_size(job.data.input_size)),
             opened.cost,
             num_classes=job.data.num_classes,
         ).as_dict()

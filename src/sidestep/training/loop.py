@@ -16,6 +16,7 @@ from lightning_fabric.loggers.logger import Logger
 
 from sidestep.backbones.backbone import Backbone
 from sidestep.data import Data, Shard
+from sidestep.data.image_set import eval_batch_size
 from sidestep.errors import InterruptedRunError, TrainingError
 from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.execution.execution import Execution, masked
@@ -295,7 +296,7 @@ class _Trainer:
         with self.fabric.autocast():
             return evaluate_network(
                 self.state.evaluated,
-                val.eval_batches(batch_size=1024),
+                val.eval_batches(batch_size=eval_batch_size(self.job.data.input_size)),
                 self.job.cost,
                 num_classes=self.job.data.num_classes,
             )
