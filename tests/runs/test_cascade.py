@@ -13,8 +13,10 @@ import sidestep
 from sidestep.cli.main import main
 from sidestep.data.data_config import DataConfig
 from sidestep.errors import RecipeError
+from sidestep.evaluation.frontier import FrontierPoint
 from sidestep.networks.cascade_network import CascadeNetwork
 from sidestep.networks.models import ModelConfig, build_backbone
+from sidestep.results.frontier_page import command_of
 from sidestep.runs.compose import make_cascade
 from sidestep.runs.evaluate import ExitBudget
 from sidestep.runs.members import member_of
@@ -125,6 +127,31 @@ def test_a_frontier_is_a_page_and_its_scores_are_kept(
     kept[0].write_bytes(kept[0].read_bytes()[:-20])
     assert main(command) == 0
     assert "are damaged and made again" in capsys.readouterr().err
+
+
+def test_a_frontier_in_milliseconds_times_every_candidate_once(
+    members: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [text for key, value in DATA.items() for text in (f"--data.{key}", str(value).lower())]
+    page = tmp_path / "page.md"
+    command = ["frontier", *members, *options, "--out", str(page), "--num-budgets", "5"]
+    assert main([*command, "--runtime", "pytorch"]) == 0
+    first = capsys.readouterr()
+    assert "the fastest for its accuracy" in first.out and "timing" in first.err
+    text = page.read_text()
+    assert "## The fastest for its accuracy" in text
+    points = json.loads(page.with_suffix(".json").read_text())
+    assert all(point["ms"] > 0 for point in points)
+    pairs = [point for point in points if point["kind"] == "cascade"]
+    alone = {point["members"][0]: point["ms"] for point in points if point["kind"] == "static"}
+    for point in pairs:
+        low, high = (alone[name] for name in point["members"])
+        assert low * 0.99 <= point["ms"] <= (low + high) * 1.01
+    made_by = command_of(FrontierPoint(**pairs[0]), {"small": "a", "cifar_resnet14": "b"}, "digits", "ms")
+    assert made_by.startswith(f"sidestep cascade a b --data.source digits --ms {pairs[0]['ms']:.4f} ")
+    assert main([*command, "--runtime", "pytorch"]) == 0
+    again = capsys.readouterr()
+    assert "timing" not in again.err and again.out == first.out
 
 
 @pytest.mark.parametrize("command", ["cascade", "frontier"])

@@ -63,6 +63,8 @@ def frontier(
     out: Path = Path("runs/frontier.md"),
     num_budgets: int = 40,
     no_triples: bool = False,
+    runtime: Literal["engine", "pytorch", "onnxruntime", "openvino"] | None = None,
+    batch_size: int = 1,
 ) -> None:
     """Find the cheapest of some networks, and of all cascades of them, for every accuracy.
 
@@ -75,10 +77,13 @@ def frontier(
         out: markdown file; figure (.png) and points (.json) go beside it.
         num_budgets: of every pair.
         no_triples: try pairs alone.
+        runtime: time every candidate in it, for the cheapest in milliseconds as well.
+        batch_size: images per call when candidates are timed.
     """
     from sidestep.evaluation.frontier import front
     from sidestep.results.frontier_page import save_frontier
     from sidestep.runs.candidates import find_frontier
+    from sidestep.runs.latency import Way
     from sidestep.runs.recipe import data_values
 
     data = data_values(overrides)
@@ -88,6 +93,7 @@ def frontier(
         scores=out.with_suffix(".scores"),
         num_budgets=num_budgets,
         triples=not no_triples,
+        way=None if runtime is None else Way(runtime=runtime, batch_size=batch_size, seconds=2.0),
     )
     written = save_frontier(
         out,
@@ -96,8 +102,12 @@ def frontier(
         num_images=found.num_images,
         failed=found.failed,
         source=str(data["source"]),
+        timed=None if runtime is None else f"{runtime}, {batch_size} images per call",
     )
     Console().print(frontier_table(front(found.points)))
-    for text, why in found.failed.items():
-        print(f"not run: {text}: {why}")
+    if runtime is not None:
+        Console().print(frontier_table(front(found.points, "ms"), "ms"))
+    for what, reasons in (("not run", found.failed), ("not timed", found.untimed)):
+        for text, why in reasons.items():
+            print(f"{what}: {text}: {why}")
     print(f"wrote {', '.join(map(str, written))}")

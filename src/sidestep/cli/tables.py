@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sidestep.runs.recipe_book import RecipeCard
     from sidestep.runs.sweep import SweepRow
     from sidestep.targets.run_plan import Prediction
+    from sidestep.types import Unit
 
 
 def plain_table(*columns: str | Column, title: str = "") -> Table:
@@ -182,15 +183,19 @@ def comparison_table(reports: Mapping[str, Mapping[str, Any]], title: str) -> Ta
     return table
 
 
-def frontier_table(points: Sequence[FrontierPoint]) -> Table:
-    """Return the points of a front, one a row, at most thirty of them evenly spread."""
+def frontier_table(points: Sequence[FrontierPoint], unit: Unit = "MACs") -> Table:
+    """Return the points of a front in a unit, one a row, at most thirty of them evenly spread."""
     shown = points[:: max(1, len(points) // 30)]
-    table = plain_table("network", "accuracy", "M MACs", "reach each", title="the cheapest for its accuracy")
+    timed = unit == "ms"
+    heads = ["network", "accuracy", *(["ms"] if timed else []), "M MACs", "reach each"]
+    title = "the fastest for its accuracy" if timed else "the cheapest for its accuracy"
+    table = plain_table(*heads, title=title)
     for point in shown:
         add_row(
             table,
             ", then ".join(point.members) + (", exits" if point.kind == "exits" else ""),
             f"{point.accuracy:.2%} ± {100 * point.error:.2f}",
+            *([f"{point.cost(unit):.4f}"] if timed else []),
             f"{1e-6 * point.macs:.1f}",
             " ".join(f"{share:.1%}" for share in point.shares),
         )

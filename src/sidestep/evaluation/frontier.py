@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sidestep.evaluation.exit_curve import ExitSurvey
 from sidestep.evaluation.thresholds import thresholds_for_budget
+from sidestep.types import Unit
 
 # Beyond these, triples are tried only where a pair is on the front.
 _ALL_TRIPLES = 16
@@ -31,12 +32,18 @@ class Scores:
         log_probs: (N, C) in float32.
         macs: (N,) MACs of every image, in float64.
         survey: what all its exits say, for a network with early exits; None elsewhere.
+        ms: (N,) milliseconds of every image by a latency book, or None where none was measured.
     """
 
     name: str
     log_probs: Tensor
     macs: Tensor
     survey: ExitSurvey | None = None
+    ms: Tensor | None = None
+
+    def costs(self) -> Tensor:
+        """Return (2, N) MACs and milliseconds, which are no numbers where none were measured."""
+        return torch.stack([self.macs, torch.full_like(self.macs, math.nan) if self.ms is None else self.ms])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +57,7 @@ class FrontierPoint:
         macs: mean MACs per image.
         shares: share of all images that reaches every member.
         kind: "static" where all images are treated alike, "exits" for early exits of one network, "cascade".
+        ms: mean milliseconds per image, or None where a member was not measured.
     """
 
     members: tuple[str, ...]
@@ -58,6 +66,13 @@ class FrontierPoint:
     macs: float
     shares: tuple[float, ...]
     kind: str
+    ms: float | None = None
+
+    def cost(self, unit: Unit) -> float:
+        """Return the mean cost per image; infinite where it was not measured."""
+        if unit == "MACs":
+            return self.macs
+        return math.inf if self.ms is None else self.ms
 
 
 def frontier_points(
@@ -90,10 +105,14 @@ def frontier_points(
     return points
 
 
-def front(points: Sequence[FrontierPoint]) -> list[FrontierPoint]:
-    """Return the points that no other one beats in both cost and accuracy, by rising cost."""
+def front(points: Sequence[FrontierPoint], unit: Unit = "MACs") -> list[FrontierPoint]:
+    """Return the points that no other one beats in both cost and accuracy, by rising cost.
+
+    Points whose cost was not measured are left out.
+    """
     best: list[FrontierPoint] = []
-    for point in sorted(points, key=lambda each: (each.macs, -each.accuracy)):
+    known = [point for point in points if point.cost(unit) < math.inf]
+    for point in sorted(known, key=lambda each: (each.cost(unit), -each.accuracy)):
         if not best or point.accuracy > best[-1].accuracy:
             best.append(point)
     return best
@@ -111,9 +130,8 @@ def dominating(point: FrontierPoint, on_front: Sequence[FrontierPoint]) -> Front
 
 def _alone(scores: Scores, labels: Tensor) -> FrontierPoint:
     correct = (scores.log_probs.argmax(dim=1) == labels).double()
-    return _point(
-        (scores.name,), correct.mean().item(), len(labels), scores.macs.mean().item(), (1.0,), "static"
-    )
+    costs = scores.costs().mean(dim=1).tolist()
+    return _point((scores.name,), correct.mean().item(), len(labels), costs, (1.0,), "static")
 
 
 def _exits(scores: Scores, num_budgets: int) -> list[FrontierPoint]:
@@ -128,8 +146,9 @@ def _exits(scores: Scores, num_budgets: int) -> list[FrontierPoint]:
             least = solving.macs[0].mean().item()
             thresholds = thresholds_for_budget(solving, max(budget, least), "confidence")
             found.append(reporting.leaving(thresholds))
-        accuracy, macs = (sum(getattr(each, name) for each in found) / 2 for name in ("accuracy", "macs"))
-        points.append(_point((scores.name,), accuracy, len(survey.labels), macs, (1.0,), "exits"))
+        accuracy = sum(each.accuracy for each in found) / 2
+        costs = [sum(each.macs for each in found) / 2, sum(each.ms or math.nan for each in found) / 2]
+        points.append(_point((scores.name,), accuracy, len(survey.labels), costs, (1.0,), "exits"))
     return points
 
 
@@ -137,7 +156,7 @@ def _pairs(first: Scores, others: Sequence[Scores], labels: Tensor, num_budgets:
     """Return the points of one first member with every other one behind it."""
     right = (first.log_probs.argmax(dim=1) == labels).double()
     both = torch.stack([(first.log_probs + each.log_probs).argmax(dim=1) == labels for each in others])
-    macs = torch.stack([each.macs for each in others])
+    costs = torch.stack([each.costs() for each in others])
     confidence = first.log_probs.amax(dim=1).double()
     wanted = torch.linspace(0, 1, num_budgets, dtype=torch.float64)
     total = None
@@ -148,15 +167,16 @@ def _pairs(first: Scores, others: Sequence[Scores], labels: Tensor, num_budgets:
         going_on = torch.searchsorted(confidence[report][order], limits)
         kept = right[report].sum() - _sums(right[report][order].unsqueeze(0), going_on)
         gained = _sums(both[:, report][:, order].double(), going_on)
-        spent = first.macs[report].sum() + _sums(macs[:, report][:, order], going_on)
-        found = torch.stack([kept + gained, spent, going_on.double().expand_as(spent)])
+        own = first.costs()[:, report].sum(dim=1).view(1, 2, 1)
+        spent = (own + _sums(costs[:, :, report][:, :, order], going_on)).unbind(dim=1)
+        found = torch.stack([kept + gained, *spent, going_on.double().expand_as(gained)])
         total = found if total is None else total + found
     assert total is not None
-    accuracy, cost, shares = total / len(labels)
+    accuracy, macs, ms, shares = total / len(labels)
     return [
         _point(
-            (first.name, other.name), accuracy[row, column].item(), len(labels), cost[row, column].item(),
-            (1.0, shares[row, column].item()), "cascade",
+            (first.name, other.name), accuracy[row, column].item(), len(labels),
+            [macs[row, column].item(), ms[row, column].item()], (1.0, shares[row, column].item()), "cascade",
         )
         for row, other in enumerate(others)
         for column in range(num_budgets)
@@ -172,11 +192,12 @@ def _triple(members: Sequence[Scores], labels: Tensor) -> list[FrontierPoint]:
     confidence = [
         (said / (place + 1)).log_softmax(dim=1).amax(dim=1).double() for place, said in enumerate(sums)
     ]
+    costs = [member.costs() for member in members]
     steps = torch.linspace(0, 1, _TRIPLE_SHARES, dtype=torch.float64)[1:-1]
     points = []
     for to_second in steps.tolist():
         for to_third in steps.tolist():
-            total = torch.zeros(4, dtype=torch.float64)
+            total = torch.zeros(5, dtype=torch.float64)
             for half in (0, 1):
                 solve, report = slice(half, None, 2), slice(1 - half, None, 2)
                 first = torch.quantile(confidence[0][solve], to_second)
@@ -185,22 +206,35 @@ def _triple(members: Sequence[Scores], labels: Tensor) -> list[FrontierPoint]:
                 go = confidence[0][report] < first
                 on = go & (confidence[1][report] < second)
                 said = torch.where(on, right[2][report], torch.where(go, right[1][report], right[0][report]))
-                spent = members[0].macs[report] + go * members[1].macs[report] + on * members[2].macs[report]
-                total += torch.stack([said.sum(), spent.sum(), go.double().sum(), on.double().sum()])
-            accuracy, cost, reach, last = (total / len(labels)).tolist()
+                first_cost, second_cost, third_cost = (cost[:, report] for cost in costs)
+                spent = (first_cost + go * second_cost + on * third_cost).sum(dim=1)
+                total += torch.stack([said.sum(), *spent, go.double().sum(), on.double().sum()])
+            accuracy, macs, ms, reach, last = (total / len(labels)).tolist()
             names = tuple(member.name for member in members)
-            points.append(_point(names, accuracy, len(labels), cost, (1.0, reach, last), "cascade"))
+            points.append(_point(names, accuracy, len(labels), [macs, ms], (1.0, reach, last), "cascade"))
     return points
 
 
 def _sums(values: Tensor, counts: Tensor) -> Tensor:
-    """Return (R, Q) sums of the first values of every row, given how many."""
-    before = torch.cat([values.new_zeros(len(values), 1), values.cumsum(dim=1)], dim=1)
-    return before[:, counts]
+    """Return (..., Q) sums of the first of (..., N) values, given how many."""
+    return torch.nn.functional.pad(values.cumsum(dim=-1), (1, 0))[..., counts]
 
 
 def _point(
-    members: tuple[str, ...], accuracy: float, count: int, macs: float, shares: tuple[float, ...], kind: str
+    members: tuple[str, ...],
+    accuracy: float,
+    count: int,
+    costs: Sequence[float],
+    shares: tuple[float, ...],
+    kind: str,
 ) -> FrontierPoint:
-    error = math.sqrt(max(accuracy * (1 - accuracy), 0.0) / count)
-    return FrontierPoint(members=members, accuracy=accuracy, error=error, macs=macs, shares=shares, kind=kind)
+    macs, ms = costs
+    return FrontierPoint(
+        members=members,
+        accuracy=accuracy,
+        error=math.sqrt(max(accuracy * (1 - accuracy), 0.0) / count),
+        macs=macs,
+        shares=shares,
+        kind=kind,
+        ms=None if math.isnan(ms) else ms,
+    )

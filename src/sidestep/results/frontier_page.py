@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,7 @@ from sidestep.evaluation.frontier import FrontierPoint, dominating, front
 from sidestep.files import write_file
 from sidestep.results.figures import save_figure
 from sidestep.results.markdown import table
+from sidestep.types import Unit
 
 _MOST_ROWS = 24
 
@@ -30,6 +32,7 @@ def save_frontier(
     num_images: int,
     failed: Mapping[str, str],
     source: str,
+    timed: str | None = None,
 ) -> list[Path]:
     """Write the page, its figure (`.png`) and all points (`.json`), and return what was written.
 
@@ -40,6 +43,7 @@ def save_frontier(
         num_images: that they were reported on.
         failed: candidates that could not be run, with the reason.
         source: where the images are from.
+        timed: what milliseconds are of, such as "engine, 1 images per call"; None where nothing was timed.
 
     Raises:
         RecipeError: for a page that is no `.md` file.
@@ -51,7 +55,9 @@ def save_frontier(
     environment = describe_environment()
     save_figure(figure, frontier_figure(points))
     write_file(data, json.dumps([asdict(point) for point in points]) + "\n", what="points")
-    page = frontier_page(points, texts=texts, num_images=num_images, failed=failed, source=source)
+    page = frontier_page(
+        points, texts=texts, num_images=num_images, failed=failed, source=source, timed=timed
+    )
     told = f"On {in_words(environment['hardware'])}, commit {environment['commit']}."
     write_file(out, f"{page}\n{told}\n\n![Accuracy over cost]({figure.name})\n", what="page")
     return [out, figure, data]
@@ -64,9 +70,11 @@ def frontier_page(
     num_images: int,
     failed: Mapping[str, str],
     source: str,
+    timed: str | None = None,
 ) -> str:
     """Return the page in markdown; arguments as those of `save_frontier`."""
     on_front = front(points)
+    fastest = front(points, "ms")
     lines = [
         "# Frontier",
         "",
@@ -79,36 +87,45 @@ def frontier_page(
             ["network", "accuracy %", "M MACs", "share that reaches each", "made by"],
             [_row(point, texts, source) for point in _thinned(on_front)],
         ),
-        "",
-        "## Candidates",
-        "",
-        *table(["candidate", "accuracy %", "M MACs", "beaten by"], _candidates(points, on_front)),
     ]
+    if fastest:
+        heads = ["network", "accuracy %", "ms", "share that reaches each", "made by"]
+        rows = [_row(point, texts, source, "ms") for point in _thinned(fastest)]
+        told = f"Milliseconds per image in {timed}, by latency books of all candidates."
+        lines += ["", "## The fastest for its accuracy", "", told, "", *table(heads, rows)]
+    heads = ["candidate", "accuracy %", "M MACs", *(["ms"] if fastest else []), "beaten by"]
+    lines += ["", "## Candidates", "", *table(heads, _candidates(points, on_front, fastest))]
     if failed:
         lines += ["", "## Not run", "", *(f"- {text}: {why}" for text, why in failed.items())]
     return "\n".join(lines) + "\n"
 
 
 def frontier_figure(points: Sequence[FrontierPoint]) -> Figure:
-    """Return a figure of all points over their cost, with the front as a line."""
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    axes: Axes = figure.subplots()
+    """Return a figure of all points over their cost, with the front as a line; one part for every unit."""
+    units: list[Unit] = ["MACs", "ms"] if any(point.ms is not None for point in points) else ["MACs"]
+    figure = Figure(figsize=(9, 6 * len(units)), layout="constrained")
+    parts = figure.subplots(len(units), 1, squeeze=False)
+    for axes, unit in zip(parts[:, 0], units, strict=True):
+        _draw(axes, [point for point in points if point.cost(unit) < math.inf], unit)
+    return figure
+
+
+def _draw(axes: Axes, points: Sequence[FrontierPoint], unit: Unit) -> None:
     styles: dict[str, dict[str, Any]] = {
         "cascade": {"s": 4, "color": "#bbbbbb", "label": "cascades"},
         "exits": {"s": 10, "color": "#e69f00", "marker": "^", "label": "early exits"},
     }
     for kind, style in styles.items():
         if of_kind := [point for point in points if point.kind == kind]:
-            axes.scatter(*_places(of_kind), **style)
-    axes.plot(*_places(front(points)), color="#0072b2", label="front")
+            axes.scatter(*_places(of_kind, unit), **style)
+    axes.plot(*_places(front(points, unit), unit), color="#0072b2", label="front")
     for point in points:
         if point.kind == "static":
-            axes.errorbar(
-                1e-6 * point.macs, 100 * point.accuracy, yerr=100 * point.error, color="black", fmt="o", ms=5
-            )
+            [cost], [accuracy] = _places([point], unit)
+            axes.errorbar(cost, accuracy, yerr=100 * point.error, color="black", fmt="o", ms=5)
             axes.annotate(
                 point.members[0].replace("$", r"\$"),
-                (1e-6 * point.macs, 100 * point.accuracy),
+                (cost, accuracy),
                 textcoords="offset points",
                 xytext=(6, -10),
                 fontsize=8,
@@ -116,28 +133,29 @@ def frontier_figure(points: Sequence[FrontierPoint]) -> Figure:
     best = max(point.accuracy for point in points)
     # What is far below the best has no place beside it.
     least = min(point.accuracy for point in points if point.accuracy > best - 0.12)
-    axes.set(xlabel="M MACs per image", ylabel="top-1 accuracy, %", xscale="log")
+    label = {"MACs": "M MACs per image", "ms": "ms per image"}[unit]
+    axes.set(xlabel=label, ylabel="top-1 accuracy, %", xscale="log")
     for axis_part in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         axis_part(FormatStrFormatter("%g"))
     axes.set_ylim(bottom=max(0.0, 100 * least - 1), top=min(100.0, 100 * best + 1))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    return figure
 
 
-def _places(points: Sequence[FrontierPoint]) -> tuple[list[float], list[float]]:
-    """Return M MACs and accuracies in percent."""
-    return [1e-6 * point.macs for point in points], [100 * point.accuracy for point in points]
+def _places(points: Sequence[FrontierPoint], unit: Unit) -> tuple[list[float], list[float]]:
+    """Return M MACs or milliseconds, and accuracies in percent."""
+    scale = 1e-6 if unit == "MACs" else 1.0
+    return [scale * point.cost(unit) for point in points], [100 * point.accuracy for point in points]
 
 
-def command_of(point: FrontierPoint, texts: Mapping[str, str], source: str) -> str:
+def command_of(point: FrontierPoint, texts: Mapping[str, str], source: str, unit: Unit = "MACs") -> str:
     """Return the command that makes a cascade of the frontier; the text of a candidate for itself."""
     members = " ".join(texts[name] for name in point.members)
     if point.kind != "cascade":
         return members
+    budget = f"--budget-gflops {2e-9 * point.macs:.5f}" if unit == "MACs" else f"--ms {point.cost(unit):.4f}"
     return (
-        f"sidestep cascade {members} --data.source {source} --budget-gflops {2e-9 * point.macs:.5f} "
-        "--no-temperatures --calibration halves"
+        f"sidestep cascade {members} --data.source {source} {budget} --no-temperatures --calibration halves"
     )
 
 
@@ -149,17 +167,19 @@ def _thinned(points: Sequence[FrontierPoint]) -> list[FrontierPoint]:
     return [points[place] for place in sorted(places)]
 
 
-def _row(point: FrontierPoint, texts: Mapping[str, str], source: str) -> list[str]:
+def _row(point: FrontierPoint, texts: Mapping[str, str], source: str, unit: Unit = "MACs") -> list[str]:
     return [
         ", then ".join(point.members) + (", exits" if point.kind == "exits" else ""),
         f"{100 * point.accuracy:.2f} ± {100 * point.error:.2f}",
-        f"{1e-6 * point.macs:.1f}",
+        f"{1e-6 * point.macs:.1f}" if unit == "MACs" else f"{point.cost(unit):.4f}",
         ", ".join(f"{100 * share:.1f} %" for share in point.shares),
-        f"`{command_of(point, texts, source)}`",
+        f"`{command_of(point, texts, source, unit)}`",
     ]
 
 
-def _candidates(points: Sequence[FrontierPoint], on_front: Sequence[FrontierPoint]) -> list[list[str]]:
+def _candidates(
+    points: Sequence[FrontierPoint], on_front: Sequence[FrontierPoint], fastest: Sequence[FrontierPoint]
+) -> list[list[str]]:
     rows = []
     for point in points:
         if point.kind != "static":
@@ -175,6 +195,7 @@ def _candidates(points: Sequence[FrontierPoint], on_front: Sequence[FrontierPoin
                 point.members[0],
                 f"{100 * point.accuracy:.2f} ± {100 * point.error:.2f}",
                 f"{1e-6 * point.macs:.1f}",
+                *([] if not fastest else ["" if point.ms is None else f"{point.ms:.4f}"]),
                 told,
             ]
         )

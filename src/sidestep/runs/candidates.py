@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,35 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from sidestep.cost.latency_book import LatencyBook
 from sidestep.cost.macs import measure_cost
 from sidestep.data import Data, load_data
 from sidestep.data.image_set import eval_batch_size
 from sidestep.data.preparation import Preparation
-from sidestep.errors import CheckpointError, RecipeError, SidestepError, understood
+from sidestep.errors import (
+    CheckpointError,
+    ExecutionError,
+    ExportError,
+    RecipeError,
+    SidestepError,
+    understood,
+)
+from sidestep.evaluation.environment import hardware
 from sidestep.evaluation.exit_curve import ExitSurvey, survey_exits
 from sidestep.evaluation.frontier import FrontierPoint, Scores, frontier_points
 from sidestep.files import read_safetensors, write_file
 from sidestep.networks.network import DynamicNetwork
 from sidestep.runs.cascade_model import load_member
+from sidestep.runs.latency import Way, measured, version_of
 from sidestep.runs.members import NamedMember, check_classes, distinct, member_of
 from sidestep.runs.run_folder import open_run
 from sidestep.runs.schema import as_plain
 from sidestep.runs.sections import DATA
+from sidestep.targets.export_target import Exportable
+from sidestep.types import CostModel
 
+# Images that candidates are timed on.
+_TIMED_IMAGES = 64
 _log = logging.getLogger(__name__)
 
 
@@ -41,12 +55,14 @@ class Frontier:
         texts: what the user typed for every candidate, by name.
         num_images: that they were reported on.
         failed: candidates that could not be loaded or run, with the reason.
+        untimed: candidates that the runtime cannot run, with the reason.
     """
 
     points: list[FrontierPoint]
     texts: dict[str, str]
     num_images: int
     failed: dict[str, str]
+    untimed: dict[str, str]
 
 
 def find_frontier(
@@ -56,6 +72,7 @@ def find_frontier(
     scores: Path,
     num_budgets: int = 40,
     triples: bool = True,
+    way: Way | None = None,
 ) -> Frontier:
     """Return all candidates alone, and all their ordered pairs and triples at many budgets.
 
@@ -68,6 +85,7 @@ def find_frontier(
         scores: folder in which what candidates say is kept.
         num_budgets: of every pair, and of every network with early exits.
         triples: whether triples are tried.
+        way: how candidates are timed, for a cost in milliseconds as well; None times none.
 
     Raises:
         RecipeError: when fewer than two candidates can be run.
@@ -92,7 +110,7 @@ def find_frontier(
     names = [each.name for each in distinct([member.settings for member in members])]
     for name, member in zip(names, members, strict=True):
         try:
-            found.append(_scores_of(name, member, images, scores))
+            found.append(_scores_of(name, member, images, scores, way))
         except Exception as error:
             meant = understood(error)
             if meant is None:
@@ -103,7 +121,14 @@ def find_frontier(
     _log.info("searching cascades of %d candidates", len(found))
     points = frontier_points(found, images.labels(), num_budgets=num_budgets, triples=triples)
     texts = {name: member.text for name, member in zip(names, members, strict=True)}
-    return Frontier(points=points, texts=texts, num_images=len(images.labels()), failed=failed)
+    count, untimed = len(images.labels()), _untimed(found, texts, way)
+    return Frontier(points=points, texts=texts, num_images=count, failed=failed, untimed=untimed)
+
+
+def _untimed(found: Sequence[Scores], texts: dict[str, str], way: Way | None) -> dict[str, str]:
+    if way is None:
+        return {}
+    return {texts[each.name]: f"{way.runtime} cannot run it" for each in found if each.ms is None}
 
 
 def _too_few(count: int, failed: dict[str, str]) -> RecipeError:
@@ -144,42 +169,75 @@ class _Images:
         return torch.cat([batch.labels for batch in first.eval_batches(batch_size=1000)])
 
 
-def _scores_of(name: str, member: NamedMember, images: _Images, folder: Path) -> Scores:
-    """Return what a candidate says, from its file or by running it."""
+def _scores_of(name: str, member: NamedMember, images: _Images, folder: Path, way: Way | None) -> Scores:
+    """Return what a candidate says, and takes if it is to be timed, from its file or by running it."""
     data = images.prepared(member)
     check_classes(member, data.class_names)
-    path = folder / f"{_key(member, data)}.safetensors"
+    path = folder / f"{_key(member, data, way)}.safetensors"
     if path.is_file():
         try:
             return _read(name, path)
         except (CheckpointError, KeyError) as error:
             _log.warning("scores %s are damaged and made again (%s)", path, error)
     _log.info("running %s on %s images", member.text, f"{len(data.test or ()):,}")
-    survey = _surveyed(member, data)
+    survey = _surveyed(member, data, way)
     tensors = {"exit_logits": survey.exit_logits, "labels": survey.labels, "macs": survey.macs}
+    if survey.ms is not None:
+        tensors["ms"] = survey.ms
     write_file(path, save({key: each.contiguous() for key, each in tensors.items()}), what="scores")
     return _read(name, path)
 
 
-def _surveyed(member: NamedMember, data: Data) -> ExitSurvey:
+def _surveyed(member: NamedMember, data: Data, way: Way | None) -> ExitSurvey:
     assert data.test is not None  # a test split was asked for
     network = _network(member, len(data.class_names)).eval()
     cost = measure_cost(network, member.settings.input.size)
+    book = None if way is None else _book(member, network, cost, data, way)
     batches = data.test.eval_batches(batch_size=eval_batch_size(member.settings.input.size))
     if network.has_early_exits:
-        return survey_exits(network, batches, cost)
-    logits, labels, macs = [], [], []
+        return survey_exits(network, batches, cost, book)
+    logits, labels, macs, ms = [], [], [], []
     with torch.inference_mode():
         for batch in batches:
             output = network(batch.images)
             logits.append(output.logits.float())
             labels.append(batch.labels)
             macs.append(cost.per_sample(output.decisions).double())
+            if book is not None:
+                ms.append(book.prices.per_sample(output.decisions).double())
     return ExitSurvey(
         exit_logits=torch.cat(logits).unsqueeze(0).clone(),
         labels=torch.cat(labels).clone(),
         macs=torch.cat(macs).unsqueeze(0).clone(),
+        ms=torch.cat(ms).unsqueeze(0).clone() if ms else None,
     )
+
+
+def _book(
+    member: NamedMember, network: DynamicNetwork, cost: CostModel, data: Data, way: Way
+) -> LatencyBook | None:
+    """Return the latency book of a candidate, or None where the runtime cannot run it."""
+    assert data.test is not None  # a test split was asked for
+    seen = member.settings.input
+    export = Exportable(
+        network=network,
+        cost=cost,
+        rule=None,
+        input_size=seen.size,
+        preparation=None,
+        mean=seen.mean,
+        std=seen.std,
+        per_image_standardization=False,
+        class_names=data.class_names,
+        about={},
+    )
+    images = next(iter(data.test.eval_batches(batch_size=max(way.batch_size, _TIMED_IMAGES)))).images
+    _log.info("timing %s in %s", member.text, way.runtime)
+    try:
+        return measured(export, images, way, {"candidate": as_plain(member.settings)})
+    except (ExportError, ExecutionError) as error:
+        _log.warning("%s is not timed: %s", member.text, error)
+        return None
 
 
 def _network(member: NamedMember, num_classes: int) -> DynamicNetwork:
@@ -193,20 +251,26 @@ def _network(member: NamedMember, num_classes: int) -> DynamicNetwork:
 
 def _read(name: str, path: Path) -> Scores:
     tensors, _ = read_safetensors(path)
-    survey = ExitSurvey(**{key: tensors[key] for key in ("exit_logits", "labels", "macs")})
+    survey = ExitSurvey(
+        **{key: tensors[key] for key in ("exit_logits", "labels", "macs")}, ms=tensors.get("ms")
+    )
     return Scores(
         name=name,
         log_probs=survey.exit_logits[-1].log_softmax(dim=1),
         macs=survey.macs[-1],
+        ms=None if survey.ms is None else survey.ms[-1],
         survey=survey if len(survey.exit_logits) > 1 else None,
     )
 
 
-def _key(member: NamedMember, data: Data) -> str:
-    """Return what a candidate's scores follow from: its settings, its weights, and the images."""
+def _key(member: NamedMember, data: Data, way: Way | None) -> str:
+    """Return what a candidate's scores follow from: its settings, weights, the images, and the machine."""
     digest = sha256(json.dumps(as_plain(member.settings), sort_keys=True).encode())
     if member.settings.weights is not None:
         digest.update(Path(member.settings.weights).read_bytes())
+    if way is not None:
+        place = {"way": asdict(way), "hardware": hardware(), "version": version_of(way.runtime)}
+        digest.update(json.dumps(place, sort_keys=True).encode())
     assert data.test is not None
     for batch in data.test.eval_batches(batch_size=1000):
         digest.update(batch.labels.numpy().tobytes())

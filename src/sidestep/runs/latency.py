@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,10 +18,11 @@ from sidestep.evaluation.price_fit import fit_prices
 from sidestep.execution.prepare import Precision, prepare
 from sidestep.files import kept
 from sidestep.routing.exit_rule import ExitRule
-from sidestep.runs.export import engine_of_run
+from sidestep.runs.export import exportable
 from sidestep.runs.run_folder import OpenedRun, open_run
 from sidestep.runs.timing import test_images
-from sidestep.targets.native_engine import EnginePrecision, engine_paths
+from sidestep.targets.export_target import Exportable, plan_of
+from sidestep.targets.native_engine import EnginePrecision, engine_of, engine_paths
 
 # The folder of a run that holds its books.
 LATENCY = "latency"
@@ -66,20 +68,9 @@ def measure_book(
     opened = open_run(Path(run), checkpoint)
     images = test_images(opened, source, batch_size)
     _log.info("timing paths through %s in %s, batch %d", run, runtime, batch_size)
-    runner, took = _runner(opened, runtime, precision, batch_size, images)
-    fitted = fit_prices(
-        runner, images, opened.cost, chooses=_chooses(opened), batch_size=batch_size, seconds=seconds
-    )
-    book = LatencyBook(
-        prices=fitted.prices,
-        runtime=runtime,
-        precision=took,
-        batch_size=batch_size,
-        error=fitted.error,
-        network=_measured(opened),
-        hardware=hardware(),
-        versions=versions(("sidestep", *_PACKAGES.values())),
-    )
+    export = exportable(opened, opened.exit_rule)
+    way = Way(runtime=runtime, precision=precision, batch_size=batch_size, seconds=seconds)
+    book = measured(export, images, way, _measured(opened))
     with kept():
         save_book(Path(run) / LATENCY / f"{book.name}.json", book)
         _log.info("wrote %s", Path(run) / LATENCY / f"{book.name}.json")
@@ -106,7 +97,7 @@ def book_for(
     again = f"measure it here with `sidestep bench {folder} --book {book.runtime}`"
     if book.network != _measured(opened):
         raise RecipeError(f"latency book {path} must be of this run's network, and is of another; {again}")
-    _check_place(book, path, again)
+    check_place(book, path, again)
     if runtime is not None and book.runtime != runtime:
         raise RecipeError(
             f"latency book {path} must be of {runtime}, in which the network is to run, and is of "
@@ -121,10 +112,19 @@ def book_for(
     return book
 
 
-def _check_place(book: LatencyBook, path: Path, again: str) -> None:
-    """Refuse a book of another machine, or of another version of its runtime."""
+def check_place(book: LatencyBook, path: Path, again: str) -> None:
+    """Refuse a book of another machine, or of another version of its runtime.
+
+    Args:
+        book: the book.
+        path: where it lies.
+        again: what errors advise.
+
+    Raises:
+        RecipeError: naming what differs.
+    """
     package = _PACKAGES[book.runtime]
-    here = hardware() | {f"version of {package}": versions([package]).get(package)}
+    here = hardware() | {f"version of {package}": version_of(book.runtime)}
     there = book.hardware | {f"version of {package}": book.versions.get(package)}
     for what, value in here.items():
         if there.get(what) != value:
@@ -132,6 +132,11 @@ def _check_place(book: LatencyBook, path: Path, again: str) -> None:
                 f"latency book {path} must be of this machine as it is now, and its {what} is "
                 f"{there.get(what)!r}, here {value!r}; {again}"
             )
+
+
+def version_of(runtime: Runtime) -> str | None:
+    """Return the version of a runtime, or None where it is not installed."""
+    return versions([_PACKAGES[runtime]]).get(_PACKAGES[runtime])
 
 
 def _book_path(folder: Path, name: str | None) -> Path:
@@ -158,28 +163,61 @@ def _measured(opened: OpenedRun) -> dict[str, Any]:
     return {"model": recipe["model"], "method": recipe["method"], "input_size": list(opened.input_size)}
 
 
-def _chooses(opened: OpenedRun) -> bool:
-    return opened.network.router is not None and bool(opened.network.units)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How a network is to run while it is measured; attributes as the arguments of `measure_book`."""
+
+    runtime: Runtime
+    precision: EnginePrecision = "auto"
+    batch_size: int = 1
+    seconds: float = 10.0
 
 
-def _runner(
-    opened: OpenedRun, runtime: Runtime, precision: EnginePrecision, batch_size: int, images: Tensor
-) -> tuple[PathRunner, str]:
+def measured(export: Exportable, images: Tensor, way: Way, network: dict[str, Any]) -> LatencyBook:
+    """Return the latency book of a network.
+
+    Args:
+        export: the network, and what belongs to it.
+        images: (N, 3, H, W) normalised images.
+        way: how it runs.
+        network: what the book says that it is of.
+
+    Raises:
+        SidestepError: as `measure_book`.
+    """
+    check_has_paths(export.network)
+    chooses = export.network.router is not None and bool(export.network.units)
+    runner, precision = _runner(export, way, images, chooses)
+    fitted = fit_prices(
+        runner, images, export.cost, chooses=chooses, batch_size=way.batch_size, seconds=way.seconds
+    )
+    return LatencyBook(
+        prices=fitted.prices,
+        runtime=way.runtime,
+        precision=precision,
+        batch_size=way.batch_size,
+        error=fitted.error,
+        network=network,
+        hardware=hardware(),
+        versions=versions(("sidestep", *_PACKAGES.values())),
+    )
+
+
+def _runner(export: Exportable, way: Way, images: Tensor, chooses: bool) -> tuple[PathRunner, str]:
     """Return the way to run a network, and the precision that it takes."""
-    check_has_paths(opened.network)
-    rule = opened.exit_rule
+    network, rule = export.network, export.rule
     criterion = "confidence" if rule is None else rule.criterion
-    if runtime == "engine":
-        if opened.network.has_early_exits and rule is None:
-            last = opened.network.num_exits - 1
-            rule = ExitRule(thresholds=[2.0] * last, criterion=criterion)
-        engine = engine_of_run(opened, rule, precision)
-        return engine_paths(engine, chooses=_chooses(opened)), str(engine.precision)
-    wanted: Precision = "float32" if precision == "auto" else precision
-    if wanted not in get_args(Precision):
+    if way.runtime == "engine":
+        if network.has_early_exits and rule is None:
+            # A plan has exits only where images can leave.
+            rule = ExitRule(thresholds=[2.0] * (network.num_exits - 1), criterion=criterion)
+        engine = engine_of(plan_of(replace(export, rule=rule)).as_bytes(), way.precision)
+        return engine_paths(engine, chooses=chooses), str(engine.precision)
+    precision: Precision = "float32" if way.precision == "auto" else way.precision
+    if precision not in get_args(Precision):
         known = ", ".join(get_args(EnginePrecision))
         raise RecipeError(f"precision must be one of {known}, got {precision!r}")
-    prepared = prepare(opened.network, images[:2])
-    if runtime == "pytorch":
-        return pytorch_paths(prepared, wanted, criterion), wanted
-    return onnx_paths(prepared, runtime, wanted, batch_size, criterion), wanted
+    prepared = prepare(network, images[:2])
+    if way.runtime == "pytorch":
+        return pytorch_paths(prepared, precision, criterion), precision
+    return onnx_paths(prepared, way.runtime, precision, way.batch_size, criterion), precision
