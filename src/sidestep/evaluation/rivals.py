@@ -125,14 +125,19 @@ def onnxruntime_runner(onnx: bytes) -> Runner:
     return Runner(convert=_array, run=lambda images: session.run(None, {"images": images})[0])
 
 
-def openvino_runner(onnx: bytes, precision: Precision, batch_size: int) -> Runner:
+def openvino_runner(network: Any, precision: Precision, batch_size: int) -> Runner:
     """Return OpenVINO on the CPU: one request with all threads, or several at once where the batch allows.
 
     A batch that the threads can share evenly is cut into requests of at most 32 images that run in parallel
     streams, as OpenVINO's guide advises for throughput; a single image is run for latency.
+
+    Args:
+        network: as `openvino_model` takes it.
+        precision: of weights and features.
+        batch_size: images per call.
     """
     part = openvino_part(batch_size, torch.get_num_threads())
-    compiled = openvino_model(onnx, precision, part, throughput=part != batch_size)
+    compiled = openvino_model(network, precision, part, throughput=part != batch_size)
     requests = [compiled.create_infer_request() for _ in range(batch_size // part)]
 
     def run(parts: list[Any]) -> Any:
@@ -145,11 +150,11 @@ def openvino_runner(onnx: bytes, precision: Precision, batch_size: int) -> Runne
     return Runner(convert=lambda images: np.split(_array(images), len(requests)), run=run)
 
 
-def openvino_model(onnx: bytes, precision: Precision, batch_size: int, *, throughput: bool = False) -> Any:
-    """Return a model of OpenVINO on the CPU, with as many threads as PyTorch has.
+def openvino_model(network: Any, precision: Precision, batch_size: int, *, throughput: bool = False) -> Any:
+    """Return a model of OpenVINO compiled for the CPU, with as many threads as PyTorch has.
 
     Args:
-        onnx: with a free batch size.
+        network: ONNX, or a model of OpenVINO such as a quantised one, with a free batch size.
         precision: of weights and features.
         batch_size: images per request; -1 for any number.
         throughput: whether several requests run at a time.
@@ -158,7 +163,7 @@ def openvino_model(onnx: bytes, precision: Precision, batch_size: int, *, throug
 
     core = openvino.Core()
     # read_model and not convert_model: that one reports its use over the network.
-    model = core.read_model(onnx)
+    model = core.read_model(network) if isinstance(network, bytes) else network.clone()
     model.reshape({port: [batch_size, *list(port.partial_shape)[1:]] for port in model.inputs})
     hints = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
