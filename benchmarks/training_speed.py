@@ -1,9 +1,9 @@
 """How fast ResNet-110 with relational routers trains, all losses included, and what each choice brings.
 
-On a CPU: passes, memory format, precision and threads, against the static network, each in a process of its
-own, as trainings are. On a GPU: steps run one
-operation after the other, with compiled units, as one CUDA graph, and several trainings side by side, for
-some batch sizes.
+On a CPU: passes, memory format, precision and threads, against the static network, and gates by share of the
+batch against those that compute all of it, each in a process of its own, as trainings are. On a GPU: steps
+run one operation after the other, with compiled units, as one CUDA graph, and several trainings side by side,
+for some batch sizes.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Way:
         graph: whether steps are replayed as CUDA graphs.
         threads: that it may use; 0 stands for all.
         replicas: trainings side by side, each on a stream of its own.
+        share: of every batch that units execute and compute, or None where they compute all of it.
     """
 
     routed: bool = True
@@ -59,10 +60,20 @@ class Way:
     graph: bool = False
     threads: int = 0
     replicas: int = 1
+    share: float | None = None
 
 
 OURS, STATIC_STEP = "bf16, channels_last", "static network, bf16, channels_last"
 COMPILED = "bf16, channels_last, compiled"
+# Aims at a share: of the step that computes all.
+SHARES: dict[float, float | None] = {0.75: None, 0.5: 0.70, 0.25: None}
+
+
+def by_share(share: float, *, compiled: bool = False) -> str:
+    """Return what a way of gates by share is called."""
+    return f"gates by share, {share:g} of the batch" + (", compiled" if compiled else "")
+
+
 ON_CPU = {
     OURS: Way(),
     STATIC_STEP: Way(routed=False),
@@ -72,6 +83,8 @@ ON_CPU = {
     "float32, channels_last": Way(precision="32-true"),
     "float32, NCHW": Way(precision="32-true", channels_last=False),
     "bf16, channels_last, one thread": Way(threads=1),
+    **{by_share(share): Way(share=share) for share in SHARES},
+    by_share(0.5, compiled=True): Way(share=0.5, compiled=True),
 }
 EAGER = "eager"
 ON_GPU = {
@@ -90,7 +103,12 @@ def network_of(way: Way) -> RoutedNetwork:
     """Return a fresh ResNet-110, the same for every way."""
     torch.manual_seed(0)
     backbone = build_backbone(ModelConfig(name="cifar_resnet110"), num_classes=10)
-    return RoutedNetwork(backbone, RDI_NET.router(backbone, RdiNetConfig()) if way.routed else None)
+    return RoutedNetwork(backbone, RDI_NET.router(backbone, settings_of(way)) if way.routed else None)
+
+
+def settings_of(way: Way) -> RdiNetConfig:
+    """Return the settings of a way with routers."""
+    return RdiNetConfig() if way.share is None else RdiNetConfig(gate_mode="share", target=way.share)
 
 
 # What is opened for a training stays so until the process ends.
@@ -101,7 +119,7 @@ def update_of(way: Way, fabric: Fabric, batch_size: int) -> Update:
     """Return what takes the steps, as `fit` does."""
     network = network_of(way).to(fabric.device)
     network = network.to(memory_format=torch.channels_last) if way.channels_last else network
-    method, settings = (RDI_NET, RdiNetConfig()) if way.routed else (STATIC, StaticConfig())
+    method, settings = (RDI_NET, settings_of(way)) if way.routed else (STATIC, StaticConfig())
     config = TrainingConfig(phases=[PHASE], batch_size=batch_size)
     select_parameters(network, PHASE.train)()
     execution = masked
@@ -170,8 +188,14 @@ def on_cpu(chosen: Namespace) -> list[Ratio]:
     """Return the lines of a CPU, for the first batch size."""
     size = chosen.batch_sizes[0]
     aims = [(OURS, STATIC_STEP, STATIC_AIM), (COMPILED, STATIC_STEP, STATIC_AIM)]
-    known = (OURS, STATIC_STEP, COMPILED)
-    groups = [*aims, (COMPILED, OURS, None)], [(n, OURS, None) for n in ON_CPU if n not in known]
+    shares = [(by_share(share), OURS, aim) for share, aim in SHARES.items()]
+    shares.append((by_share(0.5, compiled=True), COMPILED, SHARES[0.5]))
+    known = (OURS, STATIC_STEP, COMPILED, *(name for name, _, _ in shares))
+    groups = [
+        [*aims, (COMPILED, OURS, None)],
+        [(name, OURS, None) for name in ON_CPU if name not in known],
+        shares,
+    ]
     return [line for group in groups for line in compared(group, size, chosen.seconds)]
 
 
