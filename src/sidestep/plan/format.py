@@ -54,6 +54,11 @@ class Plan:
         """Return the number of units that are chosen about."""
         return sum("choose" in step for step in self.steps)
 
+    @property
+    def num_exits(self) -> int:
+        """Return the number of exits in front of the last."""
+        return sum("exit" in step for step in self.steps)
+
     def as_bytes(self) -> bytes:
         """Return the file's content."""
         # JSON has no infinities, which other readers refuse.
