@@ -140,6 +140,8 @@ def test_shares_close_in_eighths(closing: float, share: float) -> None:
 def test_units_have_shares_of_their_own() -> None:
     router = share_router(Margins(torch.randn(10, 3)), [0.5] * 3, shares=[0.2, 0.9, 1.0])
     assert [executed(sampled(router, unit, 10)) for unit in range(3)] == [2, 9, 10]
+    router.inner.margins.data -= 1000
+    assert bool((router.eval()(2, torch.zeros(10, 1), None)[0].argmax(dim=1) == 1).all())
     with pytest.raises(RecipeError, match="must name every unit once, got 1 for 2 units"):
         share_router(Margins(torch.zeros(1, 2)), [0.5] * 2, shares=[0.2])
 

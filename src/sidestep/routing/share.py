@@ -26,13 +26,11 @@ from torch import Tensor
 
 from sidestep.errors import RecipeError
 from sidestep.layers.processes import gathered_rows, num_processes, sum_over_processes
-from sidestep.routing.router import Router
+from sidestep.routing.router import Router, always
 from sidestep.routing.samplers import Sample, Sampler
 
 # Shares close in so many steps: every number of images is a shape, for which passes are compiled.
 CLOSING_STEPS = 8
-# Taken off a logit where all images are executed or none: no margin reaches it, and a plan can write it.
-_NEVER = 1e4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +50,11 @@ class ShareConfig:
     learn: bool = False
     least: float = 0.1
     memory: float = 0.99
+
+    @property
+    def executed(self) -> frozenset[int]:
+        """Return the units whose share is all, which no gate can skip."""
+        return frozenset(unit for unit, share in enumerate(self.shares or ()) if share == 1)
 
     def __post_init__(self) -> None:
         rates = [] if self.rate is None else [self.rate]
@@ -140,6 +143,8 @@ class ShareRouter(Router):
 
     def forward(self, unit: int, features: Tensor, state: Any) -> tuple[Tensor, Any]:
         logits, state = self.inner(unit, features, state)
+        if unit in self.config.executed:
+            return always(1, 2, features), state
         # Ranks need no quantile, and one that moves would be a moving target.
         return logits if self.training or unit in self.open else logits - self.shift[unit], state
 
@@ -170,11 +175,14 @@ class ShareRouter(Router):
             count: images that are executed of these.
         """
         with torch.no_grad():
+            margins = gathered_rows(margin)
             if count in (0, len(margin)):
-                self.shift[unit, 1] = _NEVER if count == 0 else -_NEVER
+                # As far beyond all margins as these lie apart: a larger number would outlive an average.
+                least, most = margins.min(), margins.max()
+                beyond = most - least + 1
+                self.shift[unit, 1] = least - beyond if count else most + beyond
                 self.seen[unit] = 0
                 return
-            margins = gathered_rows(margin)
             first = count * len(margins) // len(margin)
             ordered = margins.sort(descending=True).values
             between = (ordered[first - 1] + ordered[first]) / 2
@@ -247,7 +255,7 @@ class TopShare:
 
     def __call__(self, logits: Tensor) -> Sample:
         unit, batch, router = self.unit, len(logits), self.router
-        if unit in router.open:
+        if unit in router.open or unit in router.config.executed:
             weights = torch.zeros_like(logits)
             weights[:, 1] = 1
             return Sample(weights, weights)
