@@ -78,16 +78,19 @@ def test_the_images_that_want_it_most_are_chosen() -> None:
     assert sample.weights[:, 1].tolist() == [0, 1, 0, 1]
 
 
-def test_gates_get_the_gradient_of_a_sigmoid_around_the_quantile_where_they_executed() -> None:
+def test_gates_get_the_gradient_of_ranks_where_they_executed() -> None:
     margins = torch.tensor([[0.3], [2.0], [-1.0], [0.5]])
     router = share_router(Margins(margins), [0.5])
     sample = sampled(router, 0, 4)
     wanted = torch.tensor([1.0, 2.0, 4.0, 8.0])
     (sample.weights[:, 1] * wanted).sum().backward()
-    soft = torch.sigmoid(margins[:, 0] - (0.5 + 0.3) / 2)
-    expected = wanted * soft * (1 - soft) * torch.tensor([0.0, 1.0, 0.0, 1.0])
-    torch.testing.assert_close(router.inner.margins.grad[:, 0], expected)
+    other = margins[:, 0].clone().requires_grad_()
+    scaled = (other - other.mean()) / (other.var(correction=0) + 1).sqrt()
+    soft = torch.sigmoid(scaled - (scaled[3] + scaled[0]).detach() / 2)
+    (soft * wanted * torch.tensor([0.0, 1.0, 0.0, 1.0])).sum().backward()
+    torch.testing.assert_close(router.inner.margins.grad[:, 0], other.grad)
     torch.testing.assert_close(sample.relaxed[:, 1], soft)
+    assert abs(float(other.grad.sum())) < 1e-6  # type: ignore[union-attr]
 
 
 def test_evaluation_decides_an_image_alone_by_the_quantile_of_training() -> None:

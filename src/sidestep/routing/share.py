@@ -10,7 +10,8 @@ In evaluation an image is decided alone: by whether m is above a running quantil
 taken off the logit of execute. Plans and engines find an ordinary gate.
 
 Departure: Mixture-of-Depths scales what is executed by r, from the gate, in evaluation too. Here r is 1 with
-the gradient of sigmoid(m - quantile), straight through, since whatever runs plans executes a unit or not.
+the gradient of sigmoid(m' - quantile), straight through, since whatever runs plans executes a unit or not;
+m' is m without the batch's mean and scale, which ranks do not know.
 """
 
 from __future__ import annotations
@@ -267,8 +268,9 @@ class TopShare:
         router.note_quantile(unit, margin.detach(), count)
         order = margin.detach().argsort(descending=True, stable=True)
         chosen, others = order[:count].sort().values, order[count:].sort().values
-        soft = torch.sigmoid(margin - _between(margin.detach()[order], count))
-        execute = torch.zeros_like(soft).index_fill(0, chosen, 1.0) * (1 + soft - soft.detach())
+        scaled = _normalised(margin)
+        soft = torch.sigmoid(scaled - _between(scaled.detach()[order], count))
+        execute = torch.zeros_like(soft).index_fill(0, chosen, 1.0) * (1 + (soft - soft.detach()))
         if execute.requires_grad and count and router.config.learn:
             hook: Any = execute.register_hook
             hook(partial(router.note_worth, unit, count))
@@ -277,6 +279,17 @@ class TopShare:
         if count == batch:
             return Sample(weights, relaxed)
         return Sample(weights, relaxed, chosen, others)
+
+
+def _normalised(margin: Tensor) -> Tensor:
+    """Return (B,) margins around their mean, over sqrt(variance + 1).
+
+    Ranks know neither where margins lie nor how far apart, and so must the gradient: as long as executing more
+    is better all would rise for ever, and with them what they are computed from. One is added so that gates
+    whose margins are all but equal, as they begin, have no gradients of a thousand times the size.
+    """
+    centred = margin - margin.mean()
+    return centred * torch.rsqrt(centred.square().mean() + 1)
 
 
 def _between(ordered: Tensor, count: int) -> Tensor:
