@@ -284,9 +284,9 @@ class TopShare:
 def _normalised(margin: Tensor) -> Tensor:
     """Return (B,) margins around their mean, over sqrt(variance + 1).
 
-    Ranks know neither where margins lie nor how far apart, and so must the gradient: as long as executing more
+    Ranks know neither where margins lie nor how far apart, and nor must the gradient: as long as executing more
     is better all would rise for ever, and with them what they are computed from. One is added so that gates
-    whose margins are all but equal, as they begin, have no gradients of a thousand times the size.
+    whose margins are all but equal, as at the start, have no gradients of a thousand times the size.
     """
     centred = margin - margin.mean()
     return centred * torch.rsqrt(centred.square().mean() + 1)
