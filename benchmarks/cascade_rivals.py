@@ -1,8 +1,8 @@
 """A calibrated cascade in the engine against its members alone in every static runtime, and in INT8.
 
 Accuracy is that of the whole test split: of the engine, whose decisions are compared with those of masked
-PyTorch, and of every member. INT8 is OpenVINO's quantisation after training (NNCF), calibrated on images of the
-validation split; NNCF is no dependency of this project and is left out where it is not installed.
+PyTorch, and of every member. INT8 is OpenVINO's quantisation after training (NNCF), calibrated on images of
+the validation split; NNCF is no dependency of this project and is left out where it is not installed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Whether a budget in milliseconds is met: ten of them in the engine, solved by a latency book, then timed.
 
 For a run with early exits or a cascade, images of its test split one by one. The book is measured first,
-thresholds are solved for each budget on the validation split, and the engine then runs test images under each of
-them in turn.
+thresholds are solved for each budget on the validation split, and the engine then runs test images under each
+of them in turn.
 """
 
 from __future__ import annotations

@@ -172,15 +172,13 @@ def _pairs(first: Scores, others: Sequence[Scores], labels: Tensor, num_budgets:
         found = torch.stack([kept + gained, *spent, going_on.double().expand_as(gained)])
         total = found if total is None else total + found
     assert total is not None
-    accuracy, macs, ms, shares = total / len(labels)
+    # Lists first: taking single numbers from tensors would take longer than the search.
+    rows = (total / len(labels)).permute(1, 2, 0).tolist()
     return [
-        _point(
-            (first.name, other.name), accuracy[row, column].item(), len(labels),
-            [macs[row, column].item(), ms[row, column].item()], (1.0, shares[row, column].item()), "cascade",
-        )
-        for row, other in enumerate(others)
-        for column in range(num_budgets)
-    ]  # fmt: skip
+        _point((first.name, other.name), accuracy, len(labels), [macs, ms], (1.0, share), "cascade")
+        for other, row in zip(others, rows, strict=True)
+        for accuracy, macs, ms, share in row
+    ]
 
 
 def _triple(members: Sequence[Scores], labels: Tensor) -> list[FrontierPoint]:
