@@ -284,7 +284,7 @@ class TopShare:
 def _normalised(margin: Tensor) -> Tensor:
     """Return (B,) margins around their mean, over sqrt(variance + 1).
 
-    Ranks know neither where margins lie nor how far apart, and nor must the gradient: as long as executing more
+    Ranks know neither where margins lie nor how far apart, nor must the gradient: as long as executing more
     is better all would rise for ever, and with them what they are computed from. One is added so that gates
     whose margins are all but equal, as at the start, have no gradients of a thousand times the size.
     """
