@@ -30,7 +30,7 @@ def state_of(name: str) -> dict[str, Tensor]:
     """Return the published weights under the names of timm's network.
 
     Both list the same layers in the same order; their names differ. They were trained in TensorFlow: timm's
-    tf_efficientnet_lite0 to 2 pad as they expect, and are a point or three better than those without tf_.
+    tf_efficientnet_lite0 to 2 pad as they expect, and are up to three points better than those without tf_.
     """
     file = published_file(name)
     assert file is not None

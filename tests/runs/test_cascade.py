@@ -76,6 +76,8 @@ def test_every_command_takes_it(made: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["curve", str(made), "--num-budgets", "4"]) == 0
     assert main(["results", str(made)]) == 0
     assert "cascade" in capsys.readouterr().out
+    assert main(["export", str(made)]) == 0
+    assert "units that images can skip, 1 exit in front of the last" in capsys.readouterr().out
 
 
 def test_the_images_that_a_bench_takes_one_by_one_stand_for_all(made: Path) -> None:

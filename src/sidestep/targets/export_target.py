@@ -90,7 +90,8 @@ def _write_plan(exportable: Exportable, path: Path) -> str:
     plan = plan_of(exportable)
     save_plan(path, plan)
     old = "" if exportable.preparation else "; the run is too old to say how pictures are prepared"
-    exits = f", {plan.num_exits} exits in front of the last" if plan.num_exits else ""
+    count = plan.num_exits
+    exits = f", {count} exit{'s' * (count > 1)} in front of the last" if count else ""
     return f"{plan.num_units} units that images can skip{exits}{old}"
 
 
