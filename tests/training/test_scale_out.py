@@ -36,6 +36,10 @@ RDI_NET: dict[str, Any] = {
     "training": {"phases": [{"name": "joint", "epochs": 2, "lr": 0.02}], "batch_size": 32},
 }
 AIG: dict[str, Any] = {**RDI_NET, "method": {"name": "convnet_aig"}}
+SHARE: dict[str, Any] = {
+    **RDI_NET,
+    "method": {**RDI_NET["method"], "gate_mode": "share", "srm": {"alpha": 0}},
+}
 OWN = [sys.executable]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -197,6 +201,14 @@ def test_torchrun_reaches_what_one_process_does(one: Path, tmp_path: Path) -> No
 
 def test_batch_statistics_and_rates_are_those_of_the_global_batch(tmp_path: Path) -> None:
     assert_close(train(from_dict(AIG), tmp_path / "one"), two_processes(tmp_path, AIG))
+
+
+def test_processes_that_decide_by_share_execute_as_much_as_one(tmp_path: Path) -> None:
+    one, two = train(from_dict(SHARE), tmp_path / "one"), two_processes(tmp_path, SHARE)
+    spent = [[row["train"]["fraction"] for row in rows(run)] for run in (one, two)]
+    assert spent[0] == pytest.approx(spent[1], rel=1e-6)
+    # Each ranks its own images, so they learn alike but not the same.
+    assert rows(two)[-1]["train"]["loss"] == pytest.approx(rows(one)[-1]["train"]["loss"], rel=0.1)
 
 
 def test_a_killed_process_ends_the_run_and_leaves_a_whole_checkpoint(killed: Broken) -> None:
