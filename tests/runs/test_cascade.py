@@ -103,6 +103,19 @@ def test_halves_report_no_image_under_thresholds_it_has_chosen(members: list[str
     assert kept["gflops"] == pytest.approx(0.012, rel=0.1)
 
 
+@pytest.mark.parametrize("calibration", ["val", "halves"])
+@pytest.mark.parametrize("stood", [False, True])
+def test_a_budget_that_is_refused_leaves_nothing_behind(
+    calibration: Any, stood: bool, members: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    if stood:
+        out.mkdir()
+    with pytest.raises(RecipeError, match="budget must be between"):
+        make_cascade(members, out, data=DATA, budget=ExitBudget(gflops=1e-6), calibration=calibration)
+    assert out.is_dir() == stood and not any(tmp_path.glob("run/*"))
+
+
 @pytest.mark.parametrize("combine", ["last", "probs"])
 def test_what_is_said_together_is_a_setting(combine: Any, members: list[str], tmp_path: Path) -> None:
     found = make_cascade(members, tmp_path / "run", data=DATA, combine=combine)

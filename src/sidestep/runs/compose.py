@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,11 +90,30 @@ def make_cascade(
             f"calibration must be one of {', '.join(get_args(Calibration))}, got {calibration!r}"
         )
     recipe = cascade_recipe(members, data=data, combine=combine, name=Path(out).name)
+    stood = Path(out).is_dir()
     folder = train(recipe, out)
-    names = [member.name for member in recipe.model.settings.members]
     if budget is None:
         report = json.loads((folder / REPORT).read_text())["best"]
-        return Cascade(folder=folder, members=names, calibration=None, report=report)
+        return Cascade(folder=folder, members=_names(recipe), calibration=None, report=report)
+    try:
+        solved, report = _calibrated(folder, budget, book, calibration)
+    except BaseException:
+        # A cascade that was not asked for would be in the way of the next try.
+        shutil.rmtree(folder)
+        if stood:
+            folder.mkdir()
+        raise
+    return Cascade(folder=folder, members=_names(recipe), calibration=solved, report=report)
+
+
+def _names(recipe: Recipe) -> list[str]:
+    return [member.name for member in recipe.model.settings.members]
+
+
+def _calibrated(
+    folder: Path, budget: ExitBudget, book: str | None, calibration: Calibration
+) -> tuple[ExitCalibration, dict[str, Any]]:
+    """Solve and keep the thresholds of a cascade, and return them with its report."""
     opened = open_run(folder, "best")
     latency = _book(opened, book) if budget.ms is not None else None
     if calibration == "val":
@@ -105,7 +125,7 @@ def make_cascade(
         solved, report = _by_halves(opened, budget, latency)
         keep_calibration(opened, solved)
     write_file(folder / REPORT, json.dumps({"best": report, "last": report}, indent=1) + "\n", what="report")
-    return Cascade(folder=folder, members=names, calibration=solved, report=report)
+    return solved, report
 
 
 def cascade_recipe(members: Sequence[str], *, data: dict[str, Any], combine: Combine, name: str) -> Recipe:
