@@ -56,6 +56,14 @@ def test_what_cannot_work_is_refused_before_a_file_is_written(tmp_path: Path) ->
         assert not (tmp_path / "run").exists()
 
 
+def test_shares_are_learnt_while_all_units_run(tmp_path: Path) -> None:
+    method = {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "share", "share": {"learn": True}}
+    values = recipe().as_dict() | {"method": method}
+    with pytest.raises(RecipeError, match="closing must begin below 1/8 where shares are learnt"):
+        train(from_dict(values), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_reward_for_right_answers_refuses_mixed_images() -> None:
     with pytest.raises(RecipeError, match="mixup and cutmix must be 0 under blockdrop"):
         recipe(method="blockdrop")

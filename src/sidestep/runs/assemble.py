@@ -21,12 +21,14 @@ from sidestep.networks.attached_exits import attach_exits
 from sidestep.networks.cascade_network import CascadeNetwork
 from sidestep.networks.models import build_backbone, build_model
 from sidestep.networks.network import DynamicNetwork
+from sidestep.routing.share import CLOSING_STEPS, ShareConfig
 from sidestep.runs.cascade_model import load_members
 from sidestep.runs.published_weights import check_start
 from sidestep.runs.recipe import Recipe, method_of, model_of
 from sidestep.training.distributed import synchronize_batch_norm
 from sidestep.training.loop import Job
 from sidestep.training.optimizer import check_options
+from sidestep.training.step import settings_at
 from sidestep.training.training_config import ExitLossConfig
 
 
@@ -70,6 +72,7 @@ def job_of(recipe: Recipe, fabric: Fabric) -> Job:
     """Return what a recipe trains, with data loaded and the network on the device of this process."""
     method = method_of(recipe)
     check_options(recipe.training.optimizer)
+    _check_learnt_shares(recipe)
     data = load_data(
         recipe.data,
         statistics=method.statistics(recipe.settings),
@@ -120,6 +123,21 @@ def _check_exits(network: DynamicNetwork, recipe: Recipe) -> None:
         raise RecipeError(
             f"training.distillation needs a static origin, which {recipe.model.name} has none, got weight "
             f"{recipe.training.distillation.weight}; training.exits.distillation learns from the last exit"
+        )
+
+
+def _check_learnt_shares(recipe: Recipe) -> None:
+    """Refuse shares that are to be learnt, and close before any unit has shown what it is worth."""
+    share = getattr(recipe.settings, "share", None)
+    phases = [phase for phase in recipe.training.phases if phase.epochs and phase.paths == "routed"]
+    if not (isinstance(share, ShareConfig) and share.learn and phases):
+        return
+    closing = settings_at(recipe.settings, phases[0], 0.0).closing
+    if closing * CLOSING_STEPS >= 1:
+        raise RecipeError(
+            f"closing must begin below 1/{CLOSING_STEPS} where shares are learnt, so that all units run and "
+            f"show what they are worth, got {closing} in phase {phases[0].name!r}; begin with a phase with "
+            "settings: {closing: 0}, or a ramp from 0"
         )
 
 
