@@ -90,8 +90,6 @@ def timm_adds_positions_to_patches() -> None:
     torch.testing.assert_close(behind, network.forward_features(images))
 
 
-# timm's optimisers lift the limit of the process.
-@torch._dynamo.config.patch(recompile_limit=8)
 def dynamo_has_a_limit_of_shapes() -> None:
     before = torch._dynamo.config.recompile_limit
     first, second = compiler.many_shapes(), compiler.many_shapes()

@@ -8,11 +8,15 @@ Tested with torch 2.11 and 2.14; `tests/test_internals.py` names what an upgrade
   functions too. A hook on modules would miss what functions compute.
 - `torch.nn.modules.batchnorm._BatchNorm`: the one base class of BatchNorm in all dimensions.
 - operators of `torch.ops.aten` that begin with an underscore: traces name them, and no function does.
+- `torch._dynamo.config.recompile_limit`: timm's optimisers lift it for the whole process when they are
+  imported.
 - `VisionTransformer._pos_embed` of timm: the one step of its `forward_features` that is no module.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,12 +41,20 @@ __all__ = [
     "UPSAMPLE_BILINEAR_AA",
     "BatchNorm",
     "TorchDispatchMode",
+    "limit_of_shapes_kept",
     "tree_flatten",
     "tree_leaves",
     "tree_map",
     "tree_unflatten",
     "with_positions",
 ]
+
+
+@contextmanager
+def limit_of_shapes_kept() -> Iterator[None]:
+    """Leave the limit of a compiled function's shapes as it was, whatever is imported inside."""
+    with torch._dynamo.config.patch(recompile_limit=torch._dynamo.config.recompile_limit):
+        yield
 
 
 def with_positions(transformer: Any, patches: Tensor) -> Tensor:

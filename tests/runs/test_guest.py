@@ -23,7 +23,8 @@ import numpy
 import torch
 
 # What sidestep's libraries do when they are imported is theirs; what they are asked to do is not.
-import rich.style, timm, torchvision, lightning_fabric, matplotlib, sklearn, datasets, torch.utils.tensorboard
+import rich.style, timm, torchvision, lightning_fabric, matplotlib.pyplot, sklearn, datasets
+import torch.utils.tensorboard
 import torch._dynamo.config as dynamo, torch._inductor.config as inductor
 
 numpy.random.seed(1), random.seed(2), torch.manual_seed(3)
@@ -60,8 +61,7 @@ def state():
         "alarms": [signal.getitimer(signal.ITIMER_REAL), signal.set_wakeup_fd(-1)],
         "garbage": [gc.get_freeze_count(), gc.get_threshold(), gc.isenabled(), gc.get_debug()],
         "start method": multiprocessing.get_start_method(allow_none=True),
-        "drawing": [matplotlib.rcParams["backend"] if "matplotlib.pyplot" in sys.modules else None,
-                    digest(str(dict(matplotlib.rcParams)))],
+        "drawing": [matplotlib.rcParams["backend"], digest(str(dict(matplotlib.rcParams)))],
         "warnings": len(warnings.filters),
         "hooks": [repr(sys.excepthook), repr(threading.excepthook), repr(sys.stdout), repr(sys.stderr)],
         "recursion": sys.getrecursionlimit(),

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import RandAugment
 
 from sidestep.data.augment_config import AugmentConfig
 from sidestep.data.image_set import epoch_generator
@@ -46,6 +45,8 @@ class Augmentation:
         """Return (B, C, H, W) uint8 images of some positions behind RandAugment."""
         if not self.config.rand_augment:
             return images
+        from torchvision.transforms.v2 import RandAugment
+
         change = RandAugment(num_ops=self.config.rand_augment, magnitude=self.config.magnitude)
         changed = []
         with _one_at_a_time, torch.random.fork_rng([]):

@@ -7,17 +7,20 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from timm.optim import (  # type: ignore[attr-defined]  # public by its documentation
-    create_optimizer_v2,
-    get_optimizer_class,
-)
 from timm.scheduler.poly_lr import PolyLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from timm.scheduler.scheduler_factory import create_scheduler_v2
 
 from sidestep.errors import RecipeError, first_line
+from sidestep.internals import limit_of_shapes_kept
 from sidestep.networks.network import DynamicNetwork
 from sidestep.training.training_config import WITH_MOMENTUM, OptimizerConfig, Phase
+
+with limit_of_shapes_kept():
+    from timm.optim import (  # type: ignore[attr-defined]  # public by its documentation
+        create_optimizer_v2,
+        get_optimizer_class,
+    )
 
 # What an algorithm takes and options are not for: other settings say it, or it is how, not what, is computed.
 _SAID = frozenset({"self", "params", "lr", "weight_decay", "momentum", "nesterov", "algo", "adamw_lr"})
