@@ -68,6 +68,8 @@ class Forward(ForwardPass):
         super().__init__(router)
         self.network = network
         self.sampler = sampler
+        # Asked once: for one image a look for every unit is a part of the time that can be seen.
+        self.sampler_of = sampler.at if isinstance(sampler, UnitSampler) else None
         self.execution = execution
         self.rule = rule
         self.choices: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -81,8 +83,7 @@ class Forward(ForwardPass):
             self.x = self.execution.execute(unit, self.x)
             return
         logits = self.ask(index)
-        sampler = self.sampler.at(index) if isinstance(self.sampler, UnitSampler) else self.sampler
-        sample = sampler(logits)
+        sample = (self.sampler if self.sampler_of is None else self.sampler_of(index))(logits)
         if sample.chosen is None or sample.others is None:
             self.x = self.execution.run(unit, self.x, sample.weights)
         else:
