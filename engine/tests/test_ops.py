@@ -226,14 +226,15 @@ def test_sizes_other_than_in_training(kernels: dict[str, str]) -> None:
 
 
 def test_exits(kernels: dict[str, str]) -> None:
-    for criterion, threshold in (
-        ("confidence", 0.35),
-        ("margin", 0.1),
-        ("entropy", 1.55),
-        ("patience", 2),
-        ("agreement", 1),
+    for criterion, threshold, seed in (
+        ("confidence", 0.35, 5),
+        ("margin", 0.1, 5),
+        ("entropy", 1.55, 5),
+        # Whose exits agree about most images, two of them about two images with another in between.
+        ("patience", 2, 24),
+        ("agreement", 1, 24),
     ):
-        maker = plans.Maker(seed=5)
+        maker = plans.Maker(seed=seed)
         x, logits = maker.conv(0, 3, 16), -1
         for _ in range(3):
             x = maker.conv(x, 16, 16)

@@ -125,13 +125,21 @@ class DelayedEpilogue {
     }
 
     void apply_to_pixels(int64_t count) {
+        if (conv_.activation.is_cheap())
+            apply_to_pixels(count, [](const auto&... what) { apply_epilogue(what...); });
+        else
+            apply_to_pixels(count, [](const auto&... what) { apply_any_epilogue(what...); });
+    }
+
+    template <class Apply>
+    void apply_to_pixels(int64_t count, const Apply& apply_to_pixel) {
         const ConvRows conv = conv_;  // nothing that is written can be part of it
         const Vector bias = load(bias_);
         const int64_t period = tiling_.period, back = conv.out_row_step - period * conv.out_step;
         const float* sums = sums_;
         int64_t at = at_, x = x_;
         for (; count > 0; --count, sums += LANES, at += conv.out_step) {
-            if (x < conv.pixels) apply_any_epilogue(conv, at, load(sums) + bias);
+            if (x < conv.pixels) apply_to_pixel(conv, at, Vector(load(sums) + bias));
             if (++x == period) x = 0, at += back;
         }
         sums_ = sums, at_ = at, x_ = x;
