@@ -8,6 +8,7 @@ import pytest
 
 from sidestep.cli.main import main
 from sidestep.errors import CheckpointError, OutputError, RecipeError
+from sidestep.results.exit_tables import exit_sections
 from sidestep.results.page import results_page, save_results
 from sidestep.results.page_data import page_data, read_results
 from sidestep.results.run_result import Timing, read_result
@@ -195,3 +196,14 @@ def test_what_a_network_saves_by_is_read_from_its_report(tmp_path: Path) -> None
     (run / "report.json").write_text(json.dumps(reports))
     assert read_result(run).savings == "skipping and exits"
     assert read_result(write_run(tmp_path / "neither")).savings == "nothing"
+
+
+@pytest.mark.parametrize(("second", "savings"), [("static", "exits"), ("rdi_net", "skipping and exits")])
+def test_cascades_skip_where_a_member_does(second: str, savings: str, tmp_path: Path) -> None:
+    members = [{"name": name, "method": {"name": name}} for name in ("static", second)]
+    settings = {"method": {"name": "cascade"}, "model": {"name": "cascade", "members": members}}
+    best = {"keep_rates": [0.5], "exit_rates": [0.5, 0.5], "by_halves": True}
+    run = write_run(tmp_path / "run", settings, best=best)
+    assert read_result(run).savings == savings
+    (line,) = [line for line in exit_sections([read_result(run)]) if line.startswith("- run:")]
+    assert line.endswith("solved on either half of the test split, and reported on the other.")

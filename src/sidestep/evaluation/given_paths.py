@@ -34,6 +34,11 @@ class Paths:
     options: Tensor
     exits: Tensor
 
+    def part(self, index: int, size: int) -> Paths:
+        """Return those of one of several batches of a size, by its index."""
+        rows = slice(index * size, (index + 1) * size)
+        return Paths(options=self.options[rows], exits=self.exits[rows])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathRunner:

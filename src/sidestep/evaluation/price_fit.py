@@ -1,16 +1,18 @@
 """Prices in milliseconds, from the times of whole paths through a network.
 
 Parts are not timed one by one: what a call costs beside them, and what parts cost one behind the other, would
-be missing. Random paths are timed instead, and prices fitted to them by least squares, none below 0.
+be missing. Random paths are timed instead, and prices fitted to them by least squares, none below 0. Single
+images come in streams that differ in how many go far: what an image takes depends on what the one before it
+has left in the caches.
 """
 
 from __future__ import annotations
 
 import math
-import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +20,11 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from sidestep.errors import RecipeError
-from sidestep.evaluation.bench import batches_of
+from sidestep.evaluation.bench import SINGLE_IMAGES, batches_of, interleave
 from sidestep.evaluation.given_paths import PathRunner, Paths, draw_paths
 from sidestep.types import CostModel
 
 _FEWEST_PATHS, _PATHS_PER_PRICE = 32, 3
-_FEWEST_ROUNDS = 3
 # Every so manieth path is not fitted to, so that it can tell how good the prices are.
 _HELD_OUT = 5
 
@@ -62,7 +63,8 @@ def fit_prices(
     num_exits = 1 if cost.exits is None else len(cost.exits)
     num_prices = num_exits + (cost.options[:, 1:].numel() if chooses else 0)
     count = max(_FEWEST_PATHS, _PATHS_PER_PRICE * num_prices)
-    paths = draw_paths(cost, batch_size, count, chooses=chooses)
+    calls = max(1, SINGLE_IMAGES // batch_size)
+    paths = draw_paths(cost, calls * batch_size, count, chooses=chooses)
     design = np.stack([_features(each, cost, chooses) for each in paths])
     times = _times(runner, images, paths, batch_size, seconds)
     # The extremes come first; from among what is behind them some are kept to judge the prices by.
@@ -74,7 +76,7 @@ def fit_prices(
 
 
 def _features(paths: Paths, cost: CostModel, chooses: bool) -> np.ndarray:
-    """Return how often an image of a batch pays every price: the base, ways to later exits, options."""
+    """Return how often an image of a stream pays every price: the base, ways to later exits, options."""
     num_exits = 1 if cost.exits is None else len(cost.exits)
     reached = (paths.exits.unsqueeze(1) >= torch.arange(num_exits)).double().mean(dim=0)
     if not chooses:
@@ -89,22 +91,18 @@ def _features(paths: Paths, cost: CostModel, chooses: bool) -> np.ndarray:
 def _times(
     runner: PathRunner, images: Tensor, paths: Sequence[Paths], batch_size: int, seconds: float
 ) -> np.ndarray:
-    """Return the median milliseconds per image of every batch of paths, in rounds of changing order."""
+    """Return the median milliseconds per image of every stream of paths."""
     inputs = [runner.convert(batch) for batch in batches_of(images, batch_size)]
-    measured: list[list[float]] = [[] for _ in paths]
-    order, shuffle = list(range(len(paths))), random.Random(0)
+    parts = [[each.part(index, batch_size) for index in range(len(inputs))] for each in paths]
+    calls = {str(index): partial(_run, runner, inputs, part) for index, part in enumerate(parts)}
     with torch.inference_mode():
-        for index in order:
-            runner.run(inputs[index % len(inputs)], paths[index])
-        end = time.monotonic() + seconds
-        while len(measured[0]) < _FEWEST_ROUNDS or time.monotonic() < end:
-            shuffle.shuffle(order)
-            for index in order:
-                start = time.perf_counter()
-                runner.run(inputs[index % len(inputs)], paths[index])
-                measured[index].append(time.perf_counter() - start)
-    medians: np.ndarray = np.median(np.array(measured), axis=1)
-    return medians * 1e3 / batch_size
+        ms = interleave(calls, seconds=seconds)
+    return np.array(list(ms.values())) / (len(inputs) * batch_size)
+
+
+def _run(runner: PathRunner, inputs: Sequence[Any], calls: Sequence[Paths]) -> None:
+    for images, paths in zip(inputs, calls, strict=True):
+        runner.run(images, paths)
 
 
 def _fitted(design: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -10,10 +10,11 @@ from sidestep.evaluation.exit_curve import CurvePoint
 from sidestep.evaluation.thresholds import ExitPoint
 from sidestep.results.kept_curve import KeptCurve
 from sidestep.results.markdown import table
-from sidestep.results.run_result import RunResult
+from sidestep.results.run_result import HALVES, RunResult
 
 # Below the best accuracy of a page, in points.
 _STEPS_DOWN = (0.0, 0.5, 1.0, 2.0, 4.0)
+_HALVES = " Its row: thresholds solved on either half of the test split, and reported on the other."
 
 _WHAT = """Thresholds and temperatures are solved on the validation split; accuracy and cost are the test
 split's. Costs are means over images, exits and routers in; fractions are of the run's own full network, all
@@ -83,7 +84,11 @@ def cost_of_accuracy(curves: Iterable[Points], accuracy: float) -> float | None:
 
 
 def _summaries(results: Sequence[RunResult]) -> list[str]:
-    return [f"- {result.folder}: {_summary(result.exits)}" for result in results if result.has_exits]
+    return [
+        f"- {result.folder}: {_summary(result.exits)}{_HALVES if result.reports['best'].get(HALVES) else ''}"
+        for result in results
+        if result.has_exits
+    ]
 
 
 def _summary(kept: KeptCurve | None) -> str:

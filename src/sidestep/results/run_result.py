@@ -15,6 +15,8 @@ from sidestep.results.kept_curve import EXITS, KeptCurve, read_exit_curve
 from sidestep.training.metrics import METRICS, read_metrics
 
 BENCH, REPORT = "bench.json", "report.json"
+# Set in a report whose thresholds were solved on either half of the test split, and reported on the other.
+HALVES = "by_halves"
 # Of a sweep's folder: the runs in it, and how far they are.
 STUDY = "study.db"
 _RECIPE, _ENVIRONMENT = "recipe.yaml", "environment.json"
@@ -100,7 +102,9 @@ class RunResult:
     @property
     def savings(self) -> str:
         """Return how the network saves: by skipping units, by early exits, by both, or not at all."""
-        skips = self.method != "static" and bool(self.reports["best"].get("keep_rates"))
+        members = self.recipe["model"].get("members", [{"method": self.recipe["method"]}])
+        chooses = any(member["method"]["name"] != "static" for member in members)
+        skips = chooses and bool(self.reports["best"].get("keep_rates"))
         words = ["skipping"] * skips + ["exits"] * self.has_exits
         return " and ".join(words) or "nothing"
 

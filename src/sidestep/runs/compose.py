@@ -20,7 +20,7 @@ from sidestep.evaluation.exit_curve import ExitCalibration, ExitSurvey, calibrat
 from sidestep.evaluation.report import Seen, report_of
 from sidestep.files import write_file
 from sidestep.networks.cascade_network import Combine
-from sidestep.results.run_result import REPORT
+from sidestep.results.run_result import HALVES, REPORT
 from sidestep.runs.cascade_model import CascadeSettings
 from sidestep.runs.evaluate import ExitBudget, evaluate, keep_calibration, solve
 from sidestep.runs.latency import book_for, measure_book
@@ -199,4 +199,4 @@ def _by_halves(
         decisions="argmax",
         latency=latency,
     )
-    return solved(survey), report.as_dict()
+    return solved(survey), report.as_dict() | {HALVES: True}
