@@ -105,7 +105,7 @@ def test_images_of_another_size_are_refused_with_a_way_out(shape: tuple[int, ...
 def test_small_batches_alternate_between_images_and_large_ones_repeat_them(
     batch_size: int, count: int
 ) -> None:
-    batches = bench_module._batches(torch.arange(30).view(30, 1, 1, 1), batch_size)
+    batches = bench_module.batches_of(torch.arange(30).view(30, 1, 1, 1), batch_size)
     assert [len(batch) for batch in batches] == [batch_size] * count
     assert torch.cat(batches).flatten().tolist() == [i % 30 for i in range(count * batch_size)]
 

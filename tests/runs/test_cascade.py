@@ -13,10 +13,13 @@ import sidestep
 from sidestep.cli.main import main
 from sidestep.data.data_config import DataConfig
 from sidestep.errors import RecipeError
+from sidestep.evaluation import bench
 from sidestep.evaluation.frontier import FrontierPoint
+from sidestep.evaluation.price_fit import fit_prices
 from sidestep.networks.cascade_network import CascadeNetwork
 from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.results.frontier_page import command_of
+from sidestep.runs import latency as runs_latency
 from sidestep.runs.compose import make_cascade
 from sidestep.runs.evaluate import ExitBudget
 from sidestep.runs.members import member_of
@@ -36,6 +39,10 @@ def trained(folder: Path, model: str, **data: Any) -> Path:
         "training": {"batch_size": 50, "phases": [{"name": "joint", "epochs": 3, "lr": 0.1}]},
     }
     return sidestep.train(from_dict(values), folder)
+
+
+def in_no_time(*arguments: Any, **options: Any) -> Any:
+    return fit_prices(*arguments, **options | {"seconds": 0.0})
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +152,13 @@ def test_a_frontier_is_a_page_and_its_scores_are_kept(
 
 
 def test_a_frontier_in_milliseconds_times_every_candidate_once(
-    members: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    members: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(bench, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(runs_latency, "fit_prices", in_no_time)
     options = [text for key, value in DATA.items() for text in (f"--data.{key}", str(value).lower())]
     page = tmp_path / "page.md"
     command = ["frontier", *members, *options, "--out", str(page), "--num-budgets", "5"]

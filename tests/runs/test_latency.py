@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import sidestep
 from sidestep.cli.main import main
 from sidestep.cost.latency_book import LatencyBook, read_book, save_book
 from sidestep.errors import ExecutionError, RecipeError
+from sidestep.evaluation import bench
 from sidestep.runs.evaluate import ExitBudget
 from sidestep.runs.latency import measure_book
 from sidestep.runs.recipe import from_dict
@@ -29,6 +31,14 @@ def trained(folder: Path, model: dict[str, Any], method: str = "rdi_net") -> Pat
         "training": {"batch_size": 50, "phases": [{"name": "joint", "epochs": 1, "lr": 0.1}]},
     }
     return sidestep.train(from_dict(values), folder)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hasty() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "_PAUSE_SECONDS", 0.0)
+        patch.setattr(bench, "_TURN_SECONDS", 1e-4)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,7 @@ def test_members_name_photographs_among_a_thousand_classes(run: Path) -> None:
     assert ((said.argmax(dim=2) == batch.labels).float().mean(dim=1) >= 0.6).all()
 
 
+@pytest.mark.slow
 def test_the_engine_decides_as_pytorch_and_predicts_by_name(
     run: Path, photographs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
