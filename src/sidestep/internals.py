@@ -10,6 +10,8 @@ Tested with torch 2.11 and 2.14; `tests/test_internals.py` names what an upgrade
 - operators of `torch.ops.aten` that begin with an underscore: traces name them, and no function does.
 - `torch._dynamo.config.recompile_limit`: timm's optimisers lift it for the whole process when they are
   imported.
+- `FlopCounterMode.mod_tracker`: what the counter tracks modules with. It hooks into every module that is run,
+  in other threads too, and nothing here asks which module an operation belongs to.
 - `VisionTransformer._pos_embed` of timm: the one step of its `forward_features` that is no module.
 """
 
@@ -17,13 +19,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 ADAPTIVE_AVG_POOL2D = torch.ops.aten._adaptive_avg_pool2d
 BATCH_NORM_INFERENCE = torch.ops.aten._native_batch_norm_legit_no_training
@@ -41,6 +45,7 @@ __all__ = [
     "UPSAMPLE_BILINEAR_AA",
     "BatchNorm",
     "TorchDispatchMode",
+    "flop_counter",
     "limit_of_shapes_kept",
     "tree_flatten",
     "tree_leaves",
@@ -55,6 +60,26 @@ def limit_of_shapes_kept() -> Iterator[None]:
     """Leave the limit of a compiled function's shapes as it was, whatever is imported inside."""
     with torch._dynamo.config.patch(recompile_limit=torch._dynamo.config.recompile_limit):
         yield
+
+
+class _NoModules(ModuleTracker):
+    """Tracks nothing."""
+
+    def __init__(self) -> None:
+        self.parents = {"Global"}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+def flop_counter() -> FlopCounterMode:
+    """Return torch's counter of floating-point operations, silent and without hooks into modules."""
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _NoModules()
+    return counter
 
 
 def with_positions(transformer: Any, patches: Tensor) -> Tensor:

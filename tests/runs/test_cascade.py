@@ -111,6 +111,31 @@ def test_halves_report_no_image_under_thresholds_it_has_chosen(members: list[str
 
 
 @pytest.mark.parametrize("calibration", ["val", "halves"])
+def test_a_cascade_is_measured_where_a_book_is_asked_for(
+    calibration: Any, members: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(runs_latency, "fit_prices", in_no_time)
+    found = make_cascade(
+        members,
+        tmp_path / "run",
+        data=DATA,
+        budget=ExitBudget(gflops=0.012),
+        book="pytorch",
+        calibration=calibration,
+    )
+    assert found.calibration is not None and found.calibration.ms is not None
+    assert found.report["latency_book"] == "pytorch-float32-1" and found.report["latency_ms"] > 0
+    assert (tmp_path / "run" / "latency" / "pytorch-float32-1.json").is_file()
+
+
+def test_a_book_without_a_budget_is_refused(members: list[str], tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="book 'engine' has no effect without a budget"):
+        make_cascade(members, tmp_path / "run", data=DATA, book="engine")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("calibration", ["val", "halves"])
 @pytest.mark.parametrize("stood", [False, True])
 def test_a_budget_that_is_refused_leaves_nothing_behind(
     calibration: Any, stood: bool, members: list[str], tmp_path: Path

@@ -96,45 +96,18 @@ def called(place: str, function: Callable[..., Any], arguments: tuple[Any, ...])
     return function(*arguments)
 
 
-class _GivenForward(Forward):
+class _Given(Forward):
     """A forward pass that asks every router and follows a given path.
 
-    Args:
-        network: that is walked through.
-        execution: how units are run.
+    Attributes:
         paths: of the images.
-        call: what computes the pieces.
+        call_piece: what computes the pieces.
+        rows: which images are still on their way, by index.
     """
 
-    def __init__(self, network: DynamicNetwork, execution: Execution, paths: Paths, call: Call) -> None:
-        super().__init__(network, network.router, argmax, execution, None)
-        self.paths, self.call_piece = paths, call
-
-    def call(self, place: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        return self.call_piece(place, function, arguments)
-
-    def ask(self, index: int) -> Tensor:
-        super().ask(index)
-        return F.one_hot(self.paths.options[:, index], self.network.num_options).float()
-
-
-class _GivenLeaving(LeavingForward):
-    """The same for a network with early exits: every exit says how certain it is, and images leave as told.
-
-    Args:
-        network: that is walked through.
-        execution: how units are run.
-        paths: of the images.
-        call: what computes the pieces.
-        criterion: by which exits are certain.
-    """
-
-    def __init__(
-        self, network: DynamicNetwork, execution: Execution, paths: Paths, call: Call, criterion: str
-    ) -> None:
-        rule = ExitRule(thresholds=[0.0] * (network.num_exits - 1), criterion=criterion)
-        super().__init__(network, network.router, argmax, execution, rule)
-        self.paths, self.call_piece = paths, call
+    paths: Paths
+    call_piece: Call
+    rows: Tensor | slice = slice(None)
 
     def call(self, place: str, function: Callable[..., Any], *arguments: Any) -> Any:
         return self.call_piece(place, function, arguments)
@@ -142,6 +115,12 @@ class _GivenLeaving(LeavingForward):
     def ask(self, index: int) -> Tensor:
         super().ask(index)
         return F.one_hot(self.paths.options[self.rows, index], self.network.num_options).float()
+
+
+class _GivenLeaving(_Given, LeavingForward):
+    """The same with early exits: every exit says how certain it is, and images leave as told."""
+
+    rows: Tensor
 
     def leaves(self, index: int, seen: Certainty) -> Tensor:
         super().leaves(index, seen)
@@ -167,11 +146,13 @@ def run_along(
         criterion: by which exits are certain.
         call: what computes the pieces of the network.
     """
-    way: Forward
+    way: _Given
     if network.has_early_exits:
-        way = _GivenLeaving(network, execution, paths, call, criterion)
+        rule = ExitRule(thresholds=[0.0] * (network.num_exits - 1), criterion=criterion)
+        way = _GivenLeaving(network, network.router, argmax, execution, rule)
     else:
-        way = _GivenForward(network, execution, paths, call)
+        way = _Given(network, network.router, argmax, execution, None)
+    way.paths, way.call_piece = paths, call
     walk(network, images, way)
     return way.output()
 

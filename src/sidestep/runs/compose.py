@@ -74,8 +74,8 @@ def make_cascade(
         data: keys of a recipe's `data:`. Size, crop and normalisation follow from the members; mean and std
             are those of members that bring none.
         budget: what an image may cost on average; without one all images go to the last member.
-        book: latency book for a budget in milliseconds: a file, or a runtime ("engine" by default) in which
-            the cascade is measured with one image per call.
+        book: latency book, for a budget in milliseconds and for the report: a file, or a runtime in which the
+            cascade is measured with one image per call ("engine" where the budget needs one).
         calibration: where thresholds are solved: on the validation split ("val"), or on either half of the
             test split for the other one ("halves"), for weights that have seen the validation images. What is
             kept then is solved on both.
@@ -89,6 +89,8 @@ def make_cascade(
         raise RecipeError(
             f"calibration must be one of {', '.join(get_args(Calibration))}, got {calibration!r}"
         )
+    if book is not None and budget is None:
+        raise RecipeError(f"book {book!r} has no effect without a budget; add one, such as --ms 0.5")
     recipe = cascade_recipe(members, data=data, combine=combine, name=Path(out).name)
     stood = Path(out).is_dir()
     folder = train(recipe, out)
@@ -115,12 +117,13 @@ def _calibrated(
 ) -> tuple[ExitCalibration, dict[str, Any]]:
     """Solve and keep the thresholds of a cascade, and return them with its report."""
     opened = open_run(folder, "best")
-    latency = _book(opened, book) if budget.ms is not None else None
+    timed = budget.ms is not None or book is not None
+    name = _book_name(opened, book) if timed else None
+    latency = book_for(opened, name) if timed else None
     if calibration == "val":
         solved = solve(opened, budget, None, latency)
         keep_calibration(opened, solved)
-        kept = book if latency is None or book not in (None, *RUNTIMES) else latency.name
-        report = evaluate(folder, book=kept).as_dict()
+        report = evaluate(folder, book=name).as_dict()
     else:
         solved, report = _by_halves(opened, budget, latency)
         keep_calibration(opened, solved)
@@ -163,11 +166,11 @@ def cascade_recipe(members: Sequence[str], *, data: dict[str, Any], combine: Com
     return from_dict(values, "the cascade")
 
 
-def _book(opened: OpenedRun, book: str | None) -> LatencyBook:
-    """Return the latency book of a cascade that has just been made."""
+def _book_name(opened: OpenedRun, book: str | None) -> str:
+    """Return the latency book of a cascade that has just been made, as `book_for` takes it."""
     if book is None or book in RUNTIMES:
-        return measure_book(opened.path.parent, next(name for name in RUNTIMES if name == (book or "engine")))
-    return book_for(opened, book)
+        return measure_book(opened.path.parent, book or "engine").name
+    return book
 
 
 def _by_halves(
