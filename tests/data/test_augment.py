@@ -161,11 +161,3 @@ def test_without_flip_nothing_is_mirrored(padding: int) -> None:
     draws = draw_epoch(500, seed=0, epoch=0, padding=padding, flip=False, device=CPU)
     assert not draws.flip.any()
     assert int(draws.top.max()) == int(draws.left.max()) == 2 * padding
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: augmentation on the device unchecked")
-def test_a_gpu_augments_as_the_cpu_does() -> None:
-    images, cuda = random_images(64, 32, 32), torch.device("cuda")
-    on_cpu = crop_and_flip(images, draw_epoch(64, seed=1, epoch=2, padding=4, flip=True, device=CPU), 4)
-    draws = draw_epoch(64, seed=1, epoch=2, padding=4, flip=True, device=cuda)
-    assert torch.equal(crop_and_flip(images.to(cuda), draws, 4).cpu(), on_cpu)

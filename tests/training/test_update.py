@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from sidestep.errors import TrainingError
+from sidestep.errors import RecipeError, TrainingError
 from sidestep.runs.recipe import Recipe, from_dict
 from sidestep.runs.train import train
 from sidestep.training import loop
 from sidestep.training.meter import Meter
 from sidestep.training.optimizer import TensorRates
+from sidestep.training.training_config import Ramp
 from sidestep.training.update import WARM_UP_STEPS, Figures, GraphedUpdate
 from tests.marks import slow_where
 from tests.training.test_fit import rows
@@ -117,7 +118,31 @@ def test_a_phase_with_moving_settings_is_not_recorded(
     train(recipe(training={"phases": phases, "batch_size": 32}), tmp_path / "run")
     assert counts["recorded"] == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "phase joint runs without a graph: the settings target move during the phase" in said
+    assert "phase joint runs without a graph: the settings target move with every update" in said
+
+
+def test_settings_that_move_in_steps_are_recorded_with_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ramp = {"target": {"start": 0.9, "end": 0.5, "until": 0.5, "steps": 2}}
+    phases = [{"name": "joint", "epochs": 2, "lr": 0.05, "ramps": ramp}]
+    changed = recipe(training={"phases": phases, "batch_size": 32})
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    eager = rows(train(changed, tmp_path / "eager"))
+    counts = {"recorded": 0, "repeated": 0}
+    graphed(monkeypatch, recording(counts))
+    recorded = rows(train(changed, tmp_path / "recorded"))
+    # At 0.9, 0.7 and 0.5 in turn.
+    assert counts == {"recorded": 3, "repeated": 2 * STEPS - 3 * WARM_UP_STEPS}
+    for one, other in zip(eager, recorded, strict=True):
+        assert other["train"]["loss"] == pytest.approx(one["train"]["loss"], rel=1e-3)
+
+
+def test_a_ramp_in_steps_ends_where_it_says() -> None:
+    ramp = Ramp(start=1, end=0, until=0.5, steps=4)
+    assert [ramp.at(progress / 10) for progress in range(7)] == [1, 1, 0.75, 0.5, 0.25, 0, 0]
+    with pytest.raises(RecipeError, match="steps must be at least 1, got 0; drop it"):
+        Ramp(start=1, end=0, steps=0)
 
 
 def test_a_loss_that_is_read_late_is_still_found_before_anything_is_saved(

@@ -49,6 +49,11 @@ def static_runners(
         batch_size: images per call.
     """
     runners = {STATIC_PYTORCH: pytorch_runner(backbone, precision)}
+    if next(backbone.parameters()).is_cuda:
+        runners["static pytorch, CUDA graph"] = cuda_graph_runner(backbone, precision)
+        # "reduce-overhead" replays a CUDA graph of the compiled kernels.
+        compiled: Any = torch.compile(cast(backbone, precision), mode="reduce-overhead")
+        runners["static pytorch, compiled"] = Runner(convert=pytorch_input(precision), run=compiled)
     if onnx is not None and installed("onnxruntime") and precision == "float32":
         runners["static onnxruntime"] = onnxruntime_runner(onnx)
     if onnx is not None and installed("openvino") and precision in openvino_precisions():
@@ -102,6 +107,33 @@ def onnx_of(
 def pytorch_runner(backbone: nn.Module, precision: Precision) -> Runner:
     """Return PyTorch in eager mode on channels_last maps."""
     return Runner(convert=pytorch_input(precision), run=cast(backbone, precision))
+
+
+def cuda_graph_runner(backbone: nn.Module, precision: Precision) -> Runner:
+    """Return PyTorch on a GPU replaying one graph of all kernels for each size of batch."""
+    network, convert = cast(backbone, precision), pytorch_input(precision)
+    recorded: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
+
+    def record(images: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+        kept, stream = images.clone(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            # Kernels are chosen and loaded before a recording, which could not do that.
+            network(kept)
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            logits = network(kept)
+        return graph, kept, logits
+
+    def run(images: Tensor) -> Tensor:
+        if images.shape not in recorded:
+            recorded[images.shape] = record(images)
+        graph, kept, logits = recorded[images.shape]
+        kept.copy_(images)
+        graph.replay()
+        return logits
+
+    return Runner(convert=convert, run=run)
 
 
 def pytorch_input(precision: Precision) -> Callable[[Tensor], Tensor]:

@@ -15,6 +15,9 @@ from sidestep.errors import TrainingError
 from sidestep.networks.network import DynamicNetwork
 from sidestep.training.checkpoint import Checkpoint
 
+# A module, and the name that a tensor has in it.
+_Place = tuple[nn.Module, str]
+
 
 @dataclass(slots=True, kw_only=True)
 class Position:
@@ -37,11 +40,17 @@ class Position:
 class WeightAverage(ModelEmaV3):
     """timm's moving average, in which a tensor that has several names moves once in a step.
 
-    timm goes by the names, and would move a weight that n routers share n times.
+    timm goes by the names, and would move a weight that n routers share n times. And it asks for the state
+    dict in every step, which a GPU would wait for.
     """
 
+    _places: list[tuple[_Place, _Place]] | None = None
+
     def apply_update_(self, model: nn.Module, decay: float) -> None:
-        pairs = list(zip(_saved_once(self.module), _saved_once(model), strict=True))
+        if self._places is None:
+            self._places = list(zip(_saved_once(self.module), _saved_once(model), strict=True))
+        # Tensors are looked up anew, for a module may put another one into a buffer's place.
+        pairs = [(getattr(*mean), getattr(*now)) for mean, now in self._places]
         floats = [pair for pair in pairs if pair[0].is_floating_point()]
         move: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         move([mean for mean, _ in floats], [now for _, now in floats], 0)
@@ -122,11 +131,12 @@ def _check_saved(network: nn.Module) -> None:
             )
 
 
-def _saved_once(module: nn.Module) -> list[Tensor]:
-    """Return the tensors of the state dict, each once, under whatever number of names it is there."""
+def _saved_once(module: nn.Module) -> list[_Place]:
+    """Return where the tensors of the state dict are, each once, whatever number of names it has there."""
     saved = module.state_dict().keys()
     named = [*module.named_parameters(), *module.named_buffers()]
-    return [tensor for name, tensor in named if name in saved]
+    paths = [name.rpartition(".") for name, _ in named if name in saved]
+    return [(module.get_submodule(path), name) for path, _, name in paths]
 
 
 def _prefixed(section: str, module: nn.Module) -> dict[str, Tensor]:

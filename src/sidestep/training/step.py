@@ -210,8 +210,7 @@ def settings_at(settings: Any, phase: Phase, progress: float) -> Any:
     """Return the method's settings at `progress` of a phase."""
     if not phase.settings and not phase.ramps:
         return settings
-    ramped = {name: ramp.at(progress) for name, ramp in phase.ramps.items()}
-    return replace(settings, **phase.settings, **ramped)
+    return replace(settings, **phase.settings, **phase.ramped(progress))
 
 
 def select_parameters(network: DynamicNetwork, train: str) -> Callable[[], None]:

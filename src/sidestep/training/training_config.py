@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,19 +18,33 @@ _SEEDS = 2**63
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ramp:
-    """A method setting that moves linearly from `start` to `end` over the first `until` of a phase."""
+    """A method setting that moves linearly from `start` to `end` over the first `until` of a phase.
+
+    Args:
+        start: value at the begin of the phase.
+        end: value from `until` on.
+        until: share of the phase in which it moves.
+        steps: moves in so many equal steps; None moves with every update, which no GPU can record.
+    """
 
     start: float
     end: float
     until: float = 1.0
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 < self.until <= 1.0:
             raise RecipeError(f"until must be in (0, 1], got {self.until}; 1 ramps over the whole phase")
+        if self.steps is not None and self.steps < 1:
+            raise RecipeError(f"steps must be at least 1, got {self.steps}; drop it for one per update")
 
     def at(self, progress: float) -> float:
         """Return the value at `progress` in [0, 1] of the phase."""
-        return self.start + (self.end - self.start) * min(1.0, progress / self.until)
+        moved = min(1.0, progress / self.until)
+        if self.steps is not None:
+            # A share of 0.3 is not quite three tenths of the way.
+            moved = math.floor(moved * self.steps + 1e-6) / self.steps
+        return self.start + (self.end - self.start) * moved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +81,10 @@ class Phase:
     images: Literal["all", "learnt", "unlearnt", "apart"] = "all"
     settings: dict[str, Any] = field(default_factory=dict)
     ramps: dict[str, Ramp] = field(default_factory=dict)
+
+    def ramped(self, progress: float) -> dict[str, float]:
+        """Return the values of the settings that move, by name, at `progress` in [0, 1] of the phase."""
+        return {name: ramp.at(progress) for name, ramp in self.ramps.items()}
 
     def __post_init__(self) -> None:
         if self.epochs < 0:

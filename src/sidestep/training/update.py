@@ -79,6 +79,10 @@ class EagerUpdate:
         """Draw from a new generator: one whose recording broke off still waits for its end."""
         self._noise.generator = torch.Generator(self.generator.device)
 
+    def ramped(self, progress: float) -> dict[str, float]:
+        """Return the values of the settings that move in the phase."""
+        return self._phase.ramped(progress)
+
     def __call__(self, batch: Batch, *, progress: float, seed: int, log_figures: bool) -> Figures:
         self.generator.manual_seed(seed)
         return self.run(batch, progress=progress, log_figures=log_figures)
@@ -115,8 +119,9 @@ class _Recorded:
 class GraphedUpdate:
     """The update recorded once for every kind of step, and repeated on the tensors of the recording.
 
-    Numbers become part of a recording, so nothing may depend on `progress`, and the learning rate must be a
-    tensor (`TensorRates`). Noise does not repeat: every call seeds the generator, whose state a graph reads.
+    Numbers become part of a recording, so the learning rate must be a tensor (`TensorRates`), and settings
+    may move in steps alone: with each all is recorded anew. Noise does not repeat: every call seeds the
+    generator, whose state a graph reads.
     What cannot be recorded is run operation by operation from then on.
 
     Args:
@@ -130,9 +135,13 @@ class GraphedUpdate:
         self._record = record or record_cuda_graph
         self._seen: Counter[_Kind] = Counter()
         self._recorded: dict[_Kind, _Recorded] = {}
+        self._ramped: dict[str, float] = {}
         self._failed = False
 
     def __call__(self, batch: Batch, *, progress: float, seed: int, log_figures: bool) -> Figures:
+        if (ramped := self._eager.ramped(progress)) != self._ramped:
+            self._ramped, self._recorded = ramped, {}
+            self._seen.clear()
         kind = log_figures, batch.views, batch.images.shape
         self._seen[kind] += 1
         if self._failed or self._seen[kind] <= WARM_UP_STEPS:
@@ -201,8 +210,8 @@ def obstacle(phase: Phase, fabric: Fabric, optimizer: OptimizerConfig) -> str | 
         return f"{optimizer.algorithm} counts its steps on the host"
     if fabric.world_size > 1:
         return "several processes exchange gradients"
-    if phase.ramps:
-        return f"the settings {', '.join(phase.ramps)} move during the phase"
+    if moving := [name for name, ramp in phase.ramps.items() if ramp.steps is None]:
+        return f"the settings {', '.join(moving)} move with every update, and have no ramps.*.steps"
     if phase.images == "apart":
         return "blocks and routers learn by turns"
     return None

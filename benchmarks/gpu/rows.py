@@ -1,0 +1,96 @@
+"""Rows of tables that the program trains: read from YAML, and trained by workers until none is left."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
+import torch
+import yaml
+
+from sidestep.errors import InterruptedRunError
+from sidestep.results.run_result import REPORT
+from sidestep.runs.recipe import Recipe, load_recipe
+from sidestep.runs.train import train
+from sidestep.training.devices import Devices
+
+_SECONDS_TO_STOP = 45.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A run: its folder's name, and what is trained."""
+
+    name: str
+    recipe: Recipe
+
+
+def read_rows(path: Path, data: dict[str, str], overrides: Sequence[str] = ()) -> list[Row]:
+    """Return the rows of a YAML file in order, every one checked; those whose data is not here are left out.
+
+    Args:
+        path: list of mappings with name, recipe, and if wanted seeds, settings ("key=value") and data.
+        data: name of a set -> source that has it.
+        overrides: of all rows.
+    """
+    rows = []
+    for entry in yaml.safe_load(path.read_text()):
+        source = data.get(entry.get("data", "cifar10"))
+        if source is None:
+            continue
+        for seed in entry.get("seeds", [0]):
+            settings = [*entry.get("settings", []), f"data.source={source}", f"training.seed={seed}"]
+            recipe = load_recipe(entry["recipe"], [f"--{text}" for text in (*settings, *overrides)])
+            rows.append(Row(f"{entry['name']}_seed{seed}", recipe))
+    return rows
+
+
+def train_rows(rows: Sequence[Row], out: Path, *, workers: int, seconds: float, devices: Devices) -> None:
+    """Train rows in order, so many at a time, for a while; what is not finished goes on in the next call.
+
+    Args:
+        rows: to be trained.
+        out: folder of their run folders.
+        workers: processes.
+        seconds: after which they are stopped; each saves the step that it is at.
+        devices: where a row is trained.
+    """
+    context = multiprocessing.get_context("spawn")
+    queue: SimpleQueue[Row | None] = context.SimpleQueue()
+    waiting = [row for row in rows if not (out / row.name / REPORT).is_file()]
+    for item in [*waiting, *([None] * workers)]:
+        queue.put(item)
+    end = time.monotonic() + seconds
+    arguments = (queue, out, devices, max(1, torch.get_num_threads() // workers), end)
+    processes = [context.Process(target=_work, args=arguments) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(max(0.0, end - time.monotonic()))
+    for process in processes:
+        if process.is_alive():
+            process.terminate()
+    for process in processes:
+        process.join(_SECONDS_TO_STOP)
+        if process.is_alive():
+            process.kill()
+
+
+def _work(queue: SimpleQueue[Row | None], out: Path, devices: Devices, threads: int, end: float) -> None:
+    torch.set_num_threads(threads)
+    multiprocessing.set_start_method(None, force=True)
+    while time.monotonic() < end and (row := queue.get()) is not None:
+        folder = out / row.name
+        try:
+            train(row.recipe, folder, resume=folder.is_dir() and any(folder.iterdir()), devices=devices)
+        except InterruptedRunError:
+            return
+        except Exception:
+            # Of one row; the others do not have to end with it.
+            logging.getLogger(__name__).exception("row %s failed", row.name)
+            (out / f"{row.name}.failed").write_text("see the log\n")

@@ -1,0 +1,82 @@
+"""What a machine leaves to the next one: the work of a program in a few files of limited size."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterable, Iterator
+from io import BytesIO
+from pathlib import Path
+
+from sidestep.files import write_file
+from sidestep.results.run_result import REPORT
+from sidestep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from sidestep.training.loop import BEST, LAST
+
+MIB = 2**20
+# Of one file, and of all.
+PIECE, MOST = 15 * MIB, 60 * MIB
+# Of every file in an archive.
+_OVERHEAD = 1024
+_SMALL = MIB // 2
+_PIECES = "state.tar."
+
+
+def pack(work: Path, state: Path) -> list[Path]:
+    """Write the files of `work` into pieces in `state`, and return what had no room.
+
+    First comes what is small, then the checkpoints from which runs go on, then the weights of finished runs.
+    These keep the network alone, without the optimiser.
+
+    Args:
+        work: folder of the program.
+        state: folder for the pieces; older ones are replaced.
+    """
+    for folder in (path.parent for path in work.rglob(REPORT)):
+        _lighten(folder)
+    chosen: list[Path] = []
+    left: list[Path] = []
+    room = MOST
+    for path in _in_order(path for path in work.rglob("*") if path.is_file()):
+        size = path.stat().st_size + 2 * _OVERHEAD
+        (chosen if size <= room else left).append(path)
+        room -= size if size <= room else 0
+    archive = BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for path in chosen:
+            tar.add(path, arcname=str(path.relative_to(work)))
+    whole = archive.getbuffer()
+    state.mkdir(parents=True, exist_ok=True)
+    for old in state.glob(f"{_PIECES}*"):
+        old.unlink()
+    for number, start in enumerate(range(0, len(whole), PIECE)):
+        write_file(state / f"{_PIECES}{number}", bytes(whole[start : start + PIECE]), what="state")
+    return left
+
+
+def unpack(state: Path, work: Path) -> None:
+    """Put the files of the pieces in `state` into `work`, if there are any."""
+    pieces = sorted(state.glob(f"{_PIECES}*"), key=lambda path: int(path.suffix[1:]))
+    if pieces:
+        with tarfile.open(fileobj=BytesIO(b"".join(path.read_bytes() for path in pieces))) as tar:
+            tar.extractall(work, filter="data")
+
+
+def _in_order(paths: Iterable[Path]) -> Iterator[Path]:
+    def key(path: Path) -> tuple[int, str]:
+        small = path.stat().st_size <= _SMALL and path.suffix != ".safetensors"
+        finished = (path.parent / REPORT).is_file()
+        return (0 if small else 2 if finished else 1), str(path)
+
+    return iter(sorted(paths, key=key))
+
+
+def _lighten(folder: Path) -> None:
+    """Keep the network alone of a finished run; both checkpoints are one where nothing was held out."""
+    for name in (BEST, LAST):
+        path = folder / name
+        if not path.is_file():
+            continue
+        checkpoint = load_checkpoint(path)
+        tensors = {key: value for key, value in checkpoint.tensors.items() if key.startswith("model.")}
+        if tensors.keys() != checkpoint.tensors.keys():
+            save_checkpoint(path, Checkpoint(tensors=tensors, values=checkpoint.values))
