@@ -102,9 +102,8 @@ def call(chosen: Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         unpack(chosen.state, work)
-        done = (
-            json.loads((work / _DONE).read_text()) if (work / _DONE).is_file() else {"parts": [], "calls": []}
-        )
+        before = work / _DONE
+        done = json.loads(before.read_text()) if before.is_file() else {"parts": [], "calls": []}
         try:
             for name, (command, most) in commands(chosen).items():
                 left = end - time.monotonic()

@@ -31,7 +31,7 @@ def pack(work: Path, state: Path) -> list[Path]:
         work: folder of the program.
         state: folder for the pieces; older ones are replaced.
     """
-    for folder in (path.parent for path in work.rglob(REPORT)):
+    for folder in (path.parent for path in work.rglob(LAST)):
         _lighten(folder)
     chosen: list[Path] = []
     left: list[Path] = []
@@ -71,11 +71,9 @@ def _in_order(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _lighten(folder: Path) -> None:
-    """Keep the network alone of a finished run; both checkpoints are one where nothing was held out."""
-    for name in (BEST, LAST):
+    """Keep the network alone of a finished run."""
+    for name in (BEST, LAST) if (folder / REPORT).is_file() else ():
         path = folder / name
-        if not path.is_file():
-            continue
         checkpoint = load_checkpoint(path)
         tensors = {key: value for key, value in checkpoint.tensors.items() if key.startswith("model.")}
         if tensors.keys() != checkpoint.tensors.keys():
