@@ -71,10 +71,10 @@ def _in_order(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _lighten(folder: Path) -> None:
-    """Keep the network alone of a finished run."""
-    for name in (BEST, LAST) if (folder / REPORT).is_file() else ():
-        path = folder / name
-        checkpoint = load_checkpoint(path)
-        tensors = {key: value for key, value in checkpoint.tensors.items() if key.startswith("model.")}
-        if tensors.keys() != checkpoint.tensors.keys():
-            save_checkpoint(path, Checkpoint(tensors=tensors, values=checkpoint.values))
+    """Keep the best network alone of a finished run; the last is the same where nothing was held out."""
+    if not (folder / REPORT).is_file():
+        return
+    checkpoint = load_checkpoint(folder / BEST)
+    tensors = {key: value for key, value in checkpoint.tensors.items() if key.startswith("model.")}
+    save_checkpoint(folder / BEST, Checkpoint(tensors=tensors, values=checkpoint.values))
+    (folder / LAST).unlink()
