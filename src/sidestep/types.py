@@ -193,6 +193,7 @@ class Batch:
         share: (B,) share of an image's own class, in [0, 1], or None likewise.
         learners: the part of a network that alone learns from it, "routers", or "blocks" for all others; None
             is every part that learns.
+        budget: scalar that the images are run with, of a network that is given its budget; None elsewhere.
     """
 
     images: Tensor
@@ -204,6 +205,7 @@ class Batch:
     partners: Tensor | None = None
     share: Tensor | None = None
     learners: str | None = None
+    budget: Tensor | None = None
 
     def targets(self, num_classes: int) -> Tensor:
         """Return what a cross-entropy takes: (B,) classes, or (B, C) probabilities where images are mixed."""

@@ -80,6 +80,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "method": {"name": "codinet", "num_units": 2, "gate_mode": "share"},
         "data": {"views": 4},
     },
+    "rdi_net for all budgets": {
+        "method": {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "share", "budgets": {"low": 0.4}},
+    },
+    "rdi_net with exits for all budgets": {
+        "method": {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "hard"}
+        | {"cost_scope": "network", "budgets": {"low": 0.5, "distillation": 0.5}},
+        "model": {"exits": {"at": ["layer1"], "width": 8}},
+    },
+    "codinet for all budgets": {
+        "method": {"name": "codinet", "num_units": 2, "gate_mode": "share", "budgets": {"low": 0.4}},
+        "data": {"views": 4},
+    },
     "skipnet by share": {
         "method": {"name": "skipnet", "decisions": "share", "share": {"rate": 0.5}},
     },
@@ -115,7 +127,7 @@ def test_every_method_is_here() -> None:
 
 
 # One of every kind: routed, halting, with exits. The others are marked slow.
-QUICK = ("rdi_net, three options", "rdi_net by share", "skipnet", "act", "msdnet")
+QUICK = ("rdi_net, three options", "rdi_net by share", "rdi_net for all budgets", "skipnet", "act", "msdnet")
 
 
 @pytest.mark.parametrize("variant", slow_where(lambda name: name not in QUICK, VARIANTS))

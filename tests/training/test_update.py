@@ -70,6 +70,9 @@ METHODS: dict[str, dict[str, Any]] = {
         "method": {"name": "codinet", "num_units": 1.5},
         "data": {"source": "digits", "image_size": 16, "limit": STEPS * 8, "crop_padding": 1, "views": 4},
     },
+    "budgets": {
+        "method": {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "share", "budgets": {"low": 0.4}}
+    },
     "exits": {"model": {"name": "cifar_resnet8", "exits": {"at": ["layer1"], "width": 8}}},
 }
 

@@ -16,7 +16,7 @@ Scope = Literal["unit", "sample", "network"]
 
 def cost_loss(
     decisions: Decisions,
-    target: float,
+    target: float | Tensor,
     cost: CostModel,
     *,
     scope: Scope = "unit",
@@ -45,7 +45,7 @@ def cost_loss(
     return terms.sum() if reduction == "sum" else terms.mean()
 
 
-def target_rate_loss(decisions: Decisions, rates: Sequence[float]) -> Tensor:
+def target_rate_loss(decisions: Decisions, rates: Sequence[float] | Tensor) -> Tensor:
     """Return the scalar mean over units of (mean_i w_n - t_n)^2 (ConvNet-AIG, target-rate loss).
 
     Units that always execute have the target 1 and add nothing, but they count in the mean, as in the
@@ -53,13 +53,14 @@ def target_rate_loss(decisions: Decisions, rates: Sequence[float]) -> Tensor:
 
     Args:
         decisions: weights (B, L, K) of this process; batch means are taken over all processes.
-        rates: target rate t_n of every unit, in [0, 1].
+        rates: target rate t_n of every unit, in [0, 1], or a scalar of all.
     """
     execution = global_mean(decisions.execution().float())
-    return (execution - constant(tuple(rates), execution.device)).square().mean()
+    wanted = rates if isinstance(rates, Tensor) else constant(tuple(rates), execution.device)
+    return (execution - wanted).square().mean()
 
 
-def unit_count_loss(decisions: Decisions, num_units: float) -> Tensor:
+def unit_count_loss(decisions: Decisions, num_units: float | Tensor) -> Tensor:
     """Return the scalar |mean number of executed units - num_units| (CoDiNet's cost term).
 
     The released code sums over the batch; this is its value divided by the batch size.

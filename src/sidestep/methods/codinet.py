@@ -18,6 +18,8 @@ from sidestep.errors import RecipeError
 from sidestep.losses.budget import unit_count_loss
 from sidestep.losses.views import consistency_loss, diversity_loss
 from sidestep.methods.method import Method, check_two_options, check_unused
+from sidestep.routing.budget_router import BudgetsConfig
+from sidestep.routing.budget_share import check_budgets, for_all_budgets
 from sidestep.routing.gate import GateConfig, GateRouter
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import GumbelSoftmax, Noise, Sampler, argmax
@@ -44,6 +46,8 @@ class CoDiNetConfig:
             every batch, see `routing.share`; there is no cost term then.
         closing: how far shares have moved from 1 to what they are, for ramps; with gate_mode "share".
         share: settings of gates by share of the batch.
+        budgets: settings of a network for all budgets, which are T / L; `num_units` is then that of an
+            evaluation that asks for none.
         gate: the gate; the paper's has a non-linearity, the released code's none (`activation: false`).
     """
 
@@ -55,6 +59,7 @@ class CoDiNetConfig:
     gate_mode: Literal["soft", "hard", "argmax", "share"] = "soft"
     closing: float = 1.0
     share: ShareConfig = field(default_factory=ShareConfig)
+    budgets: BudgetsConfig = field(default_factory=BudgetsConfig)
     gate: GateConfig = field(default_factory=_gate)
 
     def __post_init__(self) -> None:
@@ -79,11 +84,16 @@ def _router(backbone: Backbone, settings: CoDiNetConfig) -> Router:
     for module in (part for layer in layers for part in layer.modules()):
         if isinstance(module, nn.Linear):
             nn.init.kaiming_normal_(module.weight)
-    if settings.gate_mode != "share":
+    share, count = settings.share if settings.gate_mode == "share" else None, len(units)
+    if settings.budgets.low is not None:
+        check_two_options(backbone, "codinet with budgets")
+        asked = settings.num_units / count
+        check_budgets(settings.budgets, settings.share, asked, "num_units over the number of blocks")
+        return for_all_budgets(router, settings.budgets, count, asked=asked, share=share)
+    if share is None:
         return router
     check_two_options(backbone, "codinet with gate_mode 'share'")
-    count = len(units)
-    return ShareRouter(router, count, lambda now: [now.num_units / count] * count, settings.share)
+    return ShareRouter(router, count, lambda now: [now.num_units / count] * count, share)
 
 
 def _sampler(settings: CoDiNetConfig, noise: Noise) -> Sampler:
@@ -103,7 +113,9 @@ def _losses(
     decisions = output.decisions
     terms = {}
     if settings.gate_mode != "share":
-        terms["cost"] = settings.cost_weight * unit_count_loss(decisions, settings.num_units)
+        count = decisions.weights.shape[1]
+        wanted = settings.num_units if batch.budget is None else count * batch.budget
+        terms["cost"] = settings.cost_weight * unit_count_loss(decisions, wanted)
     if settings.path_weight > 0:
         # A path is made of the weights of all options, skip and execute alike (2N numbers).
         soft = decisions.weights if decisions.relaxed is None else decisions.relaxed

@@ -16,6 +16,8 @@ from sidestep.backbones.backbone import Backbone
 from sidestep.errors import RecipeError
 from sidestep.losses.budget import target_rate_loss
 from sidestep.methods.method import Method, check_two_options, check_unused
+from sidestep.routing.budget_router import BudgetsConfig
+from sidestep.routing.budget_share import check_budgets, for_all_budgets
 from sidestep.routing.gate import GateConfig, GateRouter
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import GumbelSoftmax, Noise, Sampler, argmax
@@ -36,6 +38,8 @@ class ConvNetAigConfig:
             see `routing.share`, and there is no target-rate loss.
         closing: how far shares have moved from 1 to what they are, for ramps; with gate_mode "share".
         share: settings of gates by share of the batch.
+        budgets: settings of a network for all budgets; `target` is then that of an evaluation that asks for
+            none.
         gate: the gate.
     """
 
@@ -46,6 +50,7 @@ class ConvNetAigConfig:
     gate_mode: Literal["hard", "share"] = "hard"
     closing: float = 1.0
     share: ShareConfig = field(default_factory=ShareConfig)
+    budgets: BudgetsConfig = field(default_factory=BudgetsConfig)
     gate: GateConfig = field(default_factory=GateConfig)
 
     def __post_init__(self) -> None:
@@ -59,6 +64,11 @@ class ConvNetAigConfig:
         if self.temperature <= 0:
             raise RecipeError(f"temperature must be above 0, got {self.temperature}; the paper uses 1")
         check_share(self.share, self.closing, used=self.gate_mode == "share")
+        check_budgets(self.budgets, self.share, self.target)
+        if self.budgets.low is not None and self.schedule is not None:
+            raise RecipeError(
+                f"schedule has no effect beside budgets.low, got {self.schedule}; drop one of them"
+            )
         if self.share.shares is not None:
             raise RecipeError(
                 "share.shares has no effect under convnet_aig, whose schedule says them; set that"
@@ -87,13 +97,18 @@ def _router(backbone: Backbone, settings: ConvNetAigConfig) -> Router:
         [unit.in_channels for unit in backbone.units],
         settings.gate,
         num_options=backbone.num_options,
-        gated=[rate < 1 for rate in rates],
+        # With another budget a block can be skipped that the target would always execute.
+        gated=[rate < 1 or settings.budgets.low is not None for rate in rates],
     )
-    if settings.gate_mode != "share":
+    share = settings.share if settings.gate_mode == "share" else None
+    if settings.budgets.low is not None:
+        check_two_options(backbone, "convnet_aig with budgets")
+        return for_all_budgets(gates, settings.budgets, num_units, asked=settings.target, share=share)
+    if share is None:
         return gates
     check_two_options(backbone, "convnet_aig with gate_mode 'share'")
     ungated = [unit for unit, rate in enumerate(rates) if rate == 1]
-    return ShareRouter(gates, num_units, lambda now: now.rates(num_units), settings.share, open=ungated)
+    return ShareRouter(gates, num_units, lambda now: now.rates(num_units), share, open=ungated)
 
 
 def _sampler(settings: ConvNetAigConfig, noise: Noise) -> Sampler:
@@ -108,7 +123,7 @@ def _losses(
     if settings.gate_mode == "share":
         return {}
     decisions = output.decisions
-    rates = settings.rates(decisions.weights.shape[1])
+    rates = settings.rates(decisions.weights.shape[1]) if batch.budget is None else batch.budget
     return {"cost": settings.cost_weight * target_rate_loss(decisions, rates)}
 
 

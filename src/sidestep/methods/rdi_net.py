@@ -21,6 +21,8 @@ from sidestep.errors import RecipeError
 from sidestep.losses.budget import Scope, cost_loss
 from sidestep.losses.paths import Reduction, rank_loss
 from sidestep.methods.method import Method, check_two_options, check_unused
+from sidestep.routing.budget_router import BudgetsConfig
+from sidestep.routing.budget_share import check_budgets, for_all_budgets
 from sidestep.routing.relational import RelationalConfig, RelationalRouter
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import GumbelSoftmax, Noise, Sampler, argmax
@@ -74,6 +76,8 @@ class RdiNetConfig:
         noise_scale: factor on the Gumbel noise; below 1 the gates are sharper.
         closing: how far shares have moved from 1 to what they are, for ramps; with gate_mode "share".
         share: settings of gates by share of the batch.
+        budgets: settings of a network for all budgets; `target` is then that of an evaluation that asks for
+            none.
         router: the relational router.
         srm: the Sample Relation Module.
     """
@@ -87,6 +91,7 @@ class RdiNetConfig:
     noise_scale: float = 1.0
     closing: float = 1.0
     share: ShareConfig = field(default_factory=ShareConfig)
+    budgets: BudgetsConfig = field(default_factory=BudgetsConfig)
     router: RelationalConfig = field(default_factory=RelationalConfig)
     srm: SrmConfig = field(default_factory=SrmConfig)
 
@@ -100,6 +105,7 @@ class RdiNetConfig:
         if self.noise_scale < 0:
             raise RecipeError(f"noise_scale must be at least 0, got {self.noise_scale}; 1 is Gumbel-softmax")
         check_share(self.share, self.closing, used=self.gate_mode == "share")
+        check_budgets(self.budgets, self.share, self.target)
         if self.gate_mode == "share":
             costs = {"cost_weight": 1.0, "cost_scope": "unit", "cost_reduction": "sum"}
             check_unused(self, "gate_mode 'share'", **costs, temperature=1.0, noise_scale=1.0)
@@ -113,10 +119,22 @@ def _router(backbone: Backbone, settings: RdiNetConfig) -> Router:
         settings.router,
         num_options=backbone.num_options,
     )
-    if settings.gate_mode != "share":
+    share = settings.share if settings.gate_mode == "share" else None
+    if share is not None:
+        check_two_options(backbone, "rdi_net with gate_mode 'share'")
+    if settings.budgets.low is not None:
+        check_two_options(backbone, "rdi_net with budgets")
+        return for_all_budgets(
+            gates,
+            settings.budgets,
+            len(units),
+            asked=settings.target,
+            scope="network" if settings.cost_scope == "network" else "unit",
+            share=share,
+        )
+    if share is None:
         return gates
-    check_two_options(backbone, "rdi_net with gate_mode 'share'")
-    return ShareRouter(gates, len(units), lambda now: [now.target] * len(units), settings.share)
+    return ShareRouter(gates, len(units), lambda now: [now.target] * len(units), share)
 
 
 def _sampler(settings: RdiNetConfig, noise: Noise) -> Sampler:
@@ -134,8 +152,9 @@ def _losses(output: RoutedOutput, batch: Batch, cost: CostModel, settings: RdiNe
     decisions = output.decisions
     terms = {}
     if settings.gate_mode != "share":
+        target = settings.target if batch.budget is None else batch.budget
         loss = cost_loss(
-            decisions, settings.target, cost, scope=settings.cost_scope, reduction=settings.cost_reduction
+            decisions, target, cost, scope=settings.cost_scope, reduction=settings.cost_reduction
         )
         terms["cost"] = settings.cost_weight * loss
     if settings.srm.alpha > 0 and batch.statistics is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,9 +67,15 @@ class GateRouter(Router):
             _decide(config.hidden or c, config, num_options) if gate else nn.Identity() for c, gate in pairs
         )
 
-    def begin(self, images: Tensor) -> State:
+    def first_layers(self) -> nn.ModuleList:
+        """Return the layers in front of the ReLU."""
+        return self.inner
+
+    def begin(self, images: Tensor, layers: Sequence[Callable[[Tensor], Tensor]] | None = None) -> State:
+        """Return the layers, with others in place of the first ones if there are."""
         # Looked up once per image, as in the relational router.
-        return list(zip(self.inner, self.decide, strict=True))
+        first: Sequence[Any] = list(self.inner) if layers is None else layers
+        return list(zip(first, self.decide, strict=True))
 
     def forward(self, unit: int, features: Tensor, state: State) -> tuple[Tensor, State]:
         inner, decide = state[unit]

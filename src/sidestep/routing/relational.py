@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -135,10 +135,16 @@ class RelationalRouter(Router):
             _decide(config.dim, bias, num_options) for bias in _biases(config, len(channels))
         )
 
-    def begin(self, images: Tensor) -> State:
+    def first_layers(self) -> nn.ModuleList:
+        """Return the layers of eq. 6 in front of the ReLU."""
+        return self.align
+
+    def begin(self, images: Tensor, layers: Sequence[Callable[[Tensor], Tensor]] | None = None) -> State:
+        """Return the layers, with others in place of the first ones if there are, and no features yet."""
         # Looked up once per image and called as functions: at batch 1 finding a module and calling it costs
         # as much as the product that it is for.
-        gates: Iterable[tuple[Any, Any, Any]] = zip(self.align, self.gcn, self.decide, strict=True)
+        first: Any = self.align if layers is None else layers
+        gates: Iterable[tuple[Any, Any, Any]] = zip(first, self.gcn, self.decide, strict=True)
         return [(align, gcn.weight, decide.weight, decide.bias) for align, gcn, decide in gates], ()
 
     def forward(self, unit: int, features: Tensor, state: State) -> tuple[Tensor, State]:

@@ -151,7 +151,7 @@ class ShareRouter(Router):
 
     def sampler(self, settings: Any) -> Sampler:
         """Return who decides in training, given the method's settings at this step."""
-        closed = math.floor(settings.closing * CLOSING_STEPS + 1e-6) / CLOSING_STEPS
+        closed = closed_now(settings)
         shares = [1 - closed * (1 - share) for share in self.shares(settings, closed=closed)]
         return TopShare(router=self, shares=tuple(shares))
 
@@ -217,6 +217,12 @@ class ShareRouter(Router):
         self.learnt[gated] = allocated(worth[gated], mean, self.config.least)
 
 
+def closed_now(settings: Any) -> float:
+    """Return how far shares have moved from 1 to what they are, in steps."""
+    steps: int = math.floor(settings.closing * CLOSING_STEPS + 1e-6)
+    return steps / CLOSING_STEPS
+
+
 def allocated(worth: Tensor, mean: float, least: float) -> Tensor:
     """Return (L,) shares in proportion to worth, none below `least` or above 1, with a given mean.
 
@@ -268,7 +274,7 @@ class TopShare:
         router.note_quantile(unit, margin.detach(), count)
         order = margin.detach().argsort(descending=True, stable=True)
         chosen, others = order[:count].sort().values, order[count:].sort().values
-        scaled = _normalised(margin)
+        scaled = normalised(margin)
         soft = torch.sigmoid(scaled - _between(scaled.detach()[order], count))
         execute = torch.zeros_like(soft).index_fill(0, chosen, 1.0) * (1 + (soft - soft.detach()))
         if execute.requires_grad and count and router.config.learn:
@@ -281,15 +287,15 @@ class TopShare:
         return Sample(weights, relaxed, chosen, others)
 
 
-def _normalised(margin: Tensor) -> Tensor:
-    """Return (B,) margins around their mean, over sqrt(variance + 1).
+def normalised(margin: Tensor) -> Tensor:
+    """Return (..., B) margins around their mean, over sqrt(variance + 1).
 
     Ranks know neither where margins lie nor how far apart, nor must the gradient: as long as executing more
     is better all would rise for ever, and with them what they are computed from. One is added so that gates
     whose margins are all but equal, as at the start, have no gradients of a thousand times the size.
     """
-    centred = margin - margin.mean()
-    return centred * torch.rsqrt(centred.square().mean() + 1)
+    centred = margin - margin.mean(dim=-1, keepdim=True)
+    return centred * torch.rsqrt(centred.square().mean(dim=-1, keepdim=True) + 1)
 
 
 def _between(ordered: Tensor, count: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -17,8 +17,10 @@ from sidestep.losses.exit_loss import exit_loss, exit_weights, self_distillation
 from sidestep.losses.paths import rank_correlation
 from sidestep.methods.method import Method
 from sidestep.networks.network import DynamicNetwork
+from sidestep.routing.budget_router import AtBudgets, BudgetedRouter, budgets_of_step
 from sidestep.routing.router import ConstantRouter, Router
 from sidestep.routing.samplers import Categorical, Noise, Sampler, argmax
+from sidestep.training.sandwich import copies_of, parts_of, sandwich_terms
 from sidestep.training.training_config import Phase, TrainingConfig
 from sidestep.types import Batch, CostModel, RoutedOutput
 
@@ -95,29 +97,32 @@ class TrainingStep(nn.Module):
             partners: (B,) classes of the images that these are mixed with, or None.
             share: (B,) share of the own class, or None.
         """
-        sampler, router = self._decider(images.device)
-        output: RoutedOutput = self.network(images, sampler=sampler, router=router, execution=self.execution)
         batch = Batch(
             images=images,
             labels=labels,
             statistics=statistics,
             teacher_logits=self._teach(images),
-            greedy=self._greedy(images, router),
             views=self._views,
             partners=partners,
             share=share,
         )
-        losses = self._task_losses(output, batch)
+        budgets = self._budgets(images.device)
+        given = batch if budgets is None else copies_of(batch, len(budgets))
+        sampler, router = self._decider(images.device, budgets)
+        output: RoutedOutput = self.network(
+            given.images, sampler=sampler, router=router, execution=self.execution
+        )
+        batch = replace(batch, greedy=self._greedy(images, router))
+        parts = [(output, batch)] if budgets is None else parts_of(output, batch, budgets)
         figures = {
-            "accuracy": (output.logits.argmax(dim=1) == _largest(batch)).float().mean(),
+            "accuracy": (output.logits.argmax(dim=1) == _largest(given)).float().mean(),
             "fraction": self.cost.fraction(output.decisions).mean().detach(),
         }
-        if self._phase.paths == "routed":
-            losses |= self.method.losses(output, batch, self.cost, self._now)
-            if statistics is not None and self._log_figures:
-                paths = output.decisions.relaxed_execution()
-                figures["rank_correlation"] = rank_correlation(paths, statistics)
-        return losses, figures
+        if self._phase.paths == "routed" and statistics is not None and self._log_figures:
+            paths = [part.decisions.relaxed_execution() for part, _ in parts]
+            found = [rank_correlation(each, statistics) for each in paths]
+            figures["rank_correlation"] = torch.stack(found).mean()
+        return self._losses(parts), figures
 
     def forget_gradients(self, learners: str) -> None:
         """Leave gradients to the parameters that learn in this step, behind a backward pass.
@@ -130,10 +135,20 @@ class TrainingStep(nn.Module):
                 for parameter in part.parameters():
                     parameter.grad = None
 
-    def _decider(self, device: torch.device) -> tuple[Sampler, Router | None]:
+    def _budgets(self, device: torch.device) -> Tensor | None:
+        """Return the (G,) budgets with which the step runs its images, if the routers are given any."""
+        own = self.network.router
+        if self._phase.paths != "routed" or not isinstance(own, BudgetedRouter):
+            return None
+        return budgets_of_step(own.low, self._noise, device)
+
+    def _decider(self, device: torch.device, budgets: Tensor | None) -> tuple[Sampler, Router | None]:
         """Return who samples, and who decides instead of the network's own router."""
         if self._phase.paths == "routed":
             own, curriculum = self.network.router, self.method.curriculum
+            if isinstance(own, BudgetedRouter) and budgets is not None:
+                at = AtBudgets(own, budgets)
+                return at.sampler(self._now) or self.method.sampler(self._now, self._noise), at
             router = None if own is None or curriculum is None else curriculum(own, self._now)
             sampler = None if own is None else own.sampler(self._now)
             if sampler is not None:
@@ -170,6 +185,22 @@ class TrainingStep(nn.Module):
         with torch.no_grad():
             logits: Tensor = teacher(images)
         return logits
+
+    def _losses(self, parts: Sequence[tuple[RoutedOutput, Batch]]) -> dict[str, Tensor]:
+        """Return the terms of the loss, given what was computed for every budget, the full one first."""
+        own = self.network.router
+        if len(parts) == 1 or not isinstance(own, BudgetedRouter):
+            return self._terms(*parts[0])
+        exits = parts[0][0].exit_logits
+        weights = [1.0] if exits is None else exit_weights(len(exits), self.config.exits.weighting)
+        return sandwich_terms(parts, self._terms, distillation=own.config.distillation, exit_weights=weights)
+
+    def _terms(self, output: RoutedOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms of the loss of one budget."""
+        losses = self._task_losses(output, batch)
+        if self._phase.paths == "routed":
+            losses |= self.method.losses(output, batch, self.cost, self._now)
+        return losses
 
     def _task_losses(self, output: RoutedOutput, batch: Batch) -> dict[str, Tensor]:
         logits = output.logits.float()
