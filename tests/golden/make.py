@@ -44,8 +44,9 @@ MORE: dict[str, dict[str, Any]] = {
     "fixed_path": {"method": {"name": "fixed_path", "path": "1 0 1"}},
     "static": {"method": {"name": "static"}},
 }
-# Not gates by share: which images are the share of a batch hangs on the last bits of their logits.
-NAMES = tuple(name for name in dict.fromkeys((*VARIANTS, *MORE)) if not name.endswith(" by share"))
+# Not gates by share, nor batch-shaping: ranks of the images of a batch hang on the last bits of their logits.
+_RANKS = (" by share", " alive")
+NAMES = tuple(name for name in dict.fromkeys((*VARIANTS, *MORE)) if not name.endswith(_RANKS))
 
 
 def recipe_of(name: str) -> sidestep.Recipe:

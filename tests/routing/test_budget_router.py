@@ -150,7 +150,7 @@ def test_a_budget_that_routers_are_not_trained_for_is_refused() -> None:
         ),
         (
             lambda: ConvNetAigConfig(schedule=[0.5], budgets=LOW),
-            "schedule has no effect beside budgets.low",
+            "schedule has no effect with budgets.low",
         ),
         (
             lambda: METHODS["codinet"].router(lively_backbone(14), CoDiNetConfig(num_units=1, budgets=LOW)),

@@ -11,6 +11,7 @@ from sidestep.routing.samplers import (
     GumbelSoftmax,
     Sampler,
     argmax,
+    explored_log_probs,
     is_noisy,
     one_hot_argmax,
 )
@@ -104,6 +105,54 @@ def test_hard_gumbel_frequencies_are_the_softmax_at_any_temperature(temperature:
     expected = torch.softmax(logits, dim=0)
     drawn = frequencies(GumbelSoftmax(noise=noise(1), temperature=temperature, hard=True), logits)
     torch.testing.assert_close(drawn, expected, atol=sampling_error(expected), rtol=0)
+
+
+@given(st.integers(2, 4), st.floats(0, 1))
+def test_explored_probabilities_are_a_mixture_with_equal_ones(options: int, share: float) -> None:
+    logits = torch.linspace(-3, 4, options)
+    expected = (1 - share) * torch.softmax(logits, dim=0) + share / options
+    torch.testing.assert_close(explored_log_probs(logits, share).exp(), expected)
+
+
+def test_exploration_never_ends_but_for_forced_decisions() -> None:
+    sampler = GumbelSoftmax(noise=noise(2), hard=True, explore=0.4)
+    drawn = frequencies(sampler, torch.tensor([-50.0, 50.0]))
+    assert drawn[0].item() == pytest.approx(0.2, abs=0.015)
+    forced = frequencies(sampler, torch.tensor([-torch.inf, 0.0]))
+    assert forced.tolist() == [0.0, 1.0]
+
+
+def gradients(logits: Tensor, draws: int, **settings: float) -> Tensor:
+    """Return the (N, K) straight-through gradients of a curved function of hard weights."""
+    scores = logits.expand(NUM_DRAWS, -1).clone().requires_grad_()
+    sampler = GumbelSoftmax(noise=noise(7), hard=True, draws=draws, **settings)
+    worth = torch.tensor([1.0, -2.0, 0.5])[: len(logits)]
+    (sampler(scores).weights * worth).sum(dim=1).square().sum().backward()
+    assert scores.grad is not None
+    return scores.grad
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.5}, {"noise_scale": 0.5, "temperature": 2.0}])
+@pytest.mark.parametrize("options", [2, 3])
+def test_the_mean_over_noises_has_the_same_gradient_with_less_variance(
+    options: int, settings: dict[str, float]
+) -> None:
+    logits = torch.tensor([0.3, -0.5, 1.0])[:options]
+    one, many = (gradients(logits, draws, **settings) for draws in (1, 16))
+    error = 5 * ((one.var(dim=0) + many.var(dim=0)) / NUM_DRAWS).sqrt()
+    assert bool(((one.mean(dim=0) - many.mean(dim=0)).abs() < error).all())
+    assert bool((many.var(dim=0) < one.var(dim=0)).all())
+
+
+def test_noises_behind_a_decision_lead_to_it_and_leave_forced_ones_alone() -> None:
+    logits = torch.cat([torch.randn(500, 3), torch.tensor([[-torch.inf, 0.0, 0.0]])]).requires_grad_()
+    one, two = (GumbelSoftmax(noise=noise(4), hard=True, draws=draws)(logits) for draws in (1, 2))
+    torch.testing.assert_close(one.weights, two.weights)
+    # Of weights that all have the same largest option, the mean has it too.
+    assert torch.equal(one_hot_argmax(two.relaxed), one_hot_argmax(two.weights))
+    assert two.relaxed[-1, 0] == 0
+    two.weights[:, 1].sum().backward()
+    assert logits.grad is not None and bool(logits.grad.isfinite().all())
 
 
 def test_categorical_frequencies_are_the_softmax() -> None:

@@ -1,6 +1,7 @@
 """Every method: a run that is stopped resumes bit for bit, and gathered evaluation is the masked one."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sidestep.errors import InterruptedRunError, RecipeError
 from sidestep.methods import METHODS
 from sidestep.runs.recipe import Recipe, from_dict
 from sidestep.runs.train import train
-from sidestep.training.step import TrainingStep
+from sidestep.training.step import TrainingStep, settings_at
 from tests.marks import slow_where
 from tests.training.test_fit import assert_same_run, at_step, rows
 
@@ -94,6 +95,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "skipnet by share": {
         "method": {"name": "skipnet", "decisions": "share", "share": {"rate": 0.5}},
+    },
+    "rdi_net alive": {
+        "method": {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "hard", "schedule": [0.9, 0.5, 0.6]}
+        | {"network_target": 0.7, "alive": {"shaping": 0.75, "marginal": 0.1, "explore": 0.1, "draws": 4}},
+        "phases": [
+            JOINT | {"ramps": {"alive.shaping": {"start": 0.75, "end": 0.0, "steps": 2}}},
+            JOINT | {"settings": {"alive": {"shaping": 0.0}}},
+        ],
     },
     "rdi_net with exits": {
         "method": {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "hard"},
@@ -204,6 +213,36 @@ def test_a_greedy_pass_leaves_statistics_and_modes_alone() -> None:
 def test_wrong_settings_of_a_phase_are_named(settings: dict[str, Any], message: str) -> None:
     values = tiny("skipnet").as_dict()
     values["training"]["phases"][1]["settings"] = settings
+    with pytest.raises(RecipeError, match=message):
+        from_dict(values)
+
+
+def test_what_phases_say_of_settings_inside_of_others_leaves_the_rest_of_these_alone() -> None:
+    recipe = tiny("rdi_net alive")
+    first, second = recipe.training.phases
+    assert settings_at(recipe.settings, first, 0.0) == recipe.settings
+    halfway = settings_at(recipe.settings, first, 0.6)
+    assert halfway == replace(recipe.settings, alive=replace(recipe.settings.alive, shaping=0.375))
+    off = replace(recipe.settings.alive, shaping=0.0)
+    assert settings_at(recipe.settings, second, 0.5) == replace(recipe.settings, alive=off)
+    assert from_dict(recipe.as_dict()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("ramps", "message"),
+    [
+        ({"alive.shapin": {"start": 1, "end": 0}}, "alive.shapin is no setting of .* mean alive.shaping"),
+        ({"router.gamma": {"start": 1, "end": 0}}, "router.gamma is no setting of numbers of the method"),
+        (
+            {"alive.shaping": {"start": 1, "end": -1}},
+            "ramps take the method where shaping must be at least 0",
+        ),
+        ({"target": {"start": 1, "end": 0, "steps": 0}}, "steps must be at least 1, got 0"),
+    ],
+)
+def test_wrong_ramps_are_named_before_training(ramps: dict[str, Any], message: str) -> None:
+    values = tiny("rdi_net alive").as_dict()
+    values["training"]["phases"][0]["ramps"] = ramps
     with pytest.raises(RecipeError, match=message):
         from_dict(values)
 

@@ -73,6 +73,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "budgets": {
         "method": {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "share", "budgets": {"low": 0.4}}
     },
+    "alive": {
+        "method": {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "hard", "network_target": 0.6}
+        | {"alive": {"shaping": 0.5, "marginal": 0.1, "conditional": 0.1, "explore": 0.1, "draws": 4}}
+    },
     "exits": {"model": {"name": "cifar_resnet8", "exits": {"at": ["layer1"], "width": 8}}},
 }
 

@@ -16,7 +16,7 @@ Scope = Literal["unit", "sample", "network"]
 
 def cost_loss(
     decisions: Decisions,
-    target: float | Tensor,
+    target: float | Sequence[float] | Tensor,
     cost: CostModel,
     *,
     scope: Scope = "unit",
@@ -29,19 +29,21 @@ def cost_loss(
 
     Args:
         decisions: weights (B, L, K) of this process; batch means are taken over all processes.
-        target: t in [0, 1]; a rate of execution, or for scope "network" a fraction of the static MACs.
+        target: t in [0, 1]; a rate of execution, of all units or one for each, or for scope "network" a
+            fraction of the static MACs. A tensor is a scalar.
         cost: prices, used by scope "network".
         scope: "unit" compares every unit's mean rate with t, "sample" every decision (as printed), and
             "network" the mean MACs (routers included), which leaves open which units are dispensable.
         reduction: over units; "network" has a single term.
     """
-    if scope == "network":
-        return (global_mean(cost.fraction(decisions)) - target).square()
     execution = decisions.execution().float()
+    wanted = constant(tuple(target), execution.device) if isinstance(target, Sequence) else target
+    if scope == "network":
+        return (global_mean(cost.fraction(decisions)) - wanted).square()
     if scope == "sample":
-        terms = (execution - target).square().mean(dim=0)
+        terms = (execution - wanted).square().mean(dim=0)
     else:
-        terms = (global_mean(execution) - target).square()
+        terms = (global_mean(execution) - wanted).square()
     return terms.sum() if reduction == "sum" else terms.mean()
 
 

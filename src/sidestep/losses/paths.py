@@ -53,9 +53,9 @@ def rank_correlation(paths: Tensor, statistics: Tensor) -> Tensor:
     counts 0.
     """
     order, distances = _ranking(statistics.float())
-    a = _average_ranks(_pairwise(paths.detach().float()).gather(1, order))
-    b = _average_ranks(distances)
-    a, b = (ranks - ranks.mean(dim=1, keepdim=True) for ranks in (a, b))
+    of_paths = _pairwise(paths.detach().float()).gather(1, order)
+    ranks = [average_ranks(each.contiguous(), each.sort(dim=1).values) for each in (of_paths, distances)]
+    a, b = (each - each.mean(dim=1, keepdim=True) for each in ranks)
     correlations: Tensor = (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-12)
     return correlations.mean()
 
@@ -78,10 +78,13 @@ def _pairwise(paths: Tensor) -> Tensor:
     return torch.cdist(paths, paths, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _average_ranks(values: Tensor) -> Tensor:
-    """Return (B, N) ranks of each row, ties averaged."""
-    values = values.contiguous()
-    ordered, _ = values.sort(dim=1)
-    left = torch.searchsorted(ordered, values, right=False)
-    right = torch.searchsorted(ordered, values, right=True)
+def average_ranks(values: Tensor, among: Tensor) -> Tensor:
+    """Return the (R, N) ranks, from 0, of values among sorted ones of the same row, ties averaged.
+
+    Args:
+        values: (R, N), contiguous.
+        among: (R, M) rising in every row, contiguous.
+    """
+    left = torch.searchsorted(among, values, right=False)
+    right = torch.searchsorted(among, values, right=True)
     return (left + right - 1).float() / 2

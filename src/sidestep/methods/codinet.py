@@ -17,6 +17,7 @@ from sidestep.backbones.backbone import Backbone
 from sidestep.errors import RecipeError
 from sidestep.losses.budget import unit_count_loss
 from sidestep.losses.views import consistency_loss, diversity_loss
+from sidestep.methods.alive import AliveConfig, alive_terms, check_alive
 from sidestep.methods.method import Method, check_two_options, check_unused
 from sidestep.routing.budget_router import BudgetsConfig
 from sidestep.routing.budget_share import check_budgets, for_all_budgets
@@ -48,6 +49,7 @@ class CoDiNetConfig:
         share: settings of gates by share of the batch.
         budgets: settings of a network for all budgets, which are T / L; `num_units` is then that of an
             evaluation that asks for none.
+        alive: losses and noise against gates that treat all images alike, see `methods.alive`.
         gate: the gate; the paper's has a non-linearity, the released code's none (`activation: false`).
     """
 
@@ -60,6 +62,7 @@ class CoDiNetConfig:
     closing: float = 1.0
     share: ShareConfig = field(default_factory=ShareConfig)
     budgets: BudgetsConfig = field(default_factory=BudgetsConfig)
+    alive: AliveConfig = field(default_factory=AliveConfig)
     gate: GateConfig = field(default_factory=_gate)
 
     def __post_init__(self) -> None:
@@ -67,6 +70,9 @@ class CoDiNetConfig:
             if getattr(self, name) < 0:
                 raise RecipeError(f"{name} must be at least 0, got {getattr(self, name)}")
         check_share(self.share, self.closing, used=self.gate_mode == "share")
+        # A phase may decide by arg-max after others that draw.
+        rounded = self.gate_mode in ("hard", "argmax")
+        check_alive(self.alive, by_share=self.gate_mode == "share", drawn=True, rounded=rounded)
         if self.gate_mode == "share":
             check_unused(self, "gate_mode 'share'", cost_weight=0.05)
 
@@ -99,7 +105,8 @@ def _router(backbone: Backbone, settings: CoDiNetConfig) -> Router:
 def _sampler(settings: CoDiNetConfig, noise: Noise) -> Sampler:
     if settings.gate_mode in ("argmax", "share"):
         return argmax  # by shares the router says who samples in training
-    return GumbelSoftmax(noise=noise, hard=settings.gate_mode == "hard")
+    hard, alive = settings.gate_mode == "hard", settings.alive
+    return GumbelSoftmax(noise=noise, hard=hard, explore=alive.explore, draws=alive.draws)
 
 
 def _noisy_sampler(settings: CoDiNetConfig, noise: Noise) -> Sampler:
@@ -126,7 +133,7 @@ def _losses(
         terms["diversity"] = settings.path_weight * diversity_loss(
             paths, batch.views, margin=settings.diversity_margin
         )
-    return terms
+    return terms | alive_terms(decisions.logits, settings.alive)
 
 
 CODINET = Method(

@@ -14,8 +14,16 @@ from torch import Tensor
 
 from sidestep.backbones.backbone import Backbone
 from sidestep.errors import RecipeError
-from sidestep.losses.budget import target_rate_loss
-from sidestep.methods.method import Method, check_two_options, check_unused
+from sidestep.losses.budget import cost_loss, target_rate_loss
+from sidestep.methods.alive import AliveConfig, alive_terms, check_alive
+from sidestep.methods.method import (
+    Method,
+    budget_name,
+    check_network_target,
+    check_two_options,
+    check_unused,
+    named_once,
+)
 from sidestep.routing.budget_router import BudgetsConfig
 from sidestep.routing.budget_share import check_budgets, for_all_budgets
 from sidestep.routing.gate import GateConfig, GateRouter
@@ -33,6 +41,9 @@ class ConvNetAigConfig:
         target: target rate t of every gate.
         schedule: target rate of every block instead, in order; 1 builds the block without a gate.
         cost_weight: factor of the target-rate loss: 2 on CIFAR, 1 on ImageNet.
+        network_target: besides, the fraction of the static network's MACs that the network is to have on
+            average, routers included, while rates of blocks lean towards their targets; None asks for none.
+        network_weight: factor of (mean fraction - network_target)^2; 100 holds it.
         temperature: tau of the Gumbel-softmax.
         gate_mode: "hard" as in the paper, or "share": targets are shares of every batch that blocks execute,
             see `routing.share`, and there is no target-rate loss.
@@ -40,17 +51,21 @@ class ConvNetAigConfig:
         share: settings of gates by share of the batch.
         budgets: settings of a network for all budgets; `target` is then that of an evaluation that asks for
             none.
+        alive: losses and noise against gates that treat all images alike, see `methods.alive`.
         gate: the gate.
     """
 
     target: float = 0.6
     schedule: list[float] | None = None
     cost_weight: float = 2.0
+    network_target: float | None = None
+    network_weight: float = 100.0
     temperature: float = 1.0
     gate_mode: Literal["hard", "share"] = "hard"
     closing: float = 1.0
     share: ShareConfig = field(default_factory=ShareConfig)
     budgets: BudgetsConfig = field(default_factory=BudgetsConfig)
+    alive: AliveConfig = field(default_factory=AliveConfig)
     gate: GateConfig = field(default_factory=GateConfig)
 
     def __post_init__(self) -> None:
@@ -63,18 +78,18 @@ class ConvNetAigConfig:
             raise RecipeError(f"cost_weight must be at least 0, got {self.cost_weight}; the paper uses 2")
         if self.temperature <= 0:
             raise RecipeError(f"temperature must be above 0, got {self.temperature}; the paper uses 1")
+        check_network_target(self.network_target, self.network_weight)
         check_share(self.share, self.closing, used=self.gate_mode == "share")
         check_budgets(self.budgets, self.share, self.target)
-        if self.budgets.low is not None and self.schedule is not None:
-            raise RecipeError(
-                f"schedule has no effect beside budgets.low, got {self.schedule}; drop one of them"
-            )
+        if self.budgets.low is not None:
+            check_unused(self, "budgets.low", schedule=None, network_target=None)
+        check_alive(self.alive, by_share=self.gate_mode == "share", drawn=True, rounded=True)
         if self.share.shares is not None:
             raise RecipeError(
                 "share.shares has no effect under convnet_aig, whose schedule says them; set that"
             )
         if self.gate_mode == "share":
-            check_unused(self, "gate_mode 'share'", cost_weight=2.0, temperature=1.0)
+            check_unused(self, "gate_mode 'share'", cost_weight=2.0, temperature=1.0, network_target=None)
 
     def rates(self, num_units: int) -> list[float]:
         """Return the target rate of every unit.
@@ -84,11 +99,7 @@ class ConvNetAigConfig:
         """
         if self.schedule is None:
             return [self.target] * num_units
-        if len(self.schedule) != num_units:
-            raise RecipeError(
-                f"schedule must name every block once, got {len(self.schedule)} rates for {num_units} blocks"
-            )
-        return self.schedule
+        return named_once("schedule", self.schedule, num_units)
 
 
 def _router(backbone: Backbone, settings: ConvNetAigConfig) -> Router:
@@ -114,7 +125,13 @@ def _router(backbone: Backbone, settings: ConvNetAigConfig) -> Router:
 def _sampler(settings: ConvNetAigConfig, noise: Noise) -> Sampler:
     if settings.gate_mode == "share":
         return argmax  # in training the router says who samples
-    return GumbelSoftmax(noise=noise, temperature=settings.temperature, hard=True)
+    return GumbelSoftmax(
+        noise=noise,
+        temperature=settings.temperature,
+        hard=True,
+        explore=settings.alive.explore,
+        draws=settings.alive.draws,
+    )
 
 
 def _losses(
@@ -124,7 +141,11 @@ def _losses(
         return {}
     decisions = output.decisions
     rates = settings.rates(decisions.weights.shape[1]) if batch.budget is None else batch.budget
-    return {"cost": settings.cost_weight * target_rate_loss(decisions, rates)}
+    terms = {"cost": settings.cost_weight * target_rate_loss(decisions, rates)}
+    if settings.network_target is not None:
+        network = cost_loss(decisions, settings.network_target, cost, scope="network")
+        terms["network_cost"] = settings.network_weight * network
+    return terms | alive_terms(decisions.logits, settings.alive)
 
 
 CONVNET_AIG = Method(
@@ -134,5 +155,5 @@ CONVNET_AIG = Method(
     router=_router,
     sampler=_sampler,
     losses=_losses,
-    budget=lambda settings: "target" if settings.schedule is None else None,
+    budget=budget_name,
 )

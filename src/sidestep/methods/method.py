@@ -82,6 +82,38 @@ def check_unused(settings: Any, beside: str, **defaults: Any) -> None:
             raise RecipeError(f"{name} has no effect with {beside}, got {value!r}; drop it")
 
 
+def check_network_target(target: float | None, weight: float) -> None:
+    """Refuse a target of the whole network, beside those of units, that is none.
+
+    Raises:
+        RecipeError: naming the setting.
+    """
+    if target is not None and not 0 <= target <= 1:
+        raise RecipeError(
+            f"network_target must be in [0, 1], got {target}; 0.6 is a usual fraction of the MACs"
+        )
+    if weight < 0:
+        raise RecipeError(f"network_weight must be at least 0, got {weight}; 100 holds a target")
+
+
+def named_once(name: str, rates: list[float], num_units: int) -> list[float]:
+    """Return rates that name every unit of a network once.
+
+    Raises:
+        RecipeError: naming the setting, when they do not.
+    """
+    if len(rates) != num_units:
+        raise RecipeError(f"{name} must name every block once, got {len(rates)} rates for {num_units} blocks")
+    return rates
+
+
+def budget_name(settings: Any) -> str | None:
+    """Return which setting says how much is executed: the network's target, or that of all units."""
+    if settings.network_target is not None:
+        return "network_target"
+    return "target" if settings.schedule is None else None
+
+
 def check_maps(backbone: Backbone, who: str) -> None:
     """Refuse a backbone of tokens where a router looks at the positions of maps.
 

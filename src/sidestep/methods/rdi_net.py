@@ -20,7 +20,15 @@ from sidestep.data.histogram import HistogramConfig, color_histogram
 from sidestep.errors import RecipeError
 from sidestep.losses.budget import Scope, cost_loss
 from sidestep.losses.paths import Reduction, rank_loss
-from sidestep.methods.method import Method, check_two_options, check_unused
+from sidestep.methods.alive import AliveConfig, alive_terms, check_alive
+from sidestep.methods.method import (
+    Method,
+    budget_name,
+    check_network_target,
+    check_two_options,
+    check_unused,
+    named_once,
+)
 from sidestep.routing.budget_router import BudgetsConfig
 from sidestep.routing.budget_share import check_budgets, for_all_budgets
 from sidestep.routing.relational import RelationalConfig, RelationalRouter
@@ -68,8 +76,12 @@ class RdiNetConfig:
         target: t of the cost loss: the mean execution rate, or with cost_scope "network" the fraction of the
             static network's MACs, routers included.
         cost_weight: lambda of eq. 16.
+        schedule: target rate of every unit instead, in order.
         cost_scope: what is compared with t, see `cost_loss`.
         cost_reduction: over units; the paper sums.
+        network_target: besides, the fraction of the static network's MACs that the network is to have on
+            average, routers included, while rates of units lean towards their targets; None asks for none.
+        network_weight: factor of (mean fraction - network_target)^2; 100 holds it.
         gate_mode: "soft" blends as eq. 9, "hard" rounds with a straight-through gradient, "share" executes
             the share `target` of every batch, see `routing.share`; there is no cost loss then.
         temperature: tau of the Gumbel-softmax.
@@ -78,26 +90,40 @@ class RdiNetConfig:
         share: settings of gates by share of the batch.
         budgets: settings of a network for all budgets; `target` is then that of an evaluation that asks for
             none.
+        alive: losses and noise against gates that treat all images alike, see `methods.alive`.
         router: the relational router.
         srm: the Sample Relation Module.
     """
 
     target: float = 0.5
+    schedule: list[float] | None = None
     cost_weight: float = 1.0
     cost_scope: Scope = "unit"
     cost_reduction: Literal["sum", "mean"] = "sum"
+    network_target: float | None = None
+    network_weight: float = 100.0
     gate_mode: Literal["soft", "hard", "share"] = "soft"
     temperature: float = 1.0
     noise_scale: float = 1.0
     closing: float = 1.0
     share: ShareConfig = field(default_factory=ShareConfig)
     budgets: BudgetsConfig = field(default_factory=BudgetsConfig)
+    alive: AliveConfig = field(default_factory=AliveConfig)
     router: RelationalConfig = field(default_factory=RelationalConfig)
     srm: SrmConfig = field(default_factory=SrmConfig)
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.target <= 1.0:
-            raise RecipeError(f"target must be in [0, 1], got {self.target}; 0.5 runs half of the blocks")
+        for name, rates in (("target", [self.target]), ("schedule", self.schedule or [])):
+            if any(not 0.0 <= rate <= 1.0 for rate in rates):
+                raise RecipeError(
+                    f"{name} must be in [0, 1], got {getattr(self, name)}; 0.5 runs half of the blocks"
+                )
+        check_network_target(self.network_target, self.network_weight)
+        if self.cost_scope == "network" and (self.schedule is not None or self.network_target is not None):
+            raise RecipeError(
+                "schedule and network_target go with targets of units, got cost_scope 'network'; set "
+                "cost_scope: unit"
+            )
         if self.cost_weight < 0:
             raise RecipeError(f"cost_weight must be at least 0, got {self.cost_weight}; the paper uses 1")
         if self.temperature <= 0:
@@ -106,13 +132,30 @@ class RdiNetConfig:
             raise RecipeError(f"noise_scale must be at least 0, got {self.noise_scale}; 1 is Gumbel-softmax")
         check_share(self.share, self.closing, used=self.gate_mode == "share")
         check_budgets(self.budgets, self.share, self.target)
+        if self.budgets.low is not None:
+            check_unused(self, "budgets.low", schedule=None, network_target=None)
+        noisy = self.noise_scale > 0
+        rounded = noisy and self.gate_mode == "hard"
+        check_alive(self.alive, by_share=self.gate_mode == "share", drawn=noisy, rounded=rounded)
         if self.gate_mode == "share":
-            costs = {"cost_weight": 1.0, "cost_scope": "unit", "cost_reduction": "sum"}
-            check_unused(self, "gate_mode 'share'", **costs, temperature=1.0, noise_scale=1.0)
+            costs = {"cost_weight": 1.0, "cost_scope": "unit", "cost_reduction": "sum", "schedule": None}
+            noise = {"temperature": 1.0, "noise_scale": 1.0}
+            check_unused(self, "gate_mode 'share'", **costs, **noise, network_target=None)
+
+    def targets(self, num_units: int) -> float | list[float]:
+        """Return what is compared with execution: one number, or the rate of every unit.
+
+        Raises:
+            RecipeError: when the schedule does not name every unit once.
+        """
+        if self.schedule is None:
+            return self.target
+        return named_once("schedule", self.schedule, num_units)
 
 
 def _router(backbone: Backbone, settings: RdiNetConfig) -> Router:
     units = backbone.units
+    settings.targets(len(units))
     gates = RelationalRouter(
         [unit.in_channels for unit in units],
         [unit.stage for unit in units],
@@ -145,6 +188,8 @@ def _sampler(settings: RdiNetConfig, noise: Noise) -> Sampler:
         temperature=settings.temperature,
         noise_scale=settings.noise_scale,
         hard=settings.gate_mode == "hard",
+        explore=settings.alive.explore,
+        draws=settings.alive.draws,
     )
 
 
@@ -152,11 +197,15 @@ def _losses(output: RoutedOutput, batch: Batch, cost: CostModel, settings: RdiNe
     decisions = output.decisions
     terms = {}
     if settings.gate_mode != "share":
-        target = settings.target if batch.budget is None else batch.budget
+        target = settings.targets(decisions.weights.shape[1]) if batch.budget is None else batch.budget
         loss = cost_loss(
             decisions, target, cost, scope=settings.cost_scope, reduction=settings.cost_reduction
         )
         terms["cost"] = settings.cost_weight * loss
+    if settings.network_target is not None:
+        network = cost_loss(decisions, settings.network_target, cost, scope="network")
+        terms["network_cost"] = settings.network_weight * network
+    terms |= alive_terms(decisions.logits, settings.alive)
     if settings.srm.alpha > 0 and batch.statistics is not None:
         srm = settings.srm
         terms["rank"] = srm.alpha * rank_loss(
@@ -184,5 +233,5 @@ RDI_NET = Method(
     sampler=_sampler,
     losses=_losses,
     statistics=_statistics,
-    budget=lambda settings: "target",
+    budget=budget_name,
 )

@@ -8,6 +8,7 @@ the negative cross-entropy, is added to the task loss: `settings: {decisions: sa
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from torch import Tensor
@@ -16,11 +17,20 @@ from torch.nn import functional as F
 from sidestep.backbones.backbone import Backbone
 from sidestep.errors import RecipeError
 from sidestep.losses.policy_gradient import reinforce_loss, skipping_return
+from sidestep.methods.alive import AliveConfig, alive_terms, check_alive
 from sidestep.methods.method import Method, check_maps, check_two_options
 from sidestep.routing.feedforward import FeedForwardRouter
 from sidestep.routing.recurrent import RecurrentRouter
 from sidestep.routing.router import Router
-from sidestep.routing.samplers import Categorical, GumbelSoftmax, Noise, Sampler, argmax, log_softmax
+from sidestep.routing.samplers import (
+    Categorical,
+    GumbelSoftmax,
+    Noise,
+    Sampler,
+    argmax,
+    explored_log_probs,
+    log_softmax,
+)
 from sidestep.routing.share import ShareConfig, ShareRouter, check_share
 from sidestep.types import Batch, CostModel, RoutedOutput
 
@@ -45,6 +55,7 @@ class SkipNetConfig:
         gamma: discount of rewards per gate.
         closing: how far shares have moved from 1 to what they are, for ramps; with decisions "share".
         share: settings of gates by share of the batch.
+        alive: losses and exploration against gates that treat all images alike, see `methods.alive`.
         sharpness: factor on the logits that are drawn from; 20 makes the policy nearly deterministic, as the
             ImageNet code does before its hybrid phase.
     """
@@ -59,6 +70,7 @@ class SkipNetConfig:
     sharpness: float = 1.0
     closing: float = 1.0
     share: ShareConfig = field(default_factory=ShareConfig)
+    alive: AliveConfig = field(default_factory=AliveConfig)
 
     def __post_init__(self) -> None:
         if self.width < 1:
@@ -78,6 +90,8 @@ class SkipNetConfig:
                 f"{self.decisions!r}; set decisions: sampled"
             )
         check_share(self.share, self.closing, used=self.decisions == "share", has_target=False)
+        drawn = self.decisions == "sampled"
+        check_alive(self.alive, by_share=self.decisions == "share", drawn=drawn, rounded=False)
 
 
 def _router(backbone: Backbone, settings: SkipNetConfig) -> Router:
@@ -99,25 +113,34 @@ def _sampler(settings: SkipNetConfig, noise: Noise) -> Sampler:
     if settings.decisions == "share":
         return argmax  # in training the router says who samples
     if settings.decisions == "sampled":
-        return Categorical(noise=noise, log_probs=lambda logits: log_softmax(logits * settings.sharpness))
+        return Categorical(noise=noise, log_probs=partial(_policy, settings=settings))
     return GumbelSoftmax(noise=noise, noise_scale=0.0, hard=settings.decisions == "hard")
+
+
+def _policy(logits: Tensor, settings: SkipNetConfig) -> Tensor:
+    """Return the log-probabilities that decisions are drawn from."""
+    sharp, explore = logits * settings.sharpness, settings.alive.explore
+    return explored_log_probs(sharp, explore) if explore else log_softmax(sharp)
 
 
 def _losses(
     output: RoutedOutput, batch: Batch, cost: CostModel, settings: SkipNetConfig
 ) -> dict[str, Tensor]:
     decisions = output.decisions
-    if settings.policy_weight == 0 or decisions.logits is None:
+    if decisions.logits is None:
         return {}
-    # The first unit has no gate.
-    logits, weights = decisions.logits[:, 1:], decisions.weights[:, 1:]
-    task_logits = output.logits.float()
-    task = F.cross_entropy(task_logits, batch.targets(task_logits.shape[1]), reduction="none")
-    returns = skipping_return(
-        weights, task, alpha=settings.alpha, gamma=settings.gamma, scale_task=settings.scale_task
-    )
-    policy = reinforce_loss(log_softmax(logits * settings.sharpness), weights, returns)
-    return {"policy": settings.policy_weight * policy}
+    terms = alive_terms(decisions.logits * settings.sharpness, settings.alive)
+    if settings.policy_weight > 0:
+        # The first unit has no gate.
+        logits, weights = decisions.logits[:, 1:], decisions.weights[:, 1:]
+        task_logits = output.logits.float()
+        task = F.cross_entropy(task_logits, batch.targets(task_logits.shape[1]), reduction="none")
+        returns = skipping_return(
+            weights, task, alpha=settings.alpha, gamma=settings.gamma, scale_task=settings.scale_task
+        )
+        policy = reinforce_loss(_policy(logits, settings), weights, returns)
+        terms["policy"] = settings.policy_weight * policy
+    return terms
 
 
 SKIPNET = Method(

@@ -57,8 +57,21 @@ def bounded_log_probs(logits: Tensor, alpha: float) -> Tensor:
         logits: (..., 2).
         alpha: in [0.5, 1]; 0.8 keeps s' in [0.2, 0.8].
     """
+    return explored_log_probs(logits, 2 * (1 - alpha))
+
+
+def explored_log_probs(logits: Tensor, share: float) -> Tensor:
+    """Return the (..., K) log-probabilities of (1 - share) s + share / K with s = softmax(logits).
+
+    A share of the decisions is drawn as if all options were equal. Those that are forced by an infinite logit
+    stay so.
+
+    Args:
+        logits: (..., K).
+        share: in [0, 1].
+    """
     s = logits.float().softmax(dim=-1)
-    mixed = alpha * s + (1 - alpha) * (1 - s)
+    mixed = (1 - share) * s + share / logits.shape[-1]
     forced = logits.isinf().any(dim=-1, keepdim=True)
     return torch.where(forced, s, mixed).log()
 
@@ -117,22 +130,51 @@ class GumbelSoftmax:
         temperature: divisor of the perturbed logits.
         noise_scale: factor on the Gumbel noise; 1 samples from softmax(logits), smaller values are sharper.
         hard: straight-through: one-hot in the forward pass, gradient of the soft weights.
+        explore: share of the decisions that are drawn as if all options were equal.
+        draws: above 1, the soft weights behind a hard decision are the mean over so many noises that all
+            lead to it: the same gradient in the mean, with less variance (Paulus, Maddison and Krause, ICLR
+            2021, "Rao-Blackwellizing the Straight-Through Gumbel-Softmax Gradient Estimator").
     """
 
     noise: Noise
     temperature: float = 1.0
     noise_scale: float = 1.0
     hard: bool = False
+    explore: float = 0.0
+    draws: int = 1
 
     def __call__(self, logits: Tensor) -> Sample:
-        logits = logits.float()
+        logits = explored_log_probs(logits, self.explore) if self.explore else logits.float()
         uniform = self.noise.uniform(logits.shape[0], logits.shape[1], logits.device).clamp_(1e-10, 1 - 1e-7)
         negative_gumbel = uniform.log_().neg_().log_()
         noisy = torch.sub(logits, negative_gumbel, alpha=self.noise_scale)
+        if self.hard and self.draws > 1:
+            chosen = one_hot_argmax(noisy.detach())
+            soft = self._mean_over_noises(logits, chosen)
+            return Sample(chosen - soft.detach() + soft, soft)
         soft = torch.softmax(noisy / self.temperature, dim=1)
         if not self.hard:
             return Sample(soft, soft)
         return Sample(one_hot_argmax(soft.detach()) - soft.detach() + soft, soft)
+
+    def _mean_over_noises(self, logits: Tensor, chosen: Tensor) -> Tensor:
+        """Return (B, K) soft weights, averaged over noises under which the chosen options have won.
+
+        With l = logits / noise_scale, exponential E and option i chosen, the winner's perturbed logit is
+        log Z - log E_i with Z = sum exp(l), and that of every other one -log(E_j / exp(l_j) + E_i / Z) (eq. 8
+        and 9 of the paper). The noise is their difference to l, and has no gradient.
+        """
+        rows, options = logits.shape
+        uniform = self.noise.uniform(rows, options * self.draws, logits.device).clamp_(1e-10, 1 - 1e-7)
+        log_e = uniform.log_().neg_().log_().view(rows, self.draws, options)
+        scaled, chosen = (logits / self.noise_scale).unsqueeze(1), chosen.unsqueeze(1)
+        with torch.no_grad():
+            winner = scaled.logsumexp(dim=2, keepdim=True) - (log_e * chosen).sum(dim=2, keepdim=True)
+            others = -torch.logaddexp(log_e - scaled, -winner)
+            noise = torch.where(chosen > 0, winner, others) - scaled
+            # Options that are ruled out by an infinite logit stay so.
+            noise = noise.masked_fill(scaled.isinf(), 0.0)
+        return torch.softmax((scaled + noise) * (self.noise_scale / self.temperature), dim=2).mean(dim=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

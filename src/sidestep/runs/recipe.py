@@ -19,6 +19,7 @@ from sidestep.runs.override import OverrideText
 from sidestep.runs.recipe_book import recipe_file
 from sidestep.runs.sections import DATA, METHOD, MODEL
 from sidestep.runs.upgrade import VERSION, upgrade_recipe
+from sidestep.training.step import settings_at
 from sidestep.training.training_config import Phase, TrainingConfig
 
 register_cascades()
@@ -169,6 +170,7 @@ def _finish(values: dict[str, Any], errors: list[str], source: str, overridden: 
             _phase(phase, method, type(settings), f"training.phases.{index}.settings", errors)
             for index, phase in enumerate(parts["training"].phases)
         ]
+        errors += [] if errors else _moved_errors(phases, settings)
         parts["training"] = replace(parts["training"], phases=phases)
     _raise_all(errors, source, overridden)
     return Recipe(
@@ -189,13 +191,18 @@ def _raise_all(errors: list[str], source: str, overridden: Sequence[str] = ()) -
 
 def _phase(phase: Phase, method: Mapping[str, Any], cls: type, place: str, errors: list[str]) -> Phase:
     """Return the phase with its method settings checked and converted."""
-    parts = {field.name for field in fields(cls) if is_dataclass(get_type_hints(cls)[field.name])}
+    hints = get_type_hints(cls)
+    groups = {field.name: hints[field.name] for field in fields(cls) if is_dataclass(hints[field.name])}
+    parts = [name for name, group in groups.items() if not _moves(group)]
     errors += [
         f"{place}.{name} must stay as it is during training, got {value!r}; set it under method"
         for name, value in phase.settings.items()
         if name in parts
     ]
-    values = {key: value for key, value in method.items() if key != "name"} | phase.settings
+    values = {key: value for key, value in method.items() if key != "name"}
+    for name, value in phase.settings.items():
+        whole = name in groups and isinstance(value, dict) and isinstance(values.get(name), dict)
+        values[name] = values[name] | value if whole else value
     built = schema.build(cls, values, place, errors) if phase.settings else None
     if built is None:
         return phase
@@ -240,13 +247,39 @@ def _mixing_errors(method: Method[Any], data: DataConfig) -> list[str]:
 
 def _ramp_errors(training: TrainingConfig, settings: Any) -> list[str]:
     hints = get_type_hints(type(settings))
-    numbers = {name for name, hint in hints.items() if hint is float or float in get_args(hint)}
+    numbers = set(_numbers(type(settings)))
+    for name, group in hints.items():
+        if _moves(group):
+            numbers |= {f"{name}.{inner}" for inner in _numbers(group)}
     return [
         schema.unknown(name, f"training.phases.{index}.ramps", "numbers of the method", numbers)
         for index, phase in enumerate(training.phases)
         for name in phase.ramps
         if name not in numbers
     ]
+
+
+def _numbers(cls: Any) -> list[str]:
+    """Return the settings that are numbers."""
+    hints, names = get_type_hints(cls), [field.name for field in fields(cls)]
+    return [name for name in names if hints[name] is float or float in get_args(hints[name])]
+
+
+def _moves(group: Any) -> bool:
+    """Return whether settings inside of a method's may change in a phase: no part is built from them."""
+    return is_dataclass(group) and bool(getattr(group, "moves", False))
+
+
+def _moved_errors(phases: Sequence[Phase], settings: Any) -> list[str]:
+    """Return what is wrong with settings where ramps begin and end, at which training would stop."""
+    errors = []
+    for index, phase in enumerate(phases):
+        try:
+            for progress in (0.0, 1.0) if phase.ramps else ():
+                settings_at(settings, phase, progress)
+        except RecipeError as error:
+            errors.append(f"training.phases.{index}.ramps take the method where {error}")
+    return errors
 
 
 def _pairs(overrides: Sequence[str], errors: list[str]) -> list[tuple[str, OverrideText]]:

@@ -239,9 +239,12 @@ def _largest(batch: Batch) -> Tensor:
 
 def settings_at(settings: Any, phase: Phase, progress: float) -> Any:
     """Return the method's settings at `progress` of a phase."""
-    if not phase.settings and not phase.ramps:
-        return settings
-    return replace(settings, **phase.settings, **phase.ramped(progress))
+    values = dict(phase.settings)
+    for name, value in phase.ramped(progress).items():
+        outer, _, inner = name.partition(".")
+        group = values.get(outer, getattr(settings, outer))
+        values[outer] = replace(group, **{inner: value}) if inner else value
+    return replace(settings, **values) if values else settings
 
 
 def select_parameters(network: DynamicNetwork, train: str) -> Callable[[], None]:

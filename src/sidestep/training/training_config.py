@@ -67,7 +67,7 @@ class Phase:
             (`TrainingConfig.unlearnt`); or "apart": steps take turns, in which blocks and exits learn the
             former, and routers the latter.
         settings: method settings that hold in this phase instead of the recipe's, by name.
-        ramps: method settings that move during the phase, by name ("target").
+        ramps: method settings that move during the phase, by name ("target", "alive.shaping").
     """
 
     name: str
