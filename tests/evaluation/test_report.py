@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -51,6 +52,11 @@ def test_a_report_by_hand() -> None:
     assert found.keep_rates == [0.75, 0.25]
     assert (found.num_paths, found.executed_mean) == (3, 1.0)
     assert found.executed_std == pytest.approx(0.5**0.5)
+    # One path has two of the four images. All know the class (0.81 bits), as they do in half of all ways to
+    # deal the classes out: where the one image of class 1 shares its path a half of a bit is left to guess.
+    assert found.image_bits == pytest.approx(1.5)
+    entropy = 2 - 0.75 * math.log2(3)
+    assert found.class_bits == pytest.approx(entropy - (entropy + entropy - 0.5) / 2)
     # 1100, 1400, 1000 and 1100 MACs without routers, which take 30; the full network takes 1400.
     assert found.gflops_without_routers == pytest.approx(2e-9 * 1150)
     assert found.gflops == pytest.approx(2e-9 * 1180)

@@ -65,6 +65,9 @@ def report_table(report: Mapping[str, Any], title: str) -> Table:
         add_row(table, f"ms per image ({report['latency_book']})", f"{report['latency_ms']:.4f}")
     add_row(table, "executed blocks", f"{report['executed_mean']:.2f} ± {report['executed_std']:.2f}")
     add_row(table, "distinct paths", f"{report['num_paths']:,}")
+    for name in ("image", "class"):
+        if (bits := report.get(f"{name}_bits")) is not None:
+            add_row(table, f"bits of a path about the {name}", f"{bits:.2f}")
     if report["keep_rates"]:
         add_row(table, "keep rate per block", " ".join(f"{rate:.2f}" for rate in report["keep_rates"]))
     if report.get("exit_rates"):
@@ -169,7 +172,8 @@ def sweep_table(rows: Sequence[SweepRow], title: str) -> Table:
 
 def comparison_table(reports: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """Return reports of several networks side by side, one a row."""
-    table = plain_table("network", "accuracy", "GFLOPs", "of static", "executed blocks", "paths", title=title)
+    heads = ["network", "accuracy", "GFLOPs", "of static", "executed blocks", "paths", "bits of class"]
+    table = plain_table(*heads, title=title)
     for name, report in reports.items():
         add_row(
             table,
@@ -179,6 +183,7 @@ def comparison_table(reports: Mapping[str, Mapping[str, Any]], title: str) -> Ta
             f"{report['fraction_of_full']:.1%}",
             f"{report['executed_mean']:.2f}",
             f"{report['num_paths']:,}",
+            f"{report['class_bits']:.2f}",
         )
     return table
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sidestep.cost.latency_book import LatencyBook
+from sidestep.evaluation.path_information import class_bits, image_bits, path_numbers
 from sidestep.evaluation.sampled import Sampled, samplers
 from sidestep.execution.execution import Execution, masked
 from sidestep.networks.network import DynamicNetwork
@@ -40,6 +41,9 @@ class Report:
         exit_accuracies: top-1 of every early exit on all images, or None where not all are computed.
         latency_ms: mean milliseconds per image by the latency book `latency_book`, or None without one.
         latency_book: name of the latency book.
+        image_bits: mutual information of path and image in bits, see `path_information`; None where decisions
+            were drawn, which have noise in their paths.
+        class_bits: that of path and class, less what chance would say.
     """
 
     execution: str
@@ -60,6 +64,8 @@ class Report:
     exit_accuracies: list[float] | None = None
     latency_ms: float | None = None
     latency_book: str | None = None
+    image_bits: float | None = None
+    class_bits: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain values, ready for JSON."""
@@ -181,11 +187,12 @@ def report_of(
 
 def _report(seen: Seen, cost: CostModel, num_classes: int, execution: str, decisions: str) -> Report:
     decided = seen.decisions()
-    executed, correct = decided.execution(), torch.cat(seen.correct)
+    executed, correct, labels = decided.execution(), torch.cat(seen.correct), torch.cat(seen.labels)
+    paths = path_numbers(decided)
     per_image = executed.sum(dim=1)
     macs = cost.per_sample(decided).double()
     bare = cost.per_sample(decided, routers=False).double()
-    classes = torch.nn.functional.one_hot(torch.cat(seen.labels), num_classes).float()
+    classes = torch.nn.functional.one_hot(labels, num_classes).float()
     per_class = classes.T @ executed / classes.sum(dim=0).clamp_min(1).unsqueeze(1)
     return Report(
         execution=execution,
@@ -198,7 +205,7 @@ def _report(seen: Seen, cost: CostModel, num_classes: int, execution: str, decis
         fraction_of_full=macs.mean().item() / cost.full,
         keep_rates=executed.double().mean(dim=0).tolist(),
         keep_rates_per_class=per_class.double().tolist(),
-        num_paths=_num_paths(decided),
+        num_paths=int(paths.max()) + 1,
         executed_mean=per_image.mean().item(),
         executed_std=per_image.std(unbiased=False).item(),
         ponder=torch.cat(seen.ponder).double().mean(dim=0).tolist() if seen.ponder else None,
@@ -206,12 +213,6 @@ def _report(seen: Seen, cost: CostModel, num_classes: int, execution: str, decis
         exit_accuracies=(
             torch.cat(seen.exit_correct).double().mean(dim=0).tolist() if seen.exit_correct else None
         ),
+        image_bits=image_bits(paths) if decisions == "argmax" else None,
+        class_bits=class_bits(paths, labels),
     )
-
-
-def _num_paths(decided: Decisions) -> int:
-    """Return the number of distinct paths; where an image leaves is a part of its path."""
-    choices = decided.paths()
-    if decided.exits is not None:
-        choices = torch.cat([choices, decided.exits.argmax(dim=1, keepdim=True)], dim=1)
-    return len(torch.unique(choices, dim=0))

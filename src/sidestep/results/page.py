@@ -16,6 +16,7 @@ from sidestep.results.figures import ExitLines, Line, Point, save_accuracy_cost
 from sidestep.results.kept_curve import KINDS
 from sidestep.results.markdown import table
 from sidestep.results.page_data import PageData, page_data, read_results
+from sidestep.results.paired import paired_section
 from sidestep.results.published import published_points
 from sidestep.results.recipe_tables import recipe_sections
 from sidestep.results.run_groups import RunGroup, lines_of, mean_and_deviation, run_groups, with_deviation
@@ -26,6 +27,8 @@ _WHAT = """Test split; costs with routers; GFLOPs are 2 x MACs; best epoch by th
 Milliseconds are those of an image in the largest batch of `sidestep bench`, float32: gathered and
 the run's static origin in PyTorch, in the same minute, and the network in the native engine."""
 _SEEDS = """Runs that differ in their seed alone: mean and deviation of a sample."""
+# What a path knows of the image and of its class.
+_BITS = ("bits of image", "bits of class")
 _MOST_EPOCHS = 8
 _CURVES = f"""Accuracy at a share of the static network's MACs, epoch by epoch; of more than {_MOST_EPOCHS}
 epochs some, by number, the best one among them."""
@@ -133,6 +136,7 @@ def _page(data: PageData) -> str:
     lines = [f"# {data.title}", "", *picture, *_WHAT.splitlines(), "", *_rows(data.results)]
     lines += [
         *_over_seeds(data.results),
+        *paired_section(data.results),
         *exit_sections(data.results),
         "",
         "## Validation curves",
@@ -146,14 +150,21 @@ def _page(data: PageData) -> str:
 
 
 def _rows(results: Sequence[RunResult]) -> list[str]:
+    informed = _informed(results)
     names = [
         "run", "method", "seed", "best: accuracy %", "GFLOPs", "of static", "last: accuracy %", "GFLOPs",
-        "of static", "executed blocks", "paths", "ms gathered", "ms static", "ms engine", "minutes",
+        "of static", "executed blocks", "paths", *(_BITS if informed else ()), "ms gathered", "ms static",
+        "ms engine", "minutes",
     ]  # fmt: skip
-    return table(names, [_row(result) for result in results])
+    return table(names, [_row(result, informed=informed) for result in results])
 
 
-def _row(result: RunResult) -> list[str]:
+def _informed(results: Sequence[RunResult]) -> bool:
+    """Return whether a report says what paths know of images and classes; older ones do not."""
+    return any(result.reports["best"].get("image_bits") is not None for result in results)
+
+
+def _row(result: RunResult, *, informed: bool) -> list[str]:
     best, last = result.reports["best"], result.reports["last"]
     return [
         result.folder,
@@ -162,6 +173,7 @@ def _row(result: RunResult) -> list[str]:
         *(cell for report in (best, last) for cell in _figures(report)),
         f"{best['executed_mean']:.2f} ± {best['executed_std']:.2f}",
         str(best["num_paths"]),
+        *(_bits([best]) if informed else ()),
         *(_milliseconds(result.milliseconds(name)) for name in ("gathered", STATIC_PYTORCH, ENGINE)),
         f"{result.minutes:.1f}",
     ]
@@ -175,6 +187,13 @@ def _figures(report: dict[str, Any]) -> list[str]:
     ]
 
 
+def _bits(reports: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the cells of `_BITS`, over all reports."""
+    found = [[report.get(name) for report in reports] for name in ("image_bits", "class_bits")]
+    known = [[value for value in values if value is not None] for values in found]
+    return [with_deviation(values, 2) if len(values) == len(reports) else "-" for values in known]
+
+
 def _milliseconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
@@ -183,20 +202,16 @@ def _over_seeds(results: Sequence[RunResult]) -> list[str]:
     groups = [group for group in run_groups(results) if len(group.results) > 1]
     if not groups:
         return []
+    informed = _informed([result for group in groups for result in group.results])
     names = [
-        "runs",
-        "method",
-        "seeds",
-        "best: accuracy %",
-        "GFLOPs",
-        "of static",
-        "last: accuracy %",
-        "minutes",
-    ]
-    return ["", "## Over seeds", "", *_SEEDS.splitlines(), "", *table(names, map(_group_row, groups))]
+        "runs", "method", "seeds", "best: accuracy %", "GFLOPs", "of static", "last: accuracy %",
+        *(_BITS if informed else ()), "minutes",
+    ]  # fmt: skip
+    rows = [_group_row(group, informed=informed) for group in groups]
+    return ["", "## Over seeds", "", *_SEEDS.splitlines(), "", *table(names, rows)]
 
 
-def _group_row(group: RunGroup) -> list[str]:
+def _group_row(group: RunGroup, *, informed: bool) -> list[str]:
     best, last = ([result.reports[name] for result in group.results] for name in ("best", "last"))
     return [
         group.name,
@@ -206,6 +221,7 @@ def _group_row(group: RunGroup) -> list[str]:
         with_deviation([report["gflops"] for report in best], 4),
         with_deviation([100 * report["fraction_of_full"] for report in best], 1) + " %",
         with_deviation([100 * report["accuracy"] for report in last], 2),
+        *(_bits(best) if informed else ()),
         with_deviation([result.minutes for result in group.results], 1),
     ]
 

@@ -43,6 +43,10 @@ class RunGroup:
         """Return mean and deviation of their accuracy in percent."""
         return mean_and_deviation([result.percent for result in self.results])
 
+    def percent_of(self, seed: int) -> float:
+        """Return the accuracy in percent of the run with a seed that is there."""
+        return next(result.percent for result in self.results if _seed(result) == seed)
+
 
 def run_groups(results: Sequence[RunResult]) -> list[RunGroup]:
     """Return runs in groups of equal recipes but for name and seed, in the order of their first runs.
