@@ -40,7 +40,7 @@ _DONE = "done.json"
 def commands(chosen: Namespace) -> dict[str, tuple[list[str], float]]:
     """Return the command of every part that is one, with the seconds that it may take at most."""
     python, sizes = sys.executable, [str(size) for size in chosen.batch_sizes]
-    tests = [python, "-m", "pytest", "-q", "-m", "gpu", "-n", str(chosen.workers), "tests/gpu"]
+    tests = [python, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:benchmark", "-n", str(chosen.workers), "tests/gpu"]
     training = [python, str(HERE.parent / "training_speed.py"), "--batch-sizes", *sizes]
     inference = [python, str(HERE.parent / "inference_on_gpu.py")]
     seconds = ["--seconds", str(chosen.seconds)]
@@ -130,7 +130,14 @@ def train_open(chosen: Namespace, runs: Path, seconds: float) -> None:
     runs.mkdir(parents=True, exist_ok=True)
     devices = Devices(accelerator=chosen.accelerator, logger="none", compile=False)
     if seconds > 1:
-        train_rows(rows, runs, workers=chosen.workers, seconds=seconds, devices=devices)
+        train_rows(
+            rows,
+            runs,
+            workers=chosen.workers,
+            replicas=chosen.replicas,
+            seconds=seconds,
+            devices=devices,
+        )
     lines = table_of(rows, runs)
     (chosen.out / "rows.json").write_text(json.dumps(lines, indent=1) + "\n")
     for line in lines:
@@ -156,7 +163,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("gpu_results"), help="folder of the results")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="of the program")
     parser.add_argument("--rows", type=Path, default=HERE / "rows.yaml", help="what is trained, in order")
-    parser.add_argument("--workers", type=int, default=4, help="rows at a time (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=4, help="processes (default: %(default)s)")
+    parser.add_argument("--replicas", type=int, default=3, help="rows that each trains at a time")
     parser.add_argument("--accelerator", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--seconds", type=float, default=10.0, help="of every group of timings")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[256, 512], help="of training's timing")

@@ -9,15 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from threading import Thread
 
 import torch
 import yaml
 
+from sidestep.data.shared_images import shared_images
 from sidestep.errors import InterruptedRunError
 from sidestep.results.run_result import REPORT
 from sidestep.runs.recipe import Recipe, load_recipe
 from sidestep.runs.train import train
 from sidestep.training.devices import Devices
+from sidestep.training.interrupt import stop_flag
 
 _SECONDS_TO_STOP = 45.0
 
@@ -50,23 +53,26 @@ def read_rows(path: Path, data: dict[str, str], overrides: Sequence[str] = ()) -
     return rows
 
 
-def train_rows(rows: Sequence[Row], out: Path, *, workers: int, seconds: float, devices: Devices) -> None:
+def train_rows(
+    rows: Sequence[Row], out: Path, *, workers: int, replicas: int, seconds: float, devices: Devices
+) -> None:
     """Train rows in order, so many at a time, for a while; what is not finished goes on in the next call.
 
     Args:
         rows: to be trained.
         out: folder of their run folders.
         workers: processes.
+        replicas: rows that each of them trains at a time, on a GPU on streams of their own.
         seconds: after which they are stopped; each saves the step that it is at.
         devices: where a row is trained.
     """
     context = multiprocessing.get_context("spawn")
     queue: SimpleQueue[Row | None] = context.SimpleQueue()
     waiting = [row for row in rows if not (out / row.name / REPORT).is_file()]
-    for item in [*waiting, *([None] * workers)]:
+    for item in [*waiting, *([None] * workers * replicas)]:
         queue.put(item)
     end = time.monotonic() + seconds
-    arguments = (queue, out, devices, max(1, torch.get_num_threads() // workers), end)
+    arguments = (queue, out, devices, replicas, max(1, torch.get_num_threads() // workers), end)
     processes = [context.Process(target=_work, args=arguments) for _ in range(workers)]
     for process in processes:
         process.start()
@@ -81,9 +87,23 @@ def train_rows(rows: Sequence[Row], out: Path, *, workers: int, seconds: float, 
             process.kill()
 
 
-def _work(queue: SimpleQueue[Row | None], out: Path, devices: Devices, threads: int, end: float) -> None:
+def _work(
+    queue: SimpleQueue[Row | None], out: Path, devices: Devices, replicas: int, threads: int, end: float
+) -> None:
     torch.set_num_threads(threads)
     multiprocessing.set_start_method(None, force=True)
+    # The main thread alone hears that it is to stop, and waits where it can.
+    with stop_flag(), shared_images():
+        takers = [Thread(target=_take, args=(queue, out, devices, end)) for _ in range(replicas)]
+        for taker in takers:
+            taker.start()
+        for taker in takers:
+            while taker.is_alive():
+                taker.join(0.2)
+
+
+def _take(queue: SimpleQueue[Row | None], out: Path, devices: Devices, end: float) -> None:
+    """Train one row after the other until the time is up or none is left."""
     while time.monotonic() < end and (row := queue.get()) is not None:
         folder = out / row.name
         try:

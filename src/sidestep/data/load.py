@@ -18,6 +18,7 @@ from sidestep.data.image_set import ImageSet, Indices
 from sidestep.data.meant_classes import with_meant_classes
 from sidestep.data.memory_set import MemorySet
 from sidestep.data.preparation import Preparation, Size
+from sidestep.data.shared_images import Pixels, decoded_once
 from sidestep.data.sources import SOURCES
 from sidestep.data.split import Role, Split, class_difference
 from sidestep.data.stream_set import StreamSet
@@ -182,6 +183,13 @@ def _build(
         return StreamSet(
             part.split, part.indices, config, framing=part.framing, statistics=statistics, device=device
         )
+    images, labels = decoded_once(
+        part.split, part.framing, part.indices, config, lambda: _decoded(part, config)
+    )
+    return MemorySet(images, labels, config, statistics=statistics, device=device)
+
+
+def _decoded(part: _Part, config: DataConfig) -> Pixels:
     decoder = Decoder(part.split, part.framing, flip=bool(config.flip))
     chunks = [Request(part.indices[start : start + _CHUNK]) for start in range(0, len(part.indices), _CHUNK)]
     shape = (len(part.indices), config.channels, *part.framing.size)
@@ -190,7 +198,7 @@ def _build(
     for step, decoded in enumerate(decode_batches(decoder, chunks, workers=config.workers)):
         rows = slice(step * _CHUNK, (step + 1) * _CHUNK)
         images[rows], labels[rows] = decoded.images, decoded.labels
-    return MemorySet(images, labels, config, statistics=statistics, device=device)
+    return images, labels
 
 
 def _storage(part: _Part, config: DataConfig) -> str:

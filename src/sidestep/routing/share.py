@@ -182,7 +182,7 @@ class ShareRouter(Router):
                 least, most = margins.min(), margins.max()
                 beyond = most - least + 1
                 self.shift[unit, 1] = least - beyond if count else most + beyond
-                self.seen[unit] = 0
+                self.seen[unit].zero_()
                 return
             first = count * len(margins) // len(margin)
             ordered = margins.sort(descending=True).values
@@ -264,7 +264,7 @@ class TopShare:
         unit, batch, router = self.unit, len(logits), self.router
         if unit in router.open or unit in router.config.executed:
             weights = torch.zeros_like(logits)
-            weights[:, 1] = 1
+            weights[:, 1].fill_(1)
             return Sample(weights, weights)
         margin = logits[:, 1].float() - logits[:, 0].float()
         if not router.training:

@@ -26,6 +26,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from torch import distributed as dist
 
+from sidestep.data.shared_images import shared_images
 from sidestep.errors import InterruptedRunError, RecipeError, first_line, understood
 from sidestep.files import made_folder
 from sidestep.plugins import import_plugins, imported_plugins
@@ -151,6 +152,7 @@ def _check_recipes(study: optuna.Study, out: Path, runs: Sequence[SweepRun]) -> 
             )
 
 
+@shared_images()
 def work(
     study: optuna.Study,
     out: Path,
