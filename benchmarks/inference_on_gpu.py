@@ -9,9 +9,13 @@ from measure import options, publish, random_batch, table
 from torch import Tensor
 
 from sidestep.evaluation.bench import bench_network
+from sidestep.evaluation.rivals import Runner, pytorch_input
+from sidestep.execution.prepare import Precision, cast, prepare
 from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.router import Router
+
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
 class CoinRouter(Router):
@@ -22,8 +26,23 @@ class CoinRouter(Router):
         return torch.stack([-margin, margin], dim=1), None
 
 
+def compiled(network: RoutedNetwork, images: Tensor) -> dict[Precision, dict[str, Runner]]:
+    """Return the static network as torch.compile makes it, replayed as CUDA graphs, for every precision."""
+    static = prepare(network, images[:2]).static
+    return {
+        precision: {
+            "static pytorch, compiled": Runner(
+                convert=pytorch_input(precision),
+                run=torch.compile(cast(static, precision), mode="reduce-overhead"),
+            )
+        }
+        for precision in PRECISIONS
+    }
+
+
 def _more(parser: ArgumentParser) -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32, 256], help="images per call")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes")
     parser.add_argument("--model", default="cifar_resnet110", help="backbone (default: %(default)s)")
 
 
@@ -32,12 +51,16 @@ def main() -> None:
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     backbone = build_backbone(ModelConfig(name=chosen.model), num_classes=10)
+    network = RoutedNetwork(backbone, CoinRouter()).to(device).eval()
+    images = random_batch(max(2, *chosen.batch_sizes), device).images
     result = bench_network(
-        RoutedNetwork(backbone, CoinRouter()).to(device).eval(),
+        network,
         input_size=(32, 32),
         batch_sizes=chosen.batch_sizes,
-        images=random_batch(max(chosen.batch_sizes), device).images,
+        images=images,
+        precisions=PRECISIONS,
         seconds=chosen.seconds,
+        extra=compiled(network, images) if chosen.compile else None,
     )
     names = ["precision", "batch", "runtime", "median, ms", "over the best static"]
     rows = [

@@ -40,7 +40,19 @@ _DONE = "done.json"
 def commands(chosen: Namespace) -> dict[str, tuple[list[str], float]]:
     """Return the command of every part that is one, with the seconds that it may take at most."""
     python, sizes = sys.executable, [str(size) for size in chosen.batch_sizes]
-    tests = [python, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:benchmark", "-n", str(chosen.workers), "tests/gpu"]
+    tests = [
+        python,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "gpu",
+        "-p",
+        "no:benchmark",
+        "-n",
+        str(chosen.workers),
+        "tests/gpu",
+    ]
     training = [python, str(HERE.parent / "training_speed.py"), "--batch-sizes", *sizes]
     inference = [python, str(HERE.parent / "inference_on_gpu.py")]
     seconds = ["--seconds", str(chosen.seconds)]

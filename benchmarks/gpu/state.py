@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 
@@ -24,8 +24,8 @@ _PIECES = "state.tar."
 def pack(work: Path, state: Path) -> list[Path]:
     """Write the files of `work` into pieces in `state`, and return what had no room.
 
-    First comes what is small, then the checkpoints from which runs go on, then the weights of finished runs.
-    These keep the network alone, without the optimiser.
+    First comes what is small, then the checkpoints from which runs go on, then the weights of finished runs,
+    which keep the network alone, without the optimiser; last what was best of those that go on.
 
     Args:
         work: folder of the program.
@@ -61,13 +61,15 @@ def unpack(state: Path, work: Path) -> None:
             tar.extractall(work, filter="data")
 
 
-def _in_order(paths: Iterable[Path]) -> Iterator[Path]:
+def _in_order(paths: Iterable[Path]) -> list[Path]:
     def key(path: Path) -> tuple[int, str]:
-        small = path.stat().st_size <= _SMALL and path.suffix != ".safetensors"
-        finished = (path.parent / REPORT).is_file()
-        return (0 if small else 2 if finished else 1), str(path)
+        if path.suffix != ".safetensors" and path.stat().st_size <= _SMALL:
+            return 0, str(path)
+        if (path.parent / REPORT).is_file():
+            return 2, str(path)
+        return (1 if path.name == LAST else 3), str(path)
 
-    return iter(sorted(paths, key=key))
+    return sorted(paths, key=key)
 
 
 def _lighten(folder: Path) -> None:

@@ -25,8 +25,8 @@ _kept: dict[str, Pixels] | None = None
 def shared_images() -> Iterator[None]:
     """Decode the same images once for all trainings inside, one after the other or in threads.
 
-    Sweeps train many recipes on one set, and decoding CIFAR takes as long as an epoch on a GPU. Only sets that
-    lie in memory are kept, until the end.
+    Sweeps train many recipes on one set, and decoding CIFAR takes as long as an epoch on a GPU. Only sets
+    that lie in memory are kept, until the end.
     """
     global _kept
     if _kept is not None:

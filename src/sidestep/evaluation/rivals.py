@@ -51,9 +51,6 @@ def static_runners(
     runners = {STATIC_PYTORCH: pytorch_runner(backbone, precision)}
     if next(backbone.parameters()).is_cuda:
         runners["static pytorch, CUDA graph"] = cuda_graph_runner(backbone, precision)
-        # "reduce-overhead" replays a CUDA graph of the compiled kernels.
-        compiled: Any = torch.compile(cast(backbone, precision), mode="reduce-overhead")
-        runners["static pytorch, compiled"] = Runner(convert=pytorch_input(precision), run=compiled)
     if onnx is not None and installed("onnxruntime") and precision == "float32":
         runners["static onnxruntime"] = onnxruntime_runner(onnx)
     if onnx is not None and installed("openvino") and precision in openvino_precisions():

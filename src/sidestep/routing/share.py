@@ -135,6 +135,8 @@ class ShareRouter(Router):
         self.register_buffer("worth", torch.zeros(num_units))
         # Shares that were learnt; all 0 until they are.
         self.register_buffer("learnt", torch.zeros(num_units))
+        self._known: list[float] | None = None
+        self.register_load_state_dict_post_hook(_forget_known)
 
     def begin(self, images: Tensor) -> Any:
         return self.inner.begin(images)
@@ -159,13 +161,19 @@ class ShareRouter(Router):
         """Return the share of every unit once all are closed; learnt ones are settled when that begins."""
         if self.config.shares is not None:
             chosen = list(self.config.shares)
-        elif self.config.learn and (closed > 0 or bool(self.learnt.any())):
-            if not bool(self.learnt.any()):
+        elif self.config.learn and (closed > 0 or any(self._fetched())):
+            if not any(self._fetched()):
                 self._settle(list(self._rates(settings)))
-            chosen = self.learnt.tolist()
+            chosen = self._fetched()
         else:
             chosen = list(self._rates(settings))
         return [1.0 if unit in self.open else share for unit, share in enumerate(chosen)]
+
+    def _fetched(self) -> list[float]:
+        """Return the learnt shares as numbers, which a step of a GPU that is recorded could not fetch."""
+        if self._known is None:
+            self._known = self.learnt.tolist()
+        return self._known
 
     def note_quantile(self, unit: int, margin: Tensor, count: int) -> None:
         """Move a unit's quantile towards that of a batch of all processes.
@@ -215,6 +223,11 @@ class ShareRouter(Router):
         mean = sum(rates[unit] for unit in gated) / len(gated)
         self.learnt.fill_(1.0)
         self.learnt[gated] = allocated(worth[gated], mean, self.config.least)
+        self._known = None
+
+
+def _forget_known(router: Any, keys: object) -> None:
+    router._known = None
 
 
 def closed_now(settings: Any) -> float:
