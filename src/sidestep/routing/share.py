@@ -136,7 +136,7 @@ class ShareRouter(Router):
         # Shares that were learnt; all 0 until they are.
         self.register_buffer("learnt", torch.zeros(num_units))
         self._known: list[float] | None = None
-        self.register_load_state_dict_post_hook(_forget_known)
+        self.register_load_state_dict_post_hook(_forget_known)  # type: ignore[no-untyped-call]
 
     def begin(self, images: Tensor) -> Any:
         return self.inner.begin(images)
