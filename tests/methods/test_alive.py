@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
 from sidestep.losses.batch_shaping import batch_shaping_loss
 from sidestep.losses.budget import cost_loss
 from sidestep.losses.information import conditional_entropy, marginal_gap, variance_gap
+from sidestep.losses.policy_gradient import leave_one_out_advantage, reinforce_loss, skipping_return
 from sidestep.methods import METHODS
 from sidestep.methods.alive import AliveConfig, alive_terms
 from sidestep.methods.codinet import CoDiNetConfig
@@ -140,6 +142,17 @@ def test_skipnets_policy_explores_and_its_gradient_knows() -> None:
     _, sure, _ = forward("skipnet", decisions="sampled", policy_weight=1.0, alive={"explore": 0.9})
     _, plain, _ = forward("skipnet", decisions="sampled", policy_weight=1.0)
     assert not torch.allclose(sure["policy"], plain["policy"])
+
+
+def test_skipnets_returns_are_compared_with_those_of_others() -> None:
+    sampled = {"decisions": "sampled", "policy_weight": 1.0}
+    output, terms, _ = forward("skipnet", baseline="others", **sampled)
+    logits, weights = output.decisions.logits, output.decisions.weights
+    assert logits is not None
+    task = F.cross_entropy(output.logits, torch.arange(16) % 10, reduction="none")
+    advantage = leave_one_out_advantage(skipping_return(weights[:, 1:], task, alpha=0.1))
+    expected = reinforce_loss((2.0 * logits[:, 1:]).log_softmax(dim=2), weights[:, 1:], advantage)
+    torch.testing.assert_close(terms["policy"], expected)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sidestep.layers.processes import num_processes, sum_over_processes
 from sidestep.types import RoutedOutput
 
 
@@ -45,6 +46,31 @@ def reinforce_loss(log_probs: Tensor, weights: Tensor, returns: Tensor) -> Tenso
     """
     chosen = (log_probs * weights.detach()).sum(dim=-1)
     return -(chosen * returns).sum(dim=1).mean()
+
+
+def leave_one_out_advantage(returns: Tensor, views: int = 1) -> Tensor:
+    """Return the (B, G) returns less their mean over others, which know nothing of an image's own decisions.
+
+    So the gradient is the same in the mean, with less variance. Others are the other views of the same image
+    (Kool, van Hoof and Welling 2019, "Buy 4 REINFORCE Samples, Get a Baseline for Free!"), whose draws are
+    independent; of images with one view the other images of the batch, which share how well the network does
+    and how much it skips, and not how hard the image is.
+
+    Args:
+        returns: (B, G) of this process, without gradient; the views of one image are neighbours. Other images
+            are those of all processes.
+        views: number M of views of every image; B must be a multiple of it.
+    """
+    if views > 1:
+        grouped = returns.view(-1, views, returns.shape[1])
+        others = (grouped.sum(dim=1, keepdim=True) - grouped) / (views - 1)
+        compared: Tensor = (grouped - others).flatten(0, 1)
+        return compared
+    total = returns.sum(dim=0)
+    if num_processes() > 1:
+        total = sum_over_processes(total)
+    count = len(returns) * num_processes()
+    return returns - (total - returns) / max(count - 1, 1)
 
 
 def self_critical_advantage(

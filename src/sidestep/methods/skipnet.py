@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from sidestep.backbones.backbone import Backbone
 from sidestep.errors import RecipeError
-from sidestep.losses.policy_gradient import reinforce_loss, skipping_return
+from sidestep.losses.policy_gradient import leave_one_out_advantage, reinforce_loss, skipping_return
 from sidestep.methods.alive import AliveConfig, alive_terms, check_alive
 from sidestep.methods.method import Method, check_maps, check_two_options
 from sidestep.routing.feedforward import FeedForwardRouter
@@ -53,6 +53,8 @@ class SkipNetConfig:
             as in the ImageNet code: a skipped gate is then worth as much as a whole nat of cross-entropy,
             whatever alpha is.
         gamma: discount of rewards per gate.
+        baseline: what returns are compared with: "none" as in the paper, or "others", the mean return of the
+            other views of the same image (`data.views`), of images with one view that of the batch's others.
         closing: how far shares have moved from 1 to what they are, for ramps; with decisions "share".
         share: settings of gates by share of the batch.
         alive: losses and exploration against gates that treat all images alike, see `methods.alive`.
@@ -67,6 +69,7 @@ class SkipNetConfig:
     alpha: float = 0.1
     scale_task: bool = False
     gamma: float = 1.0
+    baseline: Literal["none", "others"] = "none"
     sharpness: float = 1.0
     closing: float = 1.0
     share: ShareConfig = field(default_factory=ShareConfig)
@@ -138,6 +141,8 @@ def _losses(
         returns = skipping_return(
             weights, task, alpha=settings.alpha, gamma=settings.gamma, scale_task=settings.scale_task
         )
+        if settings.baseline == "others":
+            returns = leave_one_out_advantage(returns, batch.views)
         policy = reinforce_loss(_policy(logits, settings), weights, returns)
         terms["policy"] = settings.policy_weight * policy
     return terms
