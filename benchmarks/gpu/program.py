@@ -17,13 +17,13 @@ import sys
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from rows import Row, read_rows, train_rows
+from rows import SECONDS_TO_STOP, Row, read_rows, train_rows
 from state import pack, unpack
 
 from sidestep.evaluation.environment import commit, hardware, in_words, versions
@@ -32,8 +32,8 @@ from sidestep.training.devices import Devices
 
 HERE = Path(__file__).resolve().parent
 PARTS = ("tests", "training", "inference", "rows")
-# Left for packing what was done.
-_SECONDS_TO_PACK = 20.0
+# Left for the end of trainings, and for packing what was done.
+_SECONDS_TO_END = SECONDS_TO_STOP + 15.0
 _DONE = "done.json"
 
 
@@ -109,34 +109,36 @@ def say(sentence: str) -> None:
 def call(chosen: Namespace) -> None:
     """Do what is open for some minutes."""
     begun = time.monotonic()
-    end = begun + 60 * chosen.minutes - _SECONDS_TO_PACK
+    end = begun + 60 * chosen.minutes - _SECONDS_TO_END
     chosen.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         unpack(chosen.state, work)
         before = work / _DONE
         done = json.loads(before.read_text()) if before.is_file() else {"parts": [], "calls": []}
-        try:
-            for name, (command, most) in commands(chosen).items():
-                left = end - time.monotonic()
-                if (
-                    name in chosen.parts
-                    and name not in done["parts"]
-                    and left > 1
-                    and run_part(name, command, min(most, left), chosen.out)
-                ):
+        this: dict[str, Any] = {}
+        done["calls"].append(this)
+
+        def keep() -> list[Path]:
+            # Whoever ends this program before its time loses a minute.
+            this.update(circumstances(begun))
+            for path in (before, chosen.out / _DONE):
+                path.write_text(json.dumps(done, indent=1))
+            return pack(work, chosen.state)
+
+        for name, (command, most) in commands(chosen).items():
+            left = end - time.monotonic()
+            if name in chosen.parts and name not in done["parts"] and left > 1:
+                if run_part(name, command, min(most, left), chosen.out):
                     done["parts"].append(name)
-            if "rows" in chosen.parts:
-                train_open(chosen, work / "runs", end - time.monotonic())
-        finally:
-            done["calls"].append(circumstances(begun))
-            before.write_text(json.dumps(done, indent=1))
-            (chosen.out / _DONE).write_text(json.dumps(done, indent=1))
-            for path in pack(work, chosen.state):
-                say(f"no room for {path.relative_to(work)}")
+                keep()
+        if "rows" in chosen.parts:
+            train_open(chosen, work / "runs", end - time.monotonic(), keep)
+        for path in keep():
+            say(f"no room for {path.relative_to(work)}")
 
 
-def train_open(chosen: Namespace, runs: Path, seconds: float) -> None:
+def train_open(chosen: Namespace, runs: Path, seconds: float, keep: Callable[[], object]) -> None:
     """Train the next rows, and write the table of all."""
     rows = read_rows(chosen.rows, dict(entry.split("=", 1) for entry in chosen.data), chosen.settings)
     runs.mkdir(parents=True, exist_ok=True)
@@ -149,6 +151,7 @@ def train_open(chosen: Namespace, runs: Path, seconds: float) -> None:
             replicas=chosen.replicas,
             seconds=seconds,
             devices=devices,
+            keep=keep,
         )
     lines = table_of(rows, runs)
     (chosen.out / "rows.json").write_text(json.dumps(lines, indent=1) + "\n")

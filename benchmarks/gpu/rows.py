@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -22,7 +22,9 @@ from sidestep.runs.train import train
 from sidestep.training.devices import Devices
 from sidestep.training.interrupt import stop_flag
 
-_SECONDS_TO_STOP = 45.0
+# A step, its checkpoint, and whatever is being read or reported. Who takes longer loses a minute at most.
+SECONDS_TO_STOP = 15.0
+_SECONDS_TO_KEEP = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,18 @@ def read_rows(path: Path, data: dict[str, str], overrides: Sequence[str] = ()) -
 
 
 def train_rows(
-    rows: Sequence[Row], out: Path, *, workers: int, replicas: int, seconds: float, devices: Devices
+    rows: Sequence[Row],
+    out: Path,
+    *,
+    workers: int,
+    replicas: int,
+    seconds: float,
+    devices: Devices,
+    keep: Callable[[], object],
 ) -> None:
     """Train rows in order, so many at a time, for a while; what is not finished goes on in the next call.
+
+    It returns at most `SECONDS_TO_STOP` later than asked.
 
     Args:
         rows: to be trained.
@@ -65,6 +76,7 @@ def train_rows(
         replicas: rows that each of them trains at a time, on a GPU on streams of their own.
         seconds: after which they are stopped; each saves the step that it is at.
         devices: where a row is trained.
+        keep: called every minute.
     """
     context = multiprocessing.get_context("spawn")
     queue: SimpleQueue[Row | None] = context.SimpleQueue()
@@ -76,15 +88,20 @@ def train_rows(
     processes = [context.Process(target=_work, args=arguments) for _ in range(workers)]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join(max(0.0, end - time.monotonic()))
+    kept = time.monotonic()
+    while any(process.is_alive() for process in processes) and time.monotonic() < end:
+        time.sleep(0.2)
+        if time.monotonic() - kept > _SECONDS_TO_KEEP:
+            keep()
+            kept = time.monotonic()
     for process in processes:
         if process.is_alive():
             process.terminate()
     for process in processes:
-        process.join(_SECONDS_TO_STOP)
+        process.join(max(0.0, end + SECONDS_TO_STOP - time.monotonic()))
         if process.is_alive():
             process.kill()
+            process.join()
 
 
 def _work(

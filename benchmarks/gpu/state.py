@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterable
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -33,24 +34,33 @@ def pack(work: Path, state: Path) -> list[Path]:
     """
     for folder in (path.parent for path in work.rglob(LAST)):
         _lighten(folder)
-    chosen: list[Path] = []
     left: list[Path] = []
     room = MOST
-    for path in _in_order(path for path in work.rglob("*") if path.is_file()):
-        size = path.stat().st_size + 2 * _OVERHEAD
-        (chosen if size <= room else left).append(path)
-        room -= size if size <= room else 0
     archive = BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        for path in chosen:
-            tar.add(path, arcname=str(path.relative_to(work)))
-    whole = archive.getbuffer()
+        for path in _in_order(path for path in work.rglob("*") if path.is_file()):
+            # Trainings go on meanwhile, and their unfinished files come and go.
+            with suppress(FileNotFoundError):
+                size = path.stat().st_size + 2 * _OVERHEAD
+                if size > room:
+                    left.append(path)
+                    continue
+                tar.add(path, arcname=str(path.relative_to(work)))
+                room -= size
+    _write(archive.getbuffer(), state)
+    return left
+
+
+def _write(whole: memoryview, state: Path) -> None:
+    """Write the pieces of an archive, and put them into the place of older ones when all are there."""
     state.mkdir(parents=True, exist_ok=True)
+    new = [state / f"new.{number}" for number in range(-(-len(whole) // PIECE))]
+    for number, path in enumerate(new):
+        write_file(path, bytes(whole[number * PIECE : (number + 1) * PIECE]), what="state")
     for old in state.glob(f"{_PIECES}*"):
         old.unlink()
-    for number, start in enumerate(range(0, len(whole), PIECE)):
-        write_file(state / f"{_PIECES}{number}", bytes(whole[start : start + PIECE]), what="state")
-    return left
+    for number, path in enumerate(new):
+        path.replace(state / f"{_PIECES}{number}")
 
 
 def unpack(state: Path, work: Path) -> None:
@@ -63,6 +73,8 @@ def unpack(state: Path, work: Path) -> None:
 
 def _in_order(paths: Iterable[Path]) -> list[Path]:
     def key(path: Path) -> tuple[int, str]:
+        if not path.exists():
+            return 3, str(path)
         if path.suffix != ".safetensors" and path.stat().st_size <= _SMALL:
             return 0, str(path)
         if (path.parent / REPORT).is_file():
