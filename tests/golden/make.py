@@ -44,9 +44,17 @@ MORE: dict[str, dict[str, Any]] = {
     "fixed_path": {"method": {"name": "fixed_path", "path": "1 0 1"}},
     "static": {"method": {"name": "static"}},
 }
+
+
 # Not gates by share, nor batch-shaping: ranks of the images of a batch hang on the last bits of their logits.
-_RANKS = (" by share", " alive")
-NAMES = tuple(name for name in dict.fromkeys((*VARIANTS, *MORE)) if not name.endswith(_RANKS))
+def _ranks(name: str) -> bool:
+    method = (VARIANTS | MORE)[name]["method"]
+    return "share" in (method.get("gate_mode"), method.get("decisions")) or "shaping" in method.get(
+        "alive", {}
+    )
+
+
+NAMES = tuple(name for name in dict.fromkeys((*VARIANTS, *MORE)) if not _ranks(name))
 
 
 def recipe_of(name: str) -> sidestep.Recipe:

@@ -182,6 +182,11 @@ def test_wrong_budgets_are_one_sentence_and_leave_everything_as_it_was(
         ("ranet", ["--training.exits.temperature=2"], "temperature has no effect with distillation 0"),
         ("ranet", ["--training.exits.weighting=odd"], "weighting must be a value out of uniform, "),
         ("attached", ["--model.exits.at=[layer9]"], "at must name modules with units inside, got 'layer9'"),
+        (
+            "attached",
+            ["--model.exits={}", "--method.sees_exits=true"],
+            "method.sees_exits has no effect on a network without early exits",
+        ),
         ("attached", ["--model.exits.at=[]"], "width has no effect without exits"),
         (
             "attached",

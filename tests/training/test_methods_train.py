@@ -104,6 +104,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
             JOINT | {"settings": {"alive": {"shaping": 0.0}}},
         ],
     },
+    "rdi_net that sees exits": {
+        "method": {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "hard", "sees_exits": True},
+        "model": {"exits": {"at": ["layer1"], "width": 8}},
+    },
     "rdi_net with exits": {
         "method": {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "hard"},
         "model": {"exits": {"at": ["layer1"], "width": 8}},

@@ -24,6 +24,7 @@ from sidestep.routing.budget_share import check_budgets, for_all_budgets
 from sidestep.routing.gate import GateConfig, GateRouter
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import GumbelSoftmax, Noise, Sampler, argmax
+from sidestep.routing.seeing_router import seeing
 from sidestep.routing.share import ShareConfig, ShareRouter, check_share
 from sidestep.types import Batch, CostModel, RoutedOutput
 
@@ -50,6 +51,8 @@ class CoDiNetConfig:
         budgets: settings of a network for all budgets, which are T / L; `num_units` is then that of an
             evaluation that asks for none.
         alive: losses and noise against gates that treat all images alike, see `methods.alive`.
+        sees_exits: gates see how certain the last early exit in front of them is (`model.exits`), see
+            `routing.seeing_router`.
         gate: the gate; the paper's has a non-linearity, the released code's none (`activation: false`).
     """
 
@@ -63,6 +66,7 @@ class CoDiNetConfig:
     share: ShareConfig = field(default_factory=ShareConfig)
     budgets: BudgetsConfig = field(default_factory=BudgetsConfig)
     alive: AliveConfig = field(default_factory=AliveConfig)
+    sees_exits: bool = False
     gate: GateConfig = field(default_factory=_gate)
 
     def __post_init__(self) -> None:
@@ -75,6 +79,8 @@ class CoDiNetConfig:
         check_alive(self.alive, by_share=self.gate_mode == "share", drawn=True, rounded=rounded)
         if self.gate_mode == "share":
             check_unused(self, "gate_mode 'share'", cost_weight=0.05)
+        if self.budgets.low is not None:
+            check_unused(self, "budgets.low", sees_exits=False)
 
 
 def _router(backbone: Backbone, settings: CoDiNetConfig) -> Router:
@@ -96,10 +102,11 @@ def _router(backbone: Backbone, settings: CoDiNetConfig) -> Router:
         asked = settings.num_units / count
         check_budgets(settings.budgets, settings.share, asked, "num_units over the number of blocks")
         return for_all_budgets(router, settings.budgets, count, asked=asked, share=share)
+    inner = seeing(router, count, settings.sees_exits, num_options=backbone.num_options)
     if share is None:
-        return router
+        return inner
     check_two_options(backbone, "codinet with gate_mode 'share'")
-    return ShareRouter(router, count, lambda now: [now.num_units / count] * count, share)
+    return ShareRouter(inner, count, lambda now: [now.num_units / count] * count, share)
 
 
 def _sampler(settings: CoDiNetConfig, noise: Noise) -> Sampler:

@@ -29,6 +29,7 @@ from sidestep.routing.budget_share import check_budgets, for_all_budgets
 from sidestep.routing.gate import GateConfig, GateRouter
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import GumbelSoftmax, Noise, Sampler, argmax
+from sidestep.routing.seeing_router import seeing
 from sidestep.routing.share import ShareConfig, ShareRouter, check_share
 from sidestep.types import Batch, CostModel, RoutedOutput
 
@@ -52,6 +53,8 @@ class ConvNetAigConfig:
         budgets: settings of a network for all budgets; `target` is then that of an evaluation that asks for
             none.
         alive: losses and noise against gates that treat all images alike, see `methods.alive`.
+        sees_exits: gates see how certain the last early exit in front of them is (`model.exits`), see
+            `routing.seeing_router`.
         gate: the gate.
     """
 
@@ -66,6 +69,7 @@ class ConvNetAigConfig:
     share: ShareConfig = field(default_factory=ShareConfig)
     budgets: BudgetsConfig = field(default_factory=BudgetsConfig)
     alive: AliveConfig = field(default_factory=AliveConfig)
+    sees_exits: bool = False
     gate: GateConfig = field(default_factory=GateConfig)
 
     def __post_init__(self) -> None:
@@ -82,7 +86,7 @@ class ConvNetAigConfig:
         check_share(self.share, self.closing, used=self.gate_mode == "share")
         check_budgets(self.budgets, self.share, self.target)
         if self.budgets.low is not None:
-            check_unused(self, "budgets.low", schedule=None, network_target=None)
+            check_unused(self, "budgets.low", schedule=None, network_target=None, sees_exits=False)
         check_alive(self.alive, by_share=self.gate_mode == "share", drawn=True, rounded=True)
         if self.share.shares is not None:
             raise RecipeError(
@@ -115,11 +119,12 @@ def _router(backbone: Backbone, settings: ConvNetAigConfig) -> Router:
     if settings.budgets.low is not None:
         check_two_options(backbone, "convnet_aig with budgets")
         return for_all_budgets(gates, settings.budgets, num_units, asked=settings.target, share=share)
+    options, ungated = backbone.num_options, [unit for unit, rate in enumerate(rates) if rate == 1]
+    inner = seeing(gates, num_units, settings.sees_exits, num_options=options, open=ungated)
     if share is None:
-        return gates
+        return inner
     check_two_options(backbone, "convnet_aig with gate_mode 'share'")
-    ungated = [unit for unit, rate in enumerate(rates) if rate == 1]
-    return ShareRouter(gates, num_units, lambda now: now.rates(num_units), share, open=ungated)
+    return ShareRouter(inner, num_units, lambda now: now.rates(num_units), share, open=ungated)
 
 
 def _sampler(settings: ConvNetAigConfig, noise: Noise) -> Sampler:

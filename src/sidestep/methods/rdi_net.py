@@ -34,6 +34,7 @@ from sidestep.routing.budget_share import check_budgets, for_all_budgets
 from sidestep.routing.relational import RelationalConfig, RelationalRouter
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import GumbelSoftmax, Noise, Sampler, argmax
+from sidestep.routing.seeing_router import seeing
 from sidestep.routing.share import ShareConfig, ShareRouter, check_share
 from sidestep.types import Batch, CostModel, RoutedOutput
 
@@ -91,6 +92,8 @@ class RdiNetConfig:
         budgets: settings of a network for all budgets; `target` is then that of an evaluation that asks for
             none.
         alive: losses and noise against gates that treat all images alike, see `methods.alive`.
+        sees_exits: gates see how certain the last early exit in front of them is (`model.exits`), see
+            `routing.seeing_router`.
         router: the relational router.
         srm: the Sample Relation Module.
     """
@@ -109,6 +112,7 @@ class RdiNetConfig:
     share: ShareConfig = field(default_factory=ShareConfig)
     budgets: BudgetsConfig = field(default_factory=BudgetsConfig)
     alive: AliveConfig = field(default_factory=AliveConfig)
+    sees_exits: bool = False
     router: RelationalConfig = field(default_factory=RelationalConfig)
     srm: SrmConfig = field(default_factory=SrmConfig)
 
@@ -133,7 +137,7 @@ class RdiNetConfig:
         check_share(self.share, self.closing, used=self.gate_mode == "share")
         check_budgets(self.budgets, self.share, self.target)
         if self.budgets.low is not None:
-            check_unused(self, "budgets.low", schedule=None, network_target=None)
+            check_unused(self, "budgets.low", schedule=None, network_target=None, sees_exits=False)
         noisy = self.noise_scale > 0
         rounded = noisy and self.gate_mode == "hard"
         check_alive(self.alive, by_share=self.gate_mode == "share", drawn=noisy, rounded=rounded)
@@ -175,9 +179,10 @@ def _router(backbone: Backbone, settings: RdiNetConfig) -> Router:
             scope="network" if settings.cost_scope == "network" else "unit",
             share=share,
         )
+    inner = seeing(gates, len(units), settings.sees_exits, num_options=backbone.num_options)
     if share is None:
-        return gates
-    return ShareRouter(gates, len(units), lambda now: [now.target] * len(units), share)
+        return inner
+    return ShareRouter(inner, len(units), lambda now: [now.target] * len(units), share)
 
 
 def _sampler(settings: RdiNetConfig, noise: Noise) -> Sampler:

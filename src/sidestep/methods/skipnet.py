@@ -31,6 +31,7 @@ from sidestep.routing.samplers import (
     explored_log_probs,
     log_softmax,
 )
+from sidestep.routing.seeing_router import seeing
 from sidestep.routing.share import ShareConfig, ShareRouter, check_share
 from sidestep.types import Batch, CostModel, RoutedOutput
 
@@ -58,6 +59,8 @@ class SkipNetConfig:
         closing: how far shares have moved from 1 to what they are, for ramps; with decisions "share".
         share: settings of gates by share of the batch.
         alive: losses and exploration against gates that treat all images alike, see `methods.alive`.
+        sees_exits: gates see how certain the last early exit in front of them is (`model.exits`), see
+            `routing.seeing_router`.
         sharpness: factor on the logits that are drawn from; 20 makes the policy nearly deterministic, as the
             ImageNet code does before its hybrid phase.
     """
@@ -74,6 +77,7 @@ class SkipNetConfig:
     closing: float = 1.0
     share: ShareConfig = field(default_factory=ShareConfig)
     alive: AliveConfig = field(default_factory=AliveConfig)
+    sees_exits: bool = False
 
     def __post_init__(self) -> None:
         if self.width < 1:
@@ -105,10 +109,11 @@ def _router(backbone: Backbone, settings: SkipNetConfig) -> Router:
     else:
         check_maps(backbone, f"method skipnet with gate {settings.gate!r}")
         router = FeedForwardRouter(channels, deep=settings.gate == "feedforward1")
-    if settings.decisions != "share":
-        return router
     # The first unit has no gate.
     count = len(channels)
+    router = seeing(router, count, settings.sees_exits, open=[0])
+    if settings.decisions != "share":
+        return router
     return ShareRouter(router, count, lambda now: [now.share.rate] * count, settings.share, open=[0])
 
 

@@ -24,6 +24,7 @@ from sidestep.layers.unit import Unit
 from sidestep.networks.network import DynamicNetwork
 from sidestep.networks.walk import ExitStop, MemberStop, SegmentStop, Stop, UnitStop
 from sidestep.routing.router import Router, always
+from sidestep.routing.seeing_router import sees_exits
 
 Combine = Literal["last", "log_probs", "probs"]
 
@@ -259,6 +260,11 @@ def _check_members(members: Sequence[DynamicNetwork]) -> None:
     if any(member.router is not None and not member.chooses_options for member in members):
         raise RecipeError(
             "members must choose whole units or none, got one whose stages halt (act, sact); leave it out"
+        )
+    if any(sees_exits(member.router) for member in members):
+        raise RecipeError(
+            "members must decide without their early exits, which a cascade does not ask, got one with "
+            "sees_exits; leave it out"
         )
     numbers = {member.num_options for member in members if member.units}
     if len(numbers) > 1:

@@ -98,6 +98,8 @@ class Forward(ForwardPass):
     def answer(self, index: int, classify: Callable[[Any], Any]) -> Tensor:
         """Return the (B, C) logits with which images would leave at an exit."""
         logits, self.said = self.network.answer(index, classify(self.x), self.said)
+        if self.router is not None:
+            self.state = self.router.see(logits, self.state)
         return logits
 
     def decisions(self, choices: Sequence[tuple[Tensor, Tensor, Tensor]], like: Tensor) -> Decisions:

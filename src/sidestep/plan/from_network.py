@@ -22,6 +22,7 @@ from sidestep.plan.simplify import simplify
 from sidestep.plan.tracing import SymbolicTensor, call, symbolic_image, traced_of
 from sidestep.plan.writer import Writer
 from sidestep.routing.exit_rule import ExitRule
+from sidestep.routing.router import Router
 from sidestep.types import CostModel
 
 # By which images can leave a plan.
@@ -112,9 +113,10 @@ def export_plan(network: DynamicNetwork, card: PlanCard, rule: ExitRule | None =
 
 
 def _check(network: DynamicNetwork, rule: ExitRule | None) -> None:
-    obstacle = None if network.router is None else network.router.plan_obstacle
-    if obstacle is not None:
-        raise ExportError(obstacle)
+    parts = [] if network.router is None else network.router.modules()
+    for router in parts:
+        if isinstance(router, Router) and router.plan_obstacle is not None:
+            raise ExportError(router.plan_obstacle)
     if network.tokens:
         raise ExportError("plans compute with maps, and this network with tokens; export a ResNet")
     if rule is not None and rule.num_exits != network.num_exits:

@@ -33,6 +33,15 @@ class Router(nn.Module):
     def forward(self, unit: int, features: Tensor, state: Any) -> tuple[Tensor, Any]:
         raise NotImplementedError
 
+    def see(self, logits: Tensor, state: Any) -> Any:
+        """Return the state behind an early exit.
+
+        Args:
+            logits: (B, C) that the exit says.
+            state: before it.
+        """
+        return state
+
     def sampler(self, settings: Any) -> Sampler | None:
         """Return who turns its logits into weights in training, or None where the method says that.
 

@@ -144,6 +144,9 @@ class ShareRouter(Router):
     def take(self, state: Any, rows: Tensor) -> Any:
         return self.inner.take(state, rows)
 
+    def see(self, logits: Tensor, state: Any) -> Any:
+        return self.inner.see(logits, state)
+
     def forward(self, unit: int, features: Tensor, state: Any) -> tuple[Tensor, Any]:
         logits, state = self.inner(unit, features, state)
         if unit in self.config.executed:

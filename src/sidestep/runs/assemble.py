@@ -21,6 +21,7 @@ from sidestep.networks.attached_exits import attach_exits
 from sidestep.networks.cascade_network import CascadeNetwork
 from sidestep.networks.models import build_backbone, build_model
 from sidestep.networks.network import DynamicNetwork
+from sidestep.routing.seeing_router import sees_exits
 from sidestep.routing.share import CLOSING_STEPS, ShareConfig
 from sidestep.runs.cascade_model import load_members
 from sidestep.runs.published_weights import check_start
@@ -118,6 +119,10 @@ def _check_exits(network: DynamicNetwork, recipe: Recipe) -> None:
         raise RecipeError(
             "training.exits has no effect on a network without early exits, got settings of its own; drop "
             "it, or set model.exits"
+        )
+    if not network.has_early_exits and sees_exits(network.router):
+        raise RecipeError(
+            "method.sees_exits has no effect on a network without early exits, got true; set model.exits"
         )
     if model_of(recipe).dynamic and recipe.training.distillation.weight > 0:
         raise RecipeError(
