@@ -8,6 +8,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 
 from sidestep.losses.budget import cost_loss
+from sidestep.losses.policy_gradient import leave_one_out_advantage
 from sidestep.types import CostModel, Decisions
 
 PRICES = CostModel(fixed=1.0, options=torch.tensor([[0.0, 2.0], [0.0, 6.0]]), routers=torch.zeros(2))
@@ -25,6 +26,7 @@ def one_of_two(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     rows = EXECUTION[2 * rank : 2 * rank + 2]
     results = {scope: loss_and_gradient(rows, scope) for scope in ("unit", "network")}
+    results["advantage"] = leave_one_out_advantage(rows)
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -39,3 +41,5 @@ def test_two_processes_with_half_the_batch_see_the_loss_and_gradient_of_one(tmp_
         # Data-parallel training averages gradients over processes, which halves what each of two hands in.
         together = torch.cat([shard[scope][1] for shard in shards]) / 2
         torch.testing.assert_close(together, gradient)
+    advantages = torch.cat([shard["advantage"] for shard in shards])
+    torch.testing.assert_close(advantages, leave_one_out_advantage(EXECUTION))

@@ -98,7 +98,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "rdi_net alive": {
         "method": {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "hard", "schedule": [0.9, 0.5, 0.6]}
-        | {"network_target": 0.7, "alive": {"shaping": 0.75, "marginal": 0.1, "explore": 0.1, "draws": 4}},
+        | {
+            "network_target": 0.7,
+            "alive": {"shaping": 0.75, "complexity": 0.05, "marginal": 0.1, "conditional": 0.1}
+            | {"variance": 0.2, "explore": 0.1, "draws": 4},
+        },
         "phases": [
             JOINT | {"ramps": {"alive.shaping": {"start": 0.75, "end": 0.0, "steps": 2}}},
             JOINT | {"settings": {"alive": {"shaping": 0.0}}},
