@@ -102,8 +102,9 @@ WorkItem Engine::work_item(const Workspace& workspace, const Batch& batch, const
     else
         item.image.bytes = batch.bytes + offset;
     if (paths.options) item.path = {paths.options + index * program_.num_choices, paths.exits + index};
+    if (paths.thresholds) item.path.thresholds = paths.thresholds + index * program_.num_exits;
     item.result = {result.scores + index * workspace.shapes[program_.output].c,
-                   result.options + index * program_.num_choices, result.exits + index};
+                   result.options + index * program_.num_choices, result.exits + index, result.done, index};
     return item;
 }
 

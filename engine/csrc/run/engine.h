@@ -18,17 +18,21 @@ struct Batch {
     int64_t count = 0, height = 0, width = 0;
 };
 
-// Paths that a batch is made to take: options (B, choices) and exits (B), or null where the network decides.
+// Paths that a batch is made to take: options (B, choices) and exits (B), or null where the network decides;
+// thresholds (B, exits) by which it decides, or null for those of the program.
 struct BatchPaths {
     const int64_t* options = nullptr;
     const int64_t* exits = nullptr;
+    const float* thresholds = nullptr;
 };
 
-// Where scores (B, classes), options (B, choices) and exits (B) of a batch go.
+// Where scores (B, classes), options (B, choices) and exits (B) of a batch go, and a file descriptor that
+// gets the index of every image, 8 bytes, as soon as that image is done; -1 for none.
 struct BatchResult {
     float* scores;
     int64_t* options;
     int64_t* exits;
+    int done = -1;
 };
 
 class Engine {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "run/done.h"
 #include "run/resampling.h"
 
 namespace sidestep {
@@ -61,6 +62,7 @@ void Executor::finish(const WorkItem& item, int64_t scores, int64_t exit) {
     if (worker_.rank) return;
     std::copy_n(vector(scores, item), at(scores).shape.c, item.result.scores);
     *item.result.exit = exit;
+    if (item.result.done >= 0) say_done(item.result.done, item.result.index);
 }
 
 void Executor::take(const Sequence& sequence, Items& items, size_t) {
@@ -115,10 +117,9 @@ int64_t Executor::agreeing(const Exit& exit, const WorkItem& item) {
 
 // With a logit that is no number no image leaves by a probability: every comparison is false.
 bool Executor::leaves(const Exit& exit, const WorkItem& item) {
-    if (exit.criterion == Criterion::agreement)
-        return (agreeing(exit, item) >= 2 ? 1.0f : 0.0f) >= exit.threshold;
-    if (exit.criterion == Criterion::patience)
-        return static_cast<float>(agreeing(exit, item)) >= exit.threshold;
+    const float threshold = item.path.thresholds ? item.path.thresholds[exits_] : exit.threshold;
+    if (exit.criterion == Criterion::agreement) return (agreeing(exit, item) >= 2 ? 1.0f : 0.0f) >= threshold;
+    if (exit.criterion == Criterion::patience) return static_cast<float>(agreeing(exit, item)) >= threshold;
     const int64_t n = at(exit.logits).shape.c;
     const float* logits = vector(exit.logits, item);
     const float top = *std::max_element(logits, logits + n);
@@ -128,8 +129,8 @@ bool Executor::leaves(const Exit& exit, const WorkItem& item) {
         sum += std::exp(z);
         if (z > -INFINITY) weighted += z * std::exp(z);  // of a probability of 0 nothing
     }
-    if (exit.criterion == Criterion::entropy) return std::log(sum) - weighted / sum <= exit.threshold;
-    if (exit.criterion == Criterion::confidence) return 1 / sum >= exit.threshold;
+    if (exit.criterion == Criterion::entropy) return std::log(sum) - weighted / sum <= threshold;
+    if (exit.criterion == Criterion::confidence) return 1 / sum >= threshold;
     double second = -INFINITY;
     bool seen = false;
     for (int64_t i = 0; i < n; ++i) {
@@ -138,7 +139,7 @@ bool Executor::leaves(const Exit& exit, const WorkItem& item) {
         else
             second = std::max<double>(second, logits[i]);
     }
-    return (1 - std::exp((second - top) / exit.temperature)) / sum >= exit.threshold;
+    return (1 - std::exp((second - top) / exit.temperature)) / sum >= threshold;
 }
 
 void Executor::run_nodes(const std::vector<Node>& nodes, const Items& items) {

@@ -28,18 +28,23 @@ struct Image {
 };
 
 // Where scores go, the option that was taken at every choice (-1 where the image had left before), and the
-// exit at which the image left (the number of exits for those that stayed).
+// exit at which the image left (the number of exits for those that stayed). When all is there, `index` is
+// written to the file descriptor `done`, if there is one.
 struct Result {
     float* scores;
     int64_t* options;
     int64_t* exit;
+    int done = -1;
+    int64_t index = 0;
 };
 
 // What an image is made to do whatever the network decides: an option for every choice and an exit, the
-// number of exits to stay to the end. Null where the network decides.
+// number of exits to stay to the end. Null where the network decides, which it does by thresholds of all
+// exits that are the image's own, or by the program's.
 struct Path {
     const int64_t* options = nullptr;
     const int64_t* exit = nullptr;
+    const float* thresholds = nullptr;
 };
 
 // An image on its way, and its memory.

@@ -128,19 +128,49 @@ class Engine:
             "per_image": self._native.bytes_per_image(height, width),
         }
 
+    @property
+    def temperatures(self) -> np.ndarray:
+        """Return the (E + 1,) float32 temperatures of all exits, that of the end last."""
+        temperatures: np.ndarray = self._temperatures.copy()
+        return temperatures
+
+    def room_for(self, count: int, height: int, width: int) -> Output:
+        """Return an output of a number of images of a size, which a call can be told to fill."""
+        return Output(
+            logits=np.empty((count, self._native.num_classes(height, width)), dtype=np.float32),
+            options=np.empty((count, self._native.num_choices), dtype=np.int64),
+            exits=np.empty(count, dtype=np.int64),
+            temperatures=np.empty(count, dtype=np.float32),
+        )
+
     def __call__(
-        self, images: np.ndarray, *, options: np.ndarray | None = None, exits: np.ndarray | None = None
+        self,
+        images: np.ndarray,
+        *,
+        options: np.ndarray | None = None,
+        exits: np.ndarray | None = None,
+        thresholds: np.ndarray | None = None,
+        out: Output | None = None,
+        done: int | None = None,
     ) -> Output:
         """Return scores, options and exits of a batch.
 
         Pixels that are no number make logits that are none, as in PyTorch. With `options` and `exits` images
         take a given path: everything that a decision needs is computed, and the decision is not followed.
+        With `thresholds` every image leaves by its own, in place of the plan's. With `out` and `done` an
+        image can be answered when it is done, while others of its batch are still on their way.
 
         Args:
             images: (B, H, W, C) uint8 pixels, or (B, C, H, W) normalised floats of any precision; any B, also
                 0, and any size that the network can take. Arrays that are not contiguous are copied.
             options: (B, L) option to run at every choice, also behind the exit; given together with `exits`.
             exits: (B) exit to leave at; the number of exits is the end.
+            thresholds: (B, E) that scores of exits are compared with, as docs/plan.md says; one set for all
+                images is np.tile(thresholds, (B, 1)).
+            out: what `room_for` has returned for this batch; it is filled, and returned. Temperatures come
+                last, when all images are done.
+            done: file descriptor that gets the index of every image as soon as `out` holds its logits,
+                options and exit: 8 bytes, in the machine's order. Where it takes no more, threads wait.
 
         Raises:
             PlanError: for another shape or type.
@@ -155,13 +185,13 @@ class Engine:
             with np.errstate(over="ignore"):
                 images = images.astype(np.float32, copy=False)
         self._check_channels(images)
-        count = images.shape[0]
-        logits = np.empty((count, self._native.num_classes(height, width)), dtype=np.float32)
-        ran = np.empty((count, self._native.num_choices), dtype=np.int64)
-        left = np.empty(count, dtype=np.int64)
-        path = (_indices(options, "options", 2), _indices(exits, "exits", 1))
-        run(np.ascontiguousarray(images), logits, ran, left, *path)
-        return Output(logits=logits, options=ran, exits=left, temperatures=self._temperatures[left])
+        if out is None:
+            out = self.room_for(images.shape[0], height, width)
+        path = (_indices(options, "options", 2), _indices(exits, "exits", 1), _thresholds(thresholds))
+        said = -1 if done is None else done
+        run(np.ascontiguousarray(images), out.logits, out.options, out.exits, *path, said)
+        out.temperatures[:] = self._temperatures[out.exits]
+        return out
 
     def _check_channels(self, images: np.ndarray) -> None:
         wanted, pixels = self.plan.channels, images.dtype == np.uint8
@@ -194,6 +224,19 @@ def _indices(values: Any, name: str, dimensions: int) -> np.ndarray | None:
             f"{array.shape}"
         )
     return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def _thresholds(values: Any) -> np.ndarray | None:
+    """Return thresholds of exits as the native part takes them."""
+    if values is None:
+        return None
+    array = np.asarray(values)
+    if array.ndim != 2 or array.dtype.kind not in "iuf":
+        raise PlanError(
+            f"thresholds must be numbers in 2 dimensions, got {array.dtype} in shape {array.shape}"
+        )
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def _array(images: Any) -> np.ndarray:
