@@ -39,9 +39,10 @@ if TYPE_CHECKING:
     from sidestep.routing.relational import RelationalRouter
     from sidestep.routing.router import Router
     from sidestep.routing.samplers import GumbelSoftmax
+    from sidestep.runs.at_budget import ExitBudget
     from sidestep.runs.candidates import find_frontier
     from sidestep.runs.compose import make_cascade
-    from sidestep.runs.evaluate import ExitBudget, calibrate, curve, evaluate
+    from sidestep.runs.evaluate import calibrate, curve, evaluate
     from sidestep.runs.export import export_run
     from sidestep.runs.recipe import Recipe, load_recipe
     from sidestep.runs.run_folder import load
@@ -63,7 +64,7 @@ _HOMES = {
     "DataSource": "data.sources",
     "Decisions": "types",
     "ExecutionError": "errors",
-    "ExitBudget": "runs.evaluate",
+    "ExitBudget": "runs.at_budget",
     "ExitCriterion": "routing.exit_rule",
     "ExitRule": "routing.exit_rule",
     "ExportError": "errors",

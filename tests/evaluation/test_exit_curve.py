@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
-from sidestep.evaluation.exit_curve import ExitCurve, ExitSurvey, calibrate, exit_curve, survey_exits
+from sidestep.evaluation.exit_curve import (
+    ExitCurve,
+    ExitSurvey,
+    SurveyPair,
+    calibrate,
+    exit_curve,
+    survey_exits,
+)
 from sidestep.evaluation.goals import ExitGoal
 from sidestep.routing.exit_rule import CRITERIA
 from sidestep.types import Batch
@@ -113,13 +120,21 @@ def curve(
     *, criterion: str = "confidence", scale: bool = False, num_budgets: int = 4, seed: int = 1
 ) -> ExitCurve:
     return exit_curve(
-        drawn(0), drawn(seed), full_macs=50.0, criterion=criterion, scale=scale, num_budgets=num_budgets
+        [SurveyPair(solved_on=drawn(0), reported_on=drawn(seed))],
+        full_macs=50.0,
+        criterion=criterion,
+        scale=scale,
+        num_budgets=num_budgets,
     )
 
 
 def test_anytime_points_are_the_exits_of_the_images_that_are_reported_on() -> None:
     found = exit_curve(
-        drawn(), EASY_AND_HARD, full_macs=50.0, criterion="confidence", scale=False, num_budgets=2
+        [SurveyPair(solved_on=drawn(), reported_on=EASY_AND_HARD)],
+        full_macs=50.0,
+        criterion="confidence",
+        scale=False,
+        num_budgets=2,
     )
     anytime = [row for row in found.points if row.kind == "anytime"]
     assert [row.point.accuracy for row in anytime] == [0.75, 0.75, 1.0]

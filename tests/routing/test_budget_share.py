@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.budget_router import AtBudgets, BudgetRouter, BudgetsConfig
-from sidestep.routing.budget_share import BudgetShareRouter, TopShares, between
+from sidestep.routing.budget_share import BudgetShareRouter, TopShares, levels
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import Sample
 from sidestep.routing.share import ShareConfig, ShareRouter
@@ -102,9 +102,20 @@ def test_the_full_budget_executes_everything() -> None:
         assert logits.argmax(dim=1).tolist() == [1, 1, 1, 1]
 
 
-def test_what_lies_between_margins_that_are_executed_and_others() -> None:
-    ordered = torch.tensor([[5.0, 3.0, 1.0, -1.0]]).expand(4, -1)
-    assert between(ordered, torch.tensor([0, 1, 3, 4])).tolist() == [5.0, 4.0, 0.0, -1.0]
+def test_levels_lie_between_margins_that_are_executed_and_others() -> None:
+    ordered = torch.tensor([[5.0, 3.0, 1.0, -1.0], [0.0, -4.0, -8.0, -12.0]])
+    found = levels(ordered, torch.tensor([0.0, 0.25, 0.5, 0.625, 1.0]))
+    assert found.tolist() == [[5.0, 4.0, 2.0, 1.0, -1.0], [0.0, -2.0, -6.0, -8.0, -12.0]]
+
+
+def test_quantiles_between_the_budgets_of_a_step_lie_between_theirs() -> None:
+    """Where the budget moves all margins by three times itself, so does every quantile."""
+    router = budget_router(Gates(torch.zeros(1, 1)))
+    budgets, base = torch.tensor([1.0, 0.4, 0.9, 0.5]), torch.randn(401)
+    router.note_quantiles(0, base + 3 * budgets.unsqueeze(1), budgets)
+    shares = torch.linspace(0.4, 1, 17)
+    expected = levels(base.sort(descending=True).values.unsqueeze(0), shares)[0] + 3 * shares
+    torch.testing.assert_close(router.quantiles[0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_only_what_is_chosen_is_computed_in_training() -> None:

@@ -20,8 +20,8 @@ from sidestep.networks.cascade_network import CascadeNetwork
 from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.results.frontier_page import command_of
 from sidestep.runs import latency as runs_latency
+from sidestep.runs.at_budget import ExitBudget
 from sidestep.runs.compose import make_cascade
-from sidestep.runs.evaluate import ExitBudget
 from sidestep.runs.members import member_of
 from sidestep.runs.published_weights import ABOUT
 from sidestep.runs.recipe import from_dict

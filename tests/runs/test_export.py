@@ -11,7 +11,7 @@ import torch
 import sidestep
 from sidestep.cli.main import main
 from sidestep.errors import CheckpointError, ExportError
-from sidestep.runs.evaluate import ExitBudget
+from sidestep.runs.at_budget import ExitBudget
 from sidestep.runs.recipe import from_dict
 from tests.reference.plan import read_plan, run_plan
 

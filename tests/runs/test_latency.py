@@ -15,7 +15,7 @@ from sidestep.cli.main import main
 from sidestep.cost.latency_book import LatencyBook, read_book, save_book
 from sidestep.errors import ExecutionError, RecipeError
 from sidestep.evaluation import bench
-from sidestep.runs.evaluate import ExitBudget
+from sidestep.runs.at_budget import ExitBudget
 from sidestep.runs.latency import measure_book
 from sidestep.runs.recipe import from_dict
 

@@ -16,7 +16,7 @@ from PIL import Image
 import sidestep
 from sidestep.cli.main import main
 from sidestep.errors import DataError, InterruptedRunError
-from sidestep.runs.evaluate import ExitBudget
+from sidestep.runs.at_budget import ExitBudget
 from sidestep.runs.recipe import from_dict
 from sidestep.runs.run_folder import open_run
 from sidestep.training.loop import LAST

@@ -15,7 +15,7 @@ from PIL import Image
 import sidestep
 from sidestep.cli.main import main
 from sidestep.errors import ExecutionError
-from sidestep.runs.evaluate import ExitBudget
+from sidestep.runs.at_budget import ExitBudget
 from sidestep.runs.recipe import from_dict
 from sidestep.targets import native_engine
 from sidestep.targets.run_plan import run_plan

@@ -12,8 +12,10 @@ from rich.console import Console
 from sidestep.cli.groups import Exits, Trained
 from sidestep.cli.options import Only
 from sidestep.cli.tables import (
+    asked_table,
     bench_table,
     book_table,
+    budgets_table,
     calibration_table,
     curve_table,
     report_table,
@@ -79,7 +81,9 @@ def evaluate(
 
 
 def calibrate(run: Path, *, exits: Exits, trained: Trained, json: bool = False) -> None:
-    """Solve where images leave early exits for a budget, and keep that in the checkpoint.
+    """Solve a budget on the validation split, and keep in the checkpoint how it is met.
+
+    That is where images leave early exits, and what the routers of a network for all budgets are asked for.
 
     Args:
         run: run folder.
@@ -87,18 +91,22 @@ def calibrate(run: Path, *, exits: Exits, trained: Trained, json: bool = False) 
         trained: which weights, on which data.
         json: print one JSON object and nothing else.
     """
+    from sidestep.evaluation.exit_curve import ExitCalibration
     from sidestep.runs.evaluate import calibrate as calibrate_run
 
     budget = exits.exit_budget()
     found = calibrate_run(run, budget, book=exits.book, checkpoint=trained.checkpoint, source=trained.source)
-    show(asdict(found), calibration_table(found), json)
+    table = calibration_table(found) if isinstance(found, ExitCalibration) else asked_table(found)
+    show(asdict(found), table, json)
     if not json:
-        cost = f"{2e-9 * found.macs:.4f} of {2e-9 * found.budget_macs:.4f} GFLOPs"
-        if found.ms is not None:
-            cost += (
-                f" and {found.ms:.4f}" + ("" if found.budget_ms is None else f" of {found.budget_ms}") + " ms"
-            )
-        print(f"validation: {found.accuracy:.2%} at {cost} per image; kept in the checkpoint")
+        point = found if isinstance(found, ExitCalibration) else found.point
+        cost = f"{2e-9 * point.macs:.4f} GFLOPs"
+        if found.budget_macs is not None:
+            cost = f"{2e-9 * point.macs:.4f} of {2e-9 * found.budget_macs:.4f} GFLOPs"
+        if point.ms is not None:
+            wanted = "" if found.budget_ms is None else f" of {found.budget_ms}"
+            cost += f" and {point.ms:.4f}{wanted} ms"
+        print(f"validation: {point.accuracy:.2%} at {cost} per image; kept in the checkpoint")
 
 
 def curve(
@@ -108,16 +116,17 @@ def curve(
     num_budgets: int = 20,
     trained: Trained,
 ) -> None:
-    """Draw accuracy over cost of a run's early exits.
+    """Draw accuracy over cost of a run's early exits, or of a network for all budgets.
 
-    Its folder gets exits.json, exits.csv and exits.png.
+    Its folder gets exits.json, exits.csv and exits.png, or budgets.json, budgets.csv and budgets.png.
 
     Args:
         run: run folder.
         exits: by which images leave.
-        num_budgets: number of budgets, from the cheapest to the dearest exit.
+        num_budgets: number of budgets, from the smallest to the largest.
         trained: which weights, on which data.
     """
+    from sidestep.evaluation.exit_curve import ExitCurve
     from sidestep.runs.evaluate import curve as curve_of_run
 
     found = curve_of_run(
@@ -129,7 +138,9 @@ def curve(
         checkpoint=trained.checkpoint,
         source=trained.source,
     )
-    Console().print(curve_table(found, str(run)))
+    title = str(run)
+    table = curve_table(found, title) if isinstance(found, ExitCurve) else budgets_table(found, title)
+    Console().print(table)
 
 
 def bench(

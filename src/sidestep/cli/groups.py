@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from sidestep.errors import UsageError
 
 if TYPE_CHECKING:
-    from sidestep.runs.evaluate import ExitBudget
+    from sidestep.runs.at_budget import ExitBudget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exits:
-    """Where images leave a network with early exits.
+    """What a network may cost that has early exits or is for all budgets, and where images leave exits.
 
     Attributes:
         budget: mean MACs, as a fraction of the full network's.
@@ -79,7 +79,7 @@ class Exits:
         Raises:
             RecipeError: when none or both were given.
         """
-        from sidestep.runs.evaluate import ExitBudget
+        from sidestep.runs.at_budget import ExitBudget
 
         return ExitBudget(
             fraction=self.budget,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from sidestep.cli.groups import Trained
-from sidestep.cli.options import Only
 from sidestep.cli.tables import predictions_table, show
+from sidestep.errors import UsageError
 
 
 def export(
@@ -16,7 +16,8 @@ def export(
     *,
     to: str = "plan",
     out: Path | None = None,
-    trained: Annotated[Trained, Only("checkpoint")],
+    budget: float | None = None,
+    trained: Trained,
 ) -> None:
     """Write a run's network as a file that other programs run.
 
@@ -24,11 +25,16 @@ def export(
         run: run folder.
         to: format: plan, see docs/plan.md, or a registered one.
         out: file (default: best.plan or last.plan in the run folder).
-        trained: which weights.
+        budget: mean MACs as a fraction of the full network's (default: what calibrate has kept).
+        trained: which weights, and data that exits are solved on.
     """
     from sidestep.runs.export import export_run
 
-    written = export_run(run, out, to=to, checkpoint=trained.checkpoint)
+    if budget is None and trained.source is not None:
+        raise UsageError(
+            f"--source {trained.source} has no effect without a budget that is solved on images; drop it"
+        )
+    written = export_run(run, out, to=to, checkpoint=trained.checkpoint, budget=budget, source=trained.source)
     size = f"{written.num_bytes / 1e6:.2f} MB"
     print(f"wrote {written.path}: {size}, {written.summary}")
 

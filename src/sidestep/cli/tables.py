@@ -13,6 +13,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from sidestep.cost.latency_book import LatencyBook
+    from sidestep.evaluation.budget_points import BudgetCalibration, BudgetCurve
     from sidestep.evaluation.exit_curve import ExitCalibration, ExitCurve
     from sidestep.evaluation.frontier import FrontierPoint
     from sidestep.methods import Method
@@ -106,6 +107,31 @@ def calibration_table(calibration: ExitCalibration) -> Table:
             f"{calibration.calibration_errors[exit]:.2%}",
             f"{calibration.raw_calibration_errors[exit]:.2%}",
             f"{rate:.1%}",
+        )
+    return table
+
+
+def asked_table(calibration: BudgetCalibration) -> Table:
+    """Return what the routers of a network for all budgets are asked for."""
+    table = plain_table("routers are asked for", "accuracy")
+    add_row(table, f"{calibration.point.asked:.4f}", f"{calibration.point.accuracy:.2%}")
+    return table
+
+
+def budgets_table(curve: BudgetCurve, title: str) -> Table:
+    """Return the points of a network for all budgets, one a row."""
+    timed = all(point.ms is not None for point in curve.points)
+    heads = ["routers are asked for", "budget, GFLOPs", "GFLOPs", "of full", *(["ms"] if timed else [])]
+    table = plain_table(*heads, "accuracy", title=title)
+    for budget, point in zip(curve.budgets_macs, curve.points, strict=True):
+        add_row(
+            table,
+            f"{point.asked:.3f}",
+            f"{2e-9 * budget:.4f}",
+            f"{2e-9 * point.macs:.4f}",
+            f"{point.macs / curve.full_macs:.1%}",
+            *([f"{point.ms:.4f}"] if timed else []),
+            f"{point.accuracy:.2%}",
         )
     return table
 

@@ -105,6 +105,7 @@ class ExitCalibration:
         exit_rates: (E) share of images that leave at every exit there.
         budget_ms: milliseconds that were asked for, if they were.
         ms: mean milliseconds per image there by a latency book, or None without one.
+        asked: what routers are asked for that are given the budget, or None.
     """
 
     budget_macs: float
@@ -118,6 +119,7 @@ class ExitCalibration:
     exit_rates: list[float]
     budget_ms: float | None = None
     ms: float | None = None
+    asked: float | None = None
 
     @property
     def rule(self) -> ExitRule:
@@ -171,12 +173,14 @@ class CurvePoint:
         budget_macs: what was asked for; None for anytime points.
         thresholds: (E - 1) that were solved for it; None for anytime points.
         point: what came out on the images that are reported on.
+        asked: what routers are asked for that are given the budget, or None.
     """
 
     kind: str
     budget_macs: float | None
     thresholds: list[float] | None
     point: ExitPoint
+    asked: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,46 +220,103 @@ def check_curve(criterion: str, num_budgets: int) -> None:
         raise RecipeError(f"num_budgets must be at least 2, got {num_budgets}; 20 draw a smooth curve")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurveyPair:
+    """What all exits say, where a curve is solved and where it is reported.
+
+    Attributes:
+        solved_on: where thresholds and temperatures come from (the validation split).
+        reported_on: where accuracy and cost are taken (the test split).
+        asked: what routers were asked for that are given the budget, or None.
+    """
+
+    solved_on: ExitSurvey
+    reported_on: ExitSurvey
+    asked: float | None = None
+
+
 def exit_curve(
-    solved_on: ExitSurvey,
-    reported_on: ExitSurvey,
-    *,
-    full_macs: float,
-    criterion: str,
-    scale: bool,
-    num_budgets: int,
+    pairs: Sequence[SurveyPair], *, full_macs: float, criterion: str, scale: bool, num_budgets: int
 ) -> ExitCurve:
     """Return the anytime points of all exits, and the budgeted ones of evenly spaced budgets between them.
 
+    Of several pairs every budget has the one that is the most accurate where it is solved; anytime points and
+    errors of calibration are those of the last.
+
     Args:
-        solved_on: where thresholds and temperatures come from (the validation split).
-        reported_on: where accuracy and cost are taken (the test split).
+        pairs: one, or those of rising budgets of routers.
         full_macs: of the full network.
         criterion: of the scores.
         scale: whether temperatures are fitted first.
         num_budgets: number of budgets, the cheapest and the dearest exit's cost included; at least 2.
     """
     check_curve(criterion, num_budgets)
-    logits, labels = reported_on.exit_logits, reported_on.labels
-    raw = [1.0] * len(logits)
-    temperatures = fit_temperatures(solved_on.exit_logits, solved_on.labels) if scale else raw
-    solving, reporting = (part.table(criterion, temperatures) for part in (solved_on, reported_on))
+    solvers = [_Solver.of(pair, criterion, scale) for pair in pairs]
+    last, logits, labels = solvers[-1], pairs[-1].reported_on.exit_logits, pairs[-1].reported_on.labels
     points = [
-        CurvePoint(kind="anytime", budget_macs=None, thresholds=None, point=point)
-        for point in reporting.anytime()
+        CurvePoint(kind="anytime", budget_macs=None, thresholds=None, point=point, asked=last.asked)
+        for point in last.reporting.anytime()
     ]
-    ends = solved_on.macs.mean(dim=1)
-    for budget in torch.linspace(float(ends[0]), float(ends[-1]), num_budgets, dtype=torch.float64).tolist():
-        thresholds = thresholds_for_budget(solving, budget, criterion)
-        found = reporting.leaving(thresholds)
+    cheapest, dearest = (
+        float(survey.macs.mean(dim=1)[exit])
+        for survey, exit in ((pairs[0].solved_on, 0), (pairs[-1].solved_on, -1))
+    )
+    for budget in torch.linspace(cheapest, dearest, num_budgets, dtype=torch.float64).tolist():
+        possible = [solver for solver in solvers if solver.smallest <= budget]
+        best = max(possible, key=lambda solver: solver.accuracy(budget))
+        thresholds = best.thresholds(budget)
         points.append(
-            CurvePoint(kind="budgeted", budget_macs=budget, thresholds=thresholds.tolist(), point=found)
+            CurvePoint(
+                kind="budgeted",
+                budget_macs=budget,
+                thresholds=thresholds.tolist(),
+                point=best.reporting.leaving(thresholds),
+                asked=best.asked,
+            )
         )
     return ExitCurve(
         criterion=criterion,
-        temperatures=temperatures,
-        calibration_errors=calibration_errors(logits, labels, temperatures),
-        raw_calibration_errors=calibration_errors(logits, labels, raw),
+        temperatures=last.temperatures,
+        calibration_errors=calibration_errors(logits, labels, last.temperatures),
+        raw_calibration_errors=calibration_errors(logits, labels, [1.0] * len(logits)),
         full_macs=full_macs,
         points=points,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Solver:
+    """Solves budgets on one pair of surveys; attributes as those of the pair and of curves."""
+
+    solving: ExitTable
+    reporting: ExitTable
+    temperatures: list[float]
+    criterion: str
+    asked: float | None
+
+    @classmethod
+    def of(cls, pair: SurveyPair, criterion: str, scale: bool) -> _Solver:
+        solved_on = pair.solved_on
+        raw = [1.0] * len(solved_on.exit_logits)
+        temperatures = fit_temperatures(solved_on.exit_logits, solved_on.labels) if scale else raw
+        solving, reporting = (part.table(criterion, temperatures) for part in (solved_on, pair.reported_on))
+        return cls(
+            solving=solving,
+            reporting=reporting,
+            temperatures=temperatures,
+            criterion=criterion,
+            asked=pair.asked,
+        )
+
+    @property
+    def smallest(self) -> float:
+        """Return the smallest budget, with which all images leave at the first exit."""
+        return float(self.solving.macs.mean(dim=1)[0])
+
+    def thresholds(self, budget: float) -> Tensor:
+        """Return the (E - 1,) thresholds that meet a budget."""
+        return thresholds_for_budget(self.solving, budget, self.criterion)
+
+    def accuracy(self, budget: float) -> float:
+        """Return the accuracy with them, where they are solved."""
+        return self.solving.leaving(self.thresholds(budget)).accuracy

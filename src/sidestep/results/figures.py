@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sidestep.errors import RecipeError
+from sidestep.evaluation.budget_points import BudgetCurve
 from sidestep.evaluation.exit_curve import ExitCurve
 from sidestep.files import write_file
 from sidestep.results.published import PublishedPoint
@@ -216,6 +217,17 @@ def exit_figure(curve: ExitCurve) -> Figure:
     axes.set(xlabel="GFLOPs per image (2 x MACs)", ylabel="top-1 accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend()
+    return figure
+
+
+def budget_figure(curve: BudgetCurve) -> Figure:
+    """Return a figure of accuracy over cost of one network at many budgets."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    costs, accuracies = zip(*((2e-9 * p.macs, 100 * p.accuracy) for p in curve.points), strict=True)
+    axes.plot(costs, accuracies, marker="o")
+    axes.set(xlabel="GFLOPs per image (2 x MACs)", ylabel="top-1 accuracy, %")
+    axes.grid(alpha=0.3)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Curves of early exits: accuracy over cost, as a record, a table and a picture."""
+"""Curves of early exits and budgets: accuracy over cost, as a record, a table and a picture."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from sidestep.evaluation.budget_points import BudgetCurve
 from sidestep.evaluation.exit_curve import CurvePoint, ExitCurve
 from sidestep.evaluation.thresholds import ExitPoint
 from sidestep.files import write_file
-from sidestep.results.figures import exit_figure, save_figure
+from sidestep.results.figures import budget_figure, exit_figure, save_figure
 
 EXITS = "exits.json"
 KINDS = ("anytime", "budgeted")
@@ -65,6 +66,28 @@ def save_exit_curve(folder: Path, curve: ExitCurve, checkpoint: str) -> None:
     save_figure(folder / "exits.png", exit_figure(curve))
 
 
+def save_budget_curve(folder: Path, curve: BudgetCurve, checkpoint: str) -> None:
+    """Write a curve to `budgets.json`, its points to `budgets.csv`, and draw them in `budgets.png`.
+
+    Args:
+        folder: an existing one.
+        curve: of a network for all budgets.
+        checkpoint: whose it is.
+    """
+    record = {"checkpoint": checkpoint} | curve.as_dict()
+    write_file(folder / "budgets.json", json.dumps(record, indent=1) + "\n", what="curve")
+    text = StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(
+        ["asked", "budget_gflops", "budget_fraction", "gflops", "fraction_of_full", "ms", "accuracy"]
+    )
+    for budget, point in zip(curve.budgets_macs, curve.points, strict=True):
+        costs = [*_units(budget, curve.full_macs), *_units(point.macs, curve.full_macs)]
+        writer.writerow([point.asked, *costs, point.ms, point.accuracy])
+    write_file(folder / "budgets.csv", text.getvalue(), what="table")
+    save_figure(folder / "budgets.png", budget_figure(curve))
+
+
 def read_exit_curve(path: Path) -> KeptCurve:
     """Return the curve that `save_exit_curve` has left in a file."""
     return KeptCurve.from_dict(json.loads(path.read_bytes()))
@@ -77,12 +100,12 @@ def _table(curve: ExitCurve) -> str:
     writer = csv.writer(text)
     writer.writerow([*names, *(f"exit_rate_{exit}" for exit in range(num_exits))])
     for row in curve.points:
-        asked = [None, None] if row.budget_macs is None else _units(row.budget_macs, curve)
-        cost = _units(row.point.macs, curve)
+        asked = [None, None] if row.budget_macs is None else _units(row.budget_macs, curve.full_macs)
+        cost = _units(row.point.macs, curve.full_macs)
         writer.writerow([row.kind, *asked, *cost, row.point.ms, row.point.accuracy, *row.point.exit_rates])
     return text.getvalue()
 
 
-def _units(macs: float, curve: ExitCurve) -> list[float]:
+def _units(macs: float, full_macs: float) -> list[float]:
     """Return a cost in GFLOPs, and as a fraction of the full network's."""
-    return [2e-9 * macs, macs / curve.full_macs]
+    return [2e-9 * macs, macs / full_macs]

@@ -49,8 +49,7 @@ class BudgetShareRouter(BudgetedRouter):
         self.inner, self.memory = inner, memory
         self.config, self.asked, self.scope = inner.config, inner.asked, "unit"
         self.register_buffer("quantiles", torch.zeros(num_units, _NUM_QUANTILES))
-        # Steps that every quantile has seen; budgets that lie between two count for both in part.
-        self.register_buffer("seen", torch.zeros(num_units, _NUM_QUANTILES))
+        self.register_buffer("seen", torch.zeros(num_units, dtype=torch.int64))
 
     def begin(self, images: Tensor) -> Any:
         return self.inner.begin(images), self.shifts(self.asked)
@@ -92,29 +91,30 @@ class BudgetShareRouter(BudgetedRouter):
         quantile = (self.quantiles * near).sum(dim=1)
         return torch.stack([torch.zeros_like(quantile), quantile], dim=1)
 
-    def note_quantiles(self, unit: int, margins: Tensor, counts: Tensor) -> None:
+    def note_quantiles(self, unit: int, margins: Tensor, budgets: Tensor) -> None:
         """Move a unit's quantiles towards those of a batch of all processes.
+
+        All of them move with every step, so that none falls behind gates that learn: the quantile of a share
+        between two of the step's budgets is a straight line between what it is among the margins of either.
 
         Args:
             unit: its index.
             margins: (G, N) of this process, those of a budget in a row.
-            counts: (G,) images that are executed of these.
+            budgets: (G,), from the smallest to 1 in any order.
         """
         with torch.no_grad():
             ordered = gathered_rows(margins.T.contiguous()).sort(dim=0, descending=True).values.T
-            everyone = ordered.shape[1]
-            found = between(ordered, counts * (everyone // margins.shape[1]))
-            # Shares as they came out, which lie up to half an image beside the budget.
-            shares = (counts / margins.shape[1]).clamp(self.low, 1)
-            near = nearness(shares, self.low, _NUM_QUANTILES)
-            weight = near.sum(dim=0)
-            mean = (near * found.unsqueeze(1)).sum(dim=0) / weight.clamp_min(1e-6)
-            seen = self.seen[unit] + weight
-            kept = (self.seen[unit] / seen.clamp_min(1e-6)).clamp_max(self.memory**weight)
-            self.quantiles[unit] = torch.where(
-                weight > 0, torch.lerp(mean, self.quantiles[unit], kept), self.quantiles[unit]
-            )
-            self.seen[unit] = seen
+            shares = constant(_evenly(self.low), margins.device)
+            found, order = levels(ordered, shares), budgets.argsort()
+            rising = budgets[order]
+            right = torch.searchsorted(rising, shares).clamp(1, len(budgets) - 1)
+            left, columns = right - 1, torch.arange(_NUM_QUANTILES, device=margins.device)
+            gap = (rising[right] - rising[left]).clamp_min(1e-6)
+            way = ((shares - rising[left]) / gap).clamp(0, 1)
+            between = torch.lerp(found[order[left], columns], found[order[right], columns], way)
+            kept = (self.seen[unit] / (self.seen[unit] + 1)).clamp_max(self.memory)
+            self.quantiles[unit] = torch.lerp(between, self.quantiles[unit], kept)
+            self.seen[unit] += 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,14 +140,14 @@ class TopShares:
     def __call__(self, logits: Tensor) -> Sample:
         margin = (logits[:, 1].float() - logits[:, 0].float()).view(len(self.budgets), -1)
         counts, total = self._counts(margin.shape[1], logits.device)
-        self.router.note_quantiles(self.unit, margin.detach(), counts)
+        self.router.note_quantiles(self.unit, margin.detach(), self.budgets)
         order = margin.detach().argsort(dim=1, descending=True, stable=True)
         places = torch.arange(margin.shape[1], device=margin.device).expand_as(order)
         executed = torch.empty_like(order).scatter_(1, order, places) < counts.unsqueeze(1)
         rows = executed.flatten().logical_not().byte().argsort(stable=True)
         scaled = normalised(margin)
-        level = between(scaled.detach().gather(1, order), counts)
-        soft = torch.sigmoid(scaled - level.unsqueeze(1)).flatten()
+        level = _level(scaled.detach().gather(1, order), counts)
+        soft = torch.sigmoid(scaled - level).flatten()
         execute = executed.flatten().float() * (1 + (soft - soft.detach()))
         weights = torch.stack([1 - execute, execute], dim=1)
         relaxed = torch.stack([1 - soft, soft], dim=1)
@@ -165,16 +165,33 @@ class TopShares:
         return counts.long(), 2 * (size + low)
 
 
-def between(ordered: Tensor, counts: Tensor) -> Tensor:
-    """Return (G,) what lies between the last margin that is executed and the first that is not.
+def _level(ordered: Tensor, counts: Tensor) -> Tensor:
+    """Return (G, 1) what lies between the last of (G, N) margins that is executed and the next."""
+    last = ordered.gather(1, (counts - 1).clamp_min(0).unsqueeze(1))
+    return (last + ordered.gather(1, counts.clamp_max(ordered.shape[1] - 1).unsqueeze(1))) / 2
+
+
+def _evenly(low: float) -> tuple[float, ...]:
+    """Return the shares whose quantiles are kept."""
+    step = (1 - low) / (_NUM_QUANTILES - 1)
+    return tuple(low + step * place for place in range(_NUM_QUANTILES))
+
+
+def levels(ordered: Tensor, shares: Tensor) -> Tensor:
+    """Return (G, S) margins above which lie shares of all, halfway between two that lie beside each other.
+
+    Shares that are no whole number of images get what lies on the line between the numbers around them.
 
     Args:
         ordered: (G, N) margins, falling.
-        counts: (G,) images that are executed, 0 to N.
+        shares: (S,) of them, in [0, 1].
     """
-    last = ordered.gather(1, (counts - 1).clamp_min(0).unsqueeze(1))
-    first = ordered.gather(1, counts.clamp_max(ordered.shape[1] - 1).unsqueeze(1))
-    return ((last + first) / 2).squeeze(1)
+    padded = torch.cat([ordered[:, :1], ordered, ordered[:, -1:]], dim=1)
+    middles = (padded[:, 1:] + padded[:, :-1]) / 2
+    place = shares * ordered.shape[1]
+    before = place.floor().clamp(0, ordered.shape[1] - 1)
+    first = before.long()
+    return torch.lerp(middles[:, first], middles[:, first + 1], place - before)
 
 
 def for_all_budgets(

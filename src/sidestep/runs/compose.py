@@ -21,8 +21,9 @@ from sidestep.evaluation.report import Seen, report_of
 from sidestep.files import write_file
 from sidestep.networks.cascade_network import Combine
 from sidestep.results.run_result import HALVES, REPORT
+from sidestep.runs.at_budget import ExitBudget, solve
 from sidestep.runs.cascade_model import CascadeSettings
-from sidestep.runs.evaluate import ExitBudget, evaluate, keep_calibration, solve
+from sidestep.runs.evaluate import evaluate, keep_calibration
 from sidestep.runs.latency import book_for, measure_book
 from sidestep.runs.members import check_classes, distinct, macs_of, member_of
 from sidestep.runs.recipe import Recipe, from_dict

@@ -3,117 +3,46 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sidestep.cost.latency_book import LatencyBook
-from sidestep.data.image_set import eval_batch_size
 from sidestep.data.split import Role
 from sidestep.errors import ExecutionError, RecipeError
 from sidestep.evaluation.bench import ENGINE
-from sidestep.evaluation.exit_curve import (
-    ExitCalibration,
-    ExitCurve,
-    ExitSurvey,
-    check_curve,
-    exit_curve,
-    survey_exits,
-)
-from sidestep.evaluation.exit_curve import calibrate as solve_exits
-from sidestep.evaluation.goals import ExitGoal
+from sidestep.evaluation.budget_points import BudgetCalibration, BudgetCurve
+from sidestep.evaluation.exit_curve import ExitCalibration, ExitCurve, check_curve, exit_curve
 from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.evaluation.sampled import Sampled
 from sidestep.execution.execution import EXECUTIONS, masked
 from sidestep.files import kept
-from sidestep.results.kept_curve import save_exit_curve
-from sidestep.routing.exit_rule import CRITERIA
+from sidestep.results.kept_curve import save_budget_curve, save_exit_curve
 from sidestep.routing.samplers import Noise, is_noisy
+from sidestep.runs.at_budget import (
+    ExitBudget,
+    batches_of,
+    check_no_exits,
+    curve_of_exits,
+    curve_of_routers,
+    settle,
+    solve,
+    solve_routers,
+)
 from sidestep.runs.export import engine_of_run
 from sidestep.runs.latency import book_for
 from sidestep.runs.recipe import Recipe, method_of
-from sidestep.runs.run_folder import EXITS, OpenedRun, data_of, open_run
+from sidestep.runs.run_folder import ASKED, EXITS, OpenedRun, open_run
 from sidestep.runs.run_lock import locked
 from sidestep.targets.native_engine import EnginePrecision, evaluate_engine
 from sidestep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sidestep.training.step import settings_at
-from sidestep.types import Batch
 
 DECISIONS = ("argmax", "sampled")
-# Images that a network was not trained on.
-_SPLITS = ("test", "val")
-# Of which an `ExitBudget` has one.
-_BUDGETS = ("fraction", "gflops", "ms", "max_drop", "risk")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExitBudget:
-    """What a network with early exits may cost, and how its thresholds are solved for that.
-
-    Args:
-        fraction: largest mean MACs per image, routers included, as a fraction of the full network's.
-        gflops: the same in GFLOPs of 2 x MACs, instead.
-        ms: largest mean milliseconds per image by a latency book, instead.
-        max_drop: largest loss of accuracy against the last exit in points, instead; the cost follows.
-        risk: largest probability that an early answer is wrong where the last exit's is right, instead, kept
-            with `confidence`.
-        confidence: of the risk.
-        criterion: by which images leave, see `CRITERIA`: "confidence", "margin", "entropy", "patience" ...
-        scale: whether the temperatures of the exits are fitted first.
-    """
-
-    fraction: float | None = None
-    gflops: float | None = None
-    ms: float | None = None
-    max_drop: float | None = None
-    risk: float | None = None
-    confidence: float | None = None
-    criterion: str = "confidence"
-    scale: bool = True
-
-    def __post_init__(self) -> None:
-        given = {name: getattr(self, name) for name in _BUDGETS}
-        asked = {name: value for name, value in given.items() if value is not None}
-        if len(asked) != 1:
-            told = ", ".join(f"{name} {value}" for name, value in asked.items()) or "nothing"
-            raise RecipeError(
-                "budget must be given as a fraction of the full network, in GFLOPs, in ms, as max-drop or as "
-                f"risk, one of them, got {told}"
-            )
-        for name, value in asked.items():
-            if not math.isfinite(value):
-                raise RecipeError(f"{name.replace('_', '-')} must be finite, got {value}")
-        if self.risk is not None and not 0 < self.risk < 1:
-            raise RecipeError(f"risk must be in (0, 1), got {self.risk}; 0.01 is one image of a hundred")
-        if self.confidence is not None and (self.risk is None or not 0 < self.confidence < 1):
-            raise RecipeError(f"confidence must be in (0, 1) and belongs to a risk, got {self.confidence}")
-        if self.criterion not in CRITERIA:
-            raise CRITERIA.unknown(self.criterion)
-        if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise RecipeError(
-                f"budget must be a fraction of the full network's MACs in (0, 1], got {self.fraction}; "
-                "budget-gflops takes GFLOPs"
-            )
-        if self.gflops is not None and not 0 < self.gflops < math.inf:
-            raise RecipeError(f"budget-gflops must be above 0 and finite, got {self.gflops}")
-        if self.ms is not None and not self.ms > 0:
-            raise RecipeError(f"ms must be above 0, got {self.ms}")
-
-    def goal(self, full_macs: float) -> ExitGoal:
-        """Return what thresholds are solved for, given the MACs of the full network."""
-        if self.risk is not None:
-            return ExitGoal(risk=self.risk, confidence=self.confidence or 0.95)
-        if self.ms is not None:
-            return ExitGoal(ms=self.ms)
-        if self.max_drop is not None:
-            return ExitGoal(max_drop=self.max_drop)
-        gflops = self.gflops
-        return ExitGoal(macs=(self.fraction or 0.0) * full_macs if gflops is None else gflops * 1e9 / 2)
 
 
 def evaluate(
@@ -132,7 +61,8 @@ def evaluate(
     """Return the report of a run's network on one of its splits.
 
     Images leave a network with early exits where `budget` says, or where `calibrate` has said before, or all
-    at the last exit. Thresholds are solved on the validation split.
+    at the last exit. Thresholds are solved on the validation split. The routers of a network for all budgets
+    are given the budget, or what `calibrate` or the recipe has said.
 
     Args:
         run: a run folder.
@@ -141,7 +71,7 @@ def evaluate(
         decisions: "argmax", or "sampled" to draw them as the released codes of some methods do: with the
             sampler, noise included, that training ended with. Soft ones mix outputs, masked alone.
         seed: of what is drawn, 0 by default; the same seed gives the same report.
-        budget: of a network with early exits.
+        budget: of a network with early exits, or for all budgets.
         book: latency book, as `book_for` takes it, for a budget in milliseconds and for the report.
         split: "test" or "val".
         checkpoint: "best" or "last".
@@ -159,16 +89,19 @@ def evaluate(
     if precision is not None and execution != ENGINE:
         raise ExecutionError(f"precision is the engine's alone, got execution {execution!r}; drop it")
     latency = _latency(opened, budget, book, execution=execution, precision=precision)
-    rule = opened.exit_rule if budget is None else solve(opened, budget, source, latency).rule
+    rule = settle(opened, budget, source, latency)
     if execution == ENGINE:
         if sampled is not None:
             raise ExecutionError("the engine knows arg-max decisions alone, got sampled; evaluate masked")
-        engine, batches = engine_of_run(opened, rule, precision or "auto"), _batches(opened, split, source)
+        engine, batches = (
+            engine_of_run(opened, rule, precision or "auto"),
+            batches_of(opened, split, source)(),
+        )
         num_classes = len(opened.class_names)
         return evaluate_engine(engine, batches, opened.cost, num_classes=num_classes, latency=latency)
     return evaluate_network(
         opened.network,
-        _batches(opened, split, source),
+        batches_of(opened, split, source)(),
         opened.cost,
         num_classes=len(opened.class_names),
         execution=EXECUTIONS[execution],
@@ -185,8 +118,10 @@ def calibrate(
     book: str | None = None,
     checkpoint: str = "best",
     source: str | None = None,
-) -> ExitCalibration:
-    """Solve the thresholds of a run's early exits for a budget, keep them in its checkpoint, and return them.
+) -> ExitCalibration | BudgetCalibration:
+    """Solve a budget on the validation split, keep what was found in the run's checkpoint, and return it.
+
+    That is where images leave early exits, and what the routers of a network for all budgets are asked for.
 
     Args:
         run: a run folder.
@@ -196,22 +131,30 @@ def calibrate(
         source: where the data lies now, if not where the recipe says.
 
     Raises:
-        SidestepError: for a network without early exits, or a budget that cannot be met; nothing is written
-            then.
+        SidestepError: for a network without early exits and for one budget, or a budget that cannot be met;
+            nothing is written then.
     """
     opened = open_run(Path(run), checkpoint)
     with locked(Path(run)):
         latency = _latency(opened, budget, book)
-        calibration = solve(opened, budget, source, latency)
-        keep_calibration(opened, calibration)
-    return calibration
+        if opened.given is None or opened.network.has_early_exits:
+            calibration = solve(opened, budget, source, latency)
+            keep_calibration(opened, calibration)
+            return calibration
+        found = solve_routers(opened, budget, source, latency)
+        _keep(opened, {ASKED: found.point.asked})
+    return found
 
 
 def keep_calibration(opened: OpenedRun, calibration: ExitCalibration) -> None:
     """Keep in a run's checkpoint where images leave."""
+    asked = {} if calibration.asked is None else {ASKED: calibration.asked}
+    _keep(opened, {EXITS: asdict(calibration), **asked})
+
+
+def _keep(opened: OpenedRun, values: dict[str, Any]) -> None:
     before = load_checkpoint(opened.path)
-    values = before.values | {EXITS: asdict(calibration)}
-    save_checkpoint(opened.path, Checkpoint(tensors=before.tensors, values=values))
+    save_checkpoint(opened.path, Checkpoint(tensors=before.tensors, values=before.values | values))
 
 
 def curve(
@@ -223,64 +166,46 @@ def curve(
     book: str | None = None,
     checkpoint: str = "best",
     source: str | None = None,
-) -> ExitCurve:
-    """Return accuracy over cost of a run's early exits on the test split, and keep it in the run folder.
+) -> ExitCurve | BudgetCurve:
+    """Return accuracy over cost of a run's early exits or budgets on the test split, and keep it there.
 
-    There it is `exits.json`, which results pages read, `exits.csv` and `exits.png`. Where these cannot be
-    written the curve is still returned, with an `UnkeptWarning`.
+    In the run folder it is `exits.json`, which results pages read, `exits.csv` and `exits.png`, or
+    `budgets.json`, `budgets.csv` and `budgets.png` of a network for all budgets without exits. Where these
+    cannot be written the curve is still returned, with an `UnkeptWarning`.
 
     Args:
         run: a run folder.
         criterion: by which images leave.
         scale: whether the temperatures of the exits are fitted first.
-        num_budgets: number of budgets, from the cheapest to the dearest exit.
+        num_budgets: number of budgets, from the cheapest to the dearest exit, or of all that were trained.
         book: latency book, as `book_for` takes it, for a cost in milliseconds as well.
         checkpoint: "best" or "last".
         source: where the data lies now, if not where the recipe says.
 
     Raises:
-        SidestepError: for a network without early exits.
+        SidestepError: for a network without early exits and for one budget.
     """
     check_curve(criterion, num_budgets)
     opened = open_run(Path(run), checkpoint)
     latency = _latency(opened, None, book)
-    found = exit_curve(
-        _survey(opened, "val", source, latency),
-        _survey(opened, "test", source, latency),
+    if opened.given is not None and not opened.network.has_early_exits:
+        check_no_exits(criterion, scale)
+        found = curve_of_routers(opened, num_budgets, source, latency)
+        with kept():
+            save_budget_curve(Path(run), found, checkpoint)
+            _log.info("wrote budgets.json, budgets.csv and budgets.png into %s", run)
+        return found
+    exits = exit_curve(
+        curve_of_exits(opened, source, latency),
         full_macs=opened.cost.full,
         criterion=criterion,
         scale=scale,
         num_budgets=num_budgets,
     )
     with kept():
-        save_exit_curve(Path(run), found, checkpoint)
+        save_exit_curve(Path(run), exits, checkpoint)
         _log.info("wrote exits.json, exits.csv and exits.png into %s", run)
-    return found
-
-
-def _batches(opened: OpenedRun, split: Role, source: str | None) -> Iterable[Batch]:
-    if split not in _SPLITS:
-        raise RecipeError(
-            f"split must be one of {', '.join(_SPLITS)}, got {split!r}; nothing is chosen on them"
-        )
-    _log.info("reading split %s of %s", split, opened.recipe.data.source if source is None else source)
-    data = data_of(opened, split, source)
-    images = data.test if split == "test" else data.val
-    if images is None:
-        raise RecipeError(f"split {split!r} is empty in this run; val_fraction of its recipe is 0")
-    _log.info("running the network on %s images", f"{len(images):,}")
-    return images.eval_batches(batch_size=eval_batch_size(opened.input_size))
-
-
-def _survey(
-    opened: OpenedRun, split: Role, source: str | None, latency: LatencyBook | None = None
-) -> ExitSurvey:
-    if not opened.network.has_early_exits:
-        raise ExecutionError(
-            "a budget of exits needs a network with early exits, got one without; train ranet or msdnet, or "
-            "set model.exits"
-        )
-    return survey_exits(opened.network, _batches(opened, split, source), opened.cost, latency)
+    return exits
 
 
 def _latency(
@@ -300,14 +225,6 @@ def _latency(
     if execution != ENGINE:
         return book_for(opened, book, runtime="pytorch")
     return book_for(opened, book, runtime="engine", precision=None if precision == "auto" else precision)
-
-
-def solve(
-    opened: OpenedRun, budget: ExitBudget, source: str | None, latency: LatencyBook | None = None
-) -> ExitCalibration:
-    """Return the rule that meets a budget on the validation split."""
-    survey = _survey(opened, "val", source, latency)
-    return solve_exits(survey, budget.goal(opened.cost.full), criterion=budget.criterion, scale=budget.scale)
 
 
 def _sampled(recipe: Recipe, decisions: str, seed: int | None) -> Sampled | None:

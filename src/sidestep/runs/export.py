@@ -13,6 +13,7 @@ from sidestep.evaluation.bench import ENGINE
 from sidestep.evaluation.rivals import Runner
 from sidestep.execution.prepare import Precision
 from sidestep.routing.exit_rule import ExitRule
+from sidestep.runs.at_budget import ExitBudget, settle
 from sidestep.runs.run_folder import OpenedRun, open_run
 from sidestep.targets.export_target import TARGETS, Exportable, plan_of
 from sidestep.targets.native_engine import EnginePrecision, engine_installed, engine_of, engine_runner
@@ -36,29 +37,39 @@ class Exported:
 
 
 def export_run(
-    run: Path | str, out: Path | str | None = None, *, to: str = "plan", checkpoint: str = "best"
+    run: Path | str,
+    out: Path | str | None = None,
+    *,
+    to: str = "plan",
+    checkpoint: str = "best",
+    budget: float | None = None,
+    source: str | None = None,
 ) -> Exported:
     """Write a run's network for another program, and return where it is.
 
-    Images leave a network with early exits where `calibrate` has said, or all at the last exit.
+    Images leave a network with early exits where `calibrate` has said, or all at the last exit; a network for
+    all budgets is written for the one that `calibrate` or the recipe has said.
 
     Args:
         run: a run folder.
         out: the file; by default named like the checkpoint in the run folder, `best.plan` or `last.plan`.
         to: an export target, "plan" (docs/plan.md) or one that was registered.
         checkpoint: "best" or "last".
+        budget: of exits or routers instead, as a fraction of the full network's MACs.
+        source: where the data lies now on which exits are solved for a budget, if not where the recipe says.
 
     Raises:
         CheckpointError: when the folder holds no such checkpoint, or it is damaged.
-        RecipeError: for a target that is unknown.
+        RecipeError: for a target that is unknown, or a budget that cannot be met.
         ExportError: for a network that the target cannot express, or a file that cannot be written.
     """
     target = TARGETS[to]
     opened = open_run(Path(run), checkpoint)
     path = opened.path.with_suffix(target.suffix) if out is None else Path(out)
+    rule = settle(opened, None if budget is None else ExitBudget(fraction=budget), source)
     _log.info("writing the network of %s as %s", run, to)
     try:
-        summary = target.write(exportable(opened, opened.exit_rule), path)
+        summary = target.write(exportable(opened, rule), path)
     except OSError as error:
         raise ExportError(
             f"{path} could not be written ({error.strerror}); choose another with --out"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from sidestep.backbones.static_weights import load_weights
@@ -22,11 +23,13 @@ from sidestep.cost.macs import measure_cost
 from sidestep.data import Data, load_data
 from sidestep.data.preparation import Preparation, preparation_from
 from sidestep.data.split import Role, class_difference, shown_name
-from sidestep.errors import CheckpointError, DataError, RecipeError
+from sidestep.errors import CheckpointError, DataError, ExecutionError, RecipeError
+from sidestep.evaluation.budget_points import asked_for
 from sidestep.evaluation.environment import describe_environment
 from sidestep.evaluation.exit_curve import ExitCalibration
 from sidestep.files import write_file
 from sidestep.networks.network import DynamicNetwork
+from sidestep.routing.budget_router import BudgetedRouter
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.assemble import untrained
 from sidestep.runs.recipe import Recipe, from_dict
@@ -37,7 +40,7 @@ from sidestep.training.metrics import METRICS
 from sidestep.types import CostModel
 
 # Where a checkpoint keeps what `calibrate` has found.
-EXITS = "exits"
+EXITS, ASKED = "exits", "asked"
 
 _RECIPE = "recipe.yaml"
 _BEFORE_LEARNING = {_RECIPE, "environment.json", METRICS, "wandb", "wandb_id.txt"}
@@ -55,6 +58,7 @@ class OpenedRun:
         network: the network.
         cost: its price list.
         values: plain values of the checkpoint.
+        given: routers that are given the budget, of a network for all budgets; `network` has them at one.
     """
 
     path: Path
@@ -62,6 +66,30 @@ class OpenedRun:
     network: DynamicNetwork
     cost: CostModel
     values: dict[str, Any]
+    given: BudgetedRouter | None = None
+
+    def routers(self) -> BudgetedRouter:
+        """Return the routers that are given the budget.
+
+        Raises:
+            ExecutionError: for a network for one budget.
+        """
+        if self.given is None:
+            raise ExecutionError(
+                "a budget of routers needs a network for all budgets, got one for one; train it with "
+                "method.budgets.low"
+            )
+        return self.given
+
+    def ask(self, asked: float) -> None:
+        """Let the routers of a network for all budgets decide at one of them from now on."""
+        self.network.router = self.routers().at(asked)
+
+    def budgets(self, count: int) -> list[float]:
+        """Return evenly spaced budgets of the routers, rising; none where they are given none."""
+        if self.given is None:
+            return []
+        return torch.linspace(self.given.low, 1, count, dtype=torch.float64).tolist()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -102,8 +130,13 @@ def open_run(run: Path, name: str) -> OpenedRun:
     network = untrained(recipe, num_classes=len(checkpoint.values["class_names"]), input_size=(height, width))
     load_weights(network, checkpoint.section("model"), f"checkpoint {path}")
     network.eval()
+    given = network.router if isinstance(network.router, BudgetedRouter) else None
+    if given is not None:
+        network.router = given.at(checkpoint.values.get(ASKED, given.asked))
     cost = measure_cost(network, (height, width))
-    return OpenedRun(path=path, recipe=recipe, network=network, cost=cost, values=checkpoint.values)
+    return OpenedRun(
+        path=path, recipe=recipe, network=network, cost=cost, values=checkpoint.values, given=given
+    )
 
 
 def _no_run(run: Path, wanted: str) -> CheckpointError:
@@ -186,19 +219,30 @@ def check_same_data(checkpoint: Checkpoint, data: Data, source: str) -> None:
         )
 
 
-def load(run: Path | str, *, checkpoint: str = "best") -> DynamicNetwork:
+def load(run: Path | str, *, checkpoint: str = "best", budget: float | None = None) -> DynamicNetwork:
     """Return the trained network of a run, in evaluation mode, ready for `network(images)`.
 
-    Images leave a network with early exits where `calibrate` has said: that is its `exit_rule`.
+    Images leave a network with early exits where `calibrate` has said: that is its `exit_rule`. A network for
+    all budgets decides at the one that `calibrate` or else the recipe has said.
 
     Args:
         run: a run folder.
         checkpoint: "best" or "last".
+        budget: of a network for all budgets instead, as a fraction of the full network's MACs.
 
     Raises:
         CheckpointError: when the folder holds no such checkpoint, or it is damaged.
+        SidestepError: for a budget that the network was not trained for.
     """
     opened = open_run(Path(run), checkpoint)
+    if budget is not None:
+        if opened.network.has_early_exits:
+            raise ExecutionError(
+                f"a budget of early exits is solved on images, got {budget} for run {run}; calibrate the run "
+                "with it, and load it without"
+            )
+        cost = opened.cost
+        opened.ask(asked_for(opened.routers(), cost, cost, budget * cost.full))
     opened.network.exit_rule = opened.exit_rule
     return opened.network
 
