@@ -314,8 +314,9 @@ class _Solver:
         return float(self.solving.macs.mean(dim=1)[0])
 
     def thresholds(self, budget: float) -> Tensor:
-        """Return the (E - 1,) thresholds that meet a budget."""
-        return thresholds_for_budget(self.solving, budget, self.criterion)
+        """Return the (E - 1,) thresholds that meet a budget, or with which all leave at the last exit."""
+        dearest = float(self.solving.macs.mean(dim=1)[-1])
+        return thresholds_for_budget(self.solving, min(budget, dearest), self.criterion)
 
     def accuracy(self, budget: float) -> float:
         """Return the accuracy with them, where they are solved."""
