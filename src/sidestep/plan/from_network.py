@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ from sidestep.layers.unit import Unit
 from sidestep.networks.network import DynamicNetwork
 from sidestep.networks.walk import Visitor, exit_place, walk
 from sidestep.plan.format import Plan, Step, lists_of_ops, preparation_entry, version_of, weights_of
+from sidestep.plan.levels import Level, budget_entries, in_plan
 from sidestep.plan.simplify import simplify
 from sidestep.plan.tracing import SymbolicTensor, call, symbolic_image, traced_of
 from sidestep.plan.writer import Writer
@@ -41,6 +41,7 @@ class PlanCard:
         preparation: how pictures become images of that size; None leaves it unsaid.
         cost: the network's price list.
         about: what people may want to know, by name.
+        levels: budgets for which images leave by other thresholds than the plan's; empty for one budget.
     """
 
     input_size: tuple[int, int]
@@ -50,6 +51,7 @@ class PlanCard:
     cost: CostModel
     preparation: Preparation | None = None
     about: dict[str, str] = field(default_factory=dict)
+    levels: Sequence[Level] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the same as the plan's document has it."""
@@ -106,6 +108,8 @@ def export_plan(network: DynamicNetwork, card: PlanCard, rule: ExitRule | None =
     }
     if rule is not None and rule.temperatures is not None:
         document["temperature"] = float(rule.temperatures[-1])
+    if rule is not None and card.levels:
+        document["budgets"] = budget_entries(card.levels, rule.criterion, len(card.class_names))
     return Plan(
         document=document,
         tensors={name: tensor for name, tensor in writer.weights.tensors.items() if name in used},
@@ -178,22 +182,13 @@ class _Export(Visitor):
 
 
 def _exit(rule: ExitRule, index: int, num_classes: int, logits: int) -> Step:
-    """Return the step at which images leave by a rule.
-
-    Plans compare the entropy in nats, which falls with certainty, and the rule what it lacks of its largest
-    value, as a share of that.
-    """
-    threshold = rule.thresholds[index]
-    if rule.criterion == "entropy":
-        threshold = (1 - threshold) * math.log(num_classes)
+    """Return the step at which images leave by a rule."""
     temperature = 1.0 if rule.temperatures is None else rule.temperatures[index]
-    # JSON has no infinity, which is the threshold where no one leaves.
-    threshold = min(max(float(threshold), -3e38), 3e38)
     return {
         "exit": {
             "logits": logits,
             "criterion": rule.criterion,
-            "threshold": threshold,
+            "threshold": in_plan(rule.thresholds[index], rule.criterion, num_classes),
             "temperature": float(temperature),
         }
     }

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from sidestep.errors import ExecutionError, ExportError
+from sidestep.errors import CheckpointError, ExecutionError, ExportError
 from sidestep.evaluation.bench import ENGINE
+from sidestep.evaluation.exit_curve import ExitCurve
 from sidestep.evaluation.rivals import Runner
 from sidestep.execution.prepare import Precision
+from sidestep.plan.levels import Level, rising
+from sidestep.results.kept_curve import EXITS, read_exit_curve
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.at_budget import ExitBudget, settle
 from sidestep.runs.run_folder import OpenedRun, open_run
@@ -101,7 +106,83 @@ def exportable(opened: OpenedRun, rule: ExitRule | None) -> Exportable:
             "model": recipe.model.name,
             "checkpoint": opened.path.stem,
         },
+        levels=_levels(opened, rule),
     )
+
+
+def served(opened: OpenedRun) -> Exportable:
+    """Return what a server gets of a run: all budgets of its curve, where `curve` has drawn one.
+
+    A run that nothing was calibrated for leaves by its curve's rule.
+    """
+    rule = opened.exit_rule
+    if rule is None and (drawn := _curve(opened)) is not None:
+        levels = _rising(drawn)
+        rule = ExitRule(
+            thresholds=levels[-1].thresholds, criterion=drawn.criterion, temperatures=drawn.temperatures
+        )
+    return exportable(opened, rule)
+
+
+def _levels(opened: OpenedRun, rule: ExitRule | None) -> list[Level]:
+    """Return the budgets of a run's curve; none where images leave by other scores than the curve's."""
+    drawn = None if rule is None else _curve(opened)
+    if rule is None or drawn is None:
+        return []
+    same = rule.criterion == drawn.criterion and _close(rule.temperatures, drawn.temperatures)
+    if not same:
+        _log.info(
+            "one budget alone: the run was calibrated with other scores than its curve; draw that again with "
+            "`sidestep curve %s --criterion %s`",
+            opened.path.parent,
+            rule.criterion,
+        )
+    return _rising(drawn) if same else []
+
+
+def _close(one: Sequence[float] | None, other: Sequence[float]) -> bool:
+    # Fitted twice to the same images they may differ in the last digits.
+    return all(
+        math.isclose(a, b, rel_tol=1e-3) for a, b in zip(one or [1.0] * len(other), other, strict=True)
+    )
+
+
+def _rising(drawn: ExitCurve) -> list[Level]:
+    return rising(
+        [
+            Level(
+                macs=row.point.macs,
+                accuracy=row.point.accuracy,
+                exit_rates=row.point.exit_rates,
+                thresholds=row.thresholds,
+            )
+            for row in drawn.points
+            if row.thresholds is not None
+        ]
+    )
+
+
+def _curve(opened: OpenedRun) -> ExitCurve | None:
+    """Return the curve that was drawn of a run's checkpoint, or None.
+
+    Raises:
+        CheckpointError: when it is damaged, or of another network.
+    """
+    folder = opened.path.parent
+    if not (folder / EXITS).is_file():
+        return None
+    again = f"draw it again with `sidestep curve {folder}`"
+    try:
+        kept = read_exit_curve(folder / EXITS)
+        points = kept.points("budgeted")
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"curve {folder / EXITS} must be what `curve` wrote; {again}") from error
+    if kept.checkpoint != opened.path.stem or not points:
+        return None
+    same = math.isclose(kept.curve.full_macs, opened.cost.full, rel_tol=1e-6)
+    if not same or len(kept.curve.temperatures) != opened.network.num_exits:
+        raise CheckpointError(f"curve {folder / EXITS} must be of the run's network, and is not; {again}")
+    return kept.curve
 
 
 def engine_of_run(opened: OpenedRun, rule: ExitRule | None, precision: EnginePrecision) -> Any:

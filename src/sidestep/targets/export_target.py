@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from sidestep.errors import ExportError
 from sidestep.networks.network import DynamicNetwork
 from sidestep.plan.format import Plan, save_plan
 from sidestep.plan.from_network import PlanCard, export_plan
+from sidestep.plan.levels import Level
 from sidestep.registry import Registry
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.types import CostModel
@@ -31,6 +32,7 @@ class Exportable:
         per_image_standardization: whether every image's own mean and deviation take the place of these.
         class_names: in the order of the logits.
         about: what people may want to know, by name: recipe, method, model and checkpoint.
+        levels: budgets that the rule's thresholds can be replaced for; empty for one budget.
     """
 
     network: DynamicNetwork
@@ -43,6 +45,7 @@ class Exportable:
     per_image_standardization: bool
     class_names: tuple[str, ...]
     about: dict[str, str]
+    levels: Sequence[Level] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,7 @@ def plan_of(exportable: Exportable) -> Plan:
         class_names=exportable.class_names,
         cost=exportable.cost,
         about=exportable.about,
+        levels=exportable.levels,
     )
     return export_plan(exportable.network, card, exportable.rule)
 
@@ -92,7 +96,9 @@ def _write_plan(exportable: Exportable, path: Path) -> str:
     old = "" if exportable.preparation else "; the run is too old to say how pictures are prepared"
     count = plan.num_exits
     exits = f", {count} exit{'s' * (count > 1)} in front of the last" if count else ""
-    return f"{plan.num_units} units that images can skip{exits}{old}"
+    levels = len(plan.document.get("budgets", ()))
+    budgets = f", {levels} budget{'s' * (levels > 1)}" if levels else ""
+    return f"{plan.num_units} units that images can skip{exits}{budgets}{old}"
 
 
 _PLAN = ExportTarget(
