@@ -10,6 +10,7 @@ from sidestep.backbones.cifar_resnet import CifarResNet, CifarResNetConfig
 from sidestep.errors import RecipeError
 from sidestep.networks.cascade_network import CascadeNetwork, Combine, MemberInput, MemberView, shared_input
 from sidestep.networks.routed import RoutedNetwork
+from sidestep.routing.budget_router import BudgetRouter, BudgetsConfig
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.routing.gate import GateRouter
 
@@ -142,3 +143,10 @@ def test_what_cannot_be_in_a_cascade_is_refused() -> None:
         cascade([static(8)], [INPUT])
     with pytest.raises(RecipeError, match="combine must be one of"):
         cascade([static(8), static(8)], [INPUT] * 2, "vote")  # type: ignore[arg-type]
+
+
+def test_a_network_for_all_budgets_is_no_member() -> None:
+    member = routed(8)
+    given = BudgetRouter(member.router, BudgetsConfig(low=0.4), asked=0.6, scope="unit")
+    with pytest.raises(RecipeError, match="members must have one budget"):
+        cascade([RoutedNetwork(member.backbone, given), static(14)], [INPUT, INPUT])

@@ -133,6 +133,12 @@ def test_a_budget_that_routers_are_not_trained_for_is_refused() -> None:
             router.at(budget)
 
 
+def test_a_sweep_has_no_budget_to_vary() -> None:
+    for name in ("rdi_net", "convnet_aig"):
+        method = METHODS[name]
+        assert method.budget(method.settings()) == "target" and method.budget(SETTINGS[name]) is None
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -128,6 +128,21 @@ def test_a_calibrated_budget_is_met_on_the_validation_split_and_kept(
     assert main(["export", str(own), "--out", str(own / "kept.plan")]) == 0
 
 
+def test_training_leaves_a_curve_of_tenths(shares: Path) -> None:
+    rows = list(csv.DictReader((shares / "budgets.csv").read_text().splitlines()))
+    assert [float(row["budget_fraction"]) for row in rows] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+
+
+def test_a_phase_cannot_move_what_training_draws(
+    tmp_path: Path, shares: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ramp = "--training.phases.0.ramps={target: {start: 1, end: 0.5}}"
+    command = ("train", str(shares / "recipe.yaml"), "--out", str(tmp_path / "run"), ramp)
+    text = refusal(*command, capsys=capsys)
+    assert "target has no effect in phase 'joint' of a network for all budgets" in text
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_curve_of_budgets_is_kept(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["curve", str(own), "--num-budgets", "4"]) == 0
     assert "of full" in capsys.readouterr().out

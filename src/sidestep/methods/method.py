@@ -108,7 +108,12 @@ def named_once(name: str, rates: list[float], num_units: int) -> list[float]:
 
 
 def budget_name(settings: Any) -> str | None:
-    """Return which setting says how much is executed: the network's target, or that of all units."""
+    """Return which setting says how much is executed: the network's target, or that of all units.
+
+    A network for all budgets has none: it is trained alike whatever it is asked for afterwards.
+    """
+    if settings.budgets.low is not None:
+        return None
     if settings.network_target is not None:
         return "network_target"
     return "target" if settings.schedule is None else None

@@ -23,6 +23,7 @@ from sidestep.errors import RecipeError
 from sidestep.layers.unit import Unit
 from sidestep.networks.network import DynamicNetwork
 from sidestep.networks.walk import ExitStop, MemberStop, SegmentStop, Stop, UnitStop
+from sidestep.routing.budget_router import BudgetedRouter
 from sidestep.routing.router import Router, always
 from sidestep.routing.seeing_router import sees_exits
 
@@ -265,6 +266,11 @@ def _check_members(members: Sequence[DynamicNetwork]) -> None:
         raise RecipeError(
             "members must decide without their early exits, which a cascade does not ask, got one with "
             "sees_exits; leave it out"
+        )
+    if any(isinstance(member.router, BudgetedRouter) for member in members):
+        raise RecipeError(
+            "members must have one budget, which a cascade cannot choose for them, got a network for all "
+            "budgets; leave it out"
         )
     numbers = {member.num_options for member in members if member.units}
     if len(numbers) > 1:

@@ -21,6 +21,7 @@ from sidestep.networks.attached_exits import attach_exits
 from sidestep.networks.cascade_network import CascadeNetwork
 from sidestep.networks.models import build_backbone, build_model
 from sidestep.networks.network import DynamicNetwork
+from sidestep.routing.budget_router import BudgetedRouter
 from sidestep.routing.seeing_router import sees_exits
 from sidestep.routing.share import CLOSING_STEPS, ShareConfig
 from sidestep.runs.cascade_model import load_members
@@ -89,6 +90,7 @@ def job_of(recipe: Recipe, fabric: Fabric) -> Job:
     with seeded(recipe.training.seed):
         network = _untrained(recipe, data.num_classes, data.input_size)
         _check_exits(network, recipe)
+        _check_budgets(network, recipe)
         _check_unlearnt(network, recipe)
         teacher, notes = _start_from_static(network, recipe, data)
     cost = measure_cost(network, data.input_size)
@@ -144,6 +146,19 @@ def _check_learnt_shares(recipe: Recipe) -> None:
             f"show what they are worth, got {closing} in phase {phases[0].name!r}; begin with a phase with "
             "settings: {closing: 0}, or a ramp from 0"
         )
+
+
+def _check_budgets(network: DynamicNetwork, recipe: Recipe) -> None:
+    """Refuse phases that move the budget of a network for all budgets, which training draws."""
+    if not isinstance(network.router, BudgetedRouter):
+        return
+    for phase in recipe.training.phases:
+        moved = {"target", "num_units"} & {*phase.settings, *phase.ramps}
+        if moved:
+            raise RecipeError(
+                f"{min(moved)} has no effect in phase {phase.name!r} of a network for all budgets, which are "
+                "drawn; drop it, or method.budgets"
+            )
 
 
 def _check_unlearnt(network: DynamicNetwork, recipe: Recipe) -> None:

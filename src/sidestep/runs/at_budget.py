@@ -210,7 +210,8 @@ def solve_routers(
     """
     wanted, prices = _wanted(opened, budget, latency)
     router = opened.routers()
-    point = solve_budget(_measure(opened, "val", source, latency), router.low, wanted, prices.unit)
+    measure = _measure(opened, batches_of(opened, "val", source), latency)
+    point = solve_budget(measure, router.low, wanted, prices.unit)
     opened.ask(point.asked)
     timed = prices.unit == "ms"
     return BudgetCalibration(
@@ -219,12 +220,30 @@ def solve_routers(
 
 
 def curve_of_routers(
-    opened: OpenedRun, num_budgets: int, source: str | None, latency: LatencyBook | None = None
+    opened: OpenedRun,
+    budgets: Sequence[float],
+    batches: Callable[[], Iterable[Batch]],
+    latency: LatencyBook | None = None,
 ) -> BudgetCurve:
-    """Return accuracy over cost of a network for all budgets on the test split."""
-    asked, router, cost = opened.budgets(num_budgets), opened.routers(), opened.cost
-    macs = [price_at(each, router, cost, cost) for each in asked]
-    return budget_curve(_measure(opened, "test", source, latency), asked, cost.full, macs)
+    """Return accuracy over cost of a network for all budgets.
+
+    Args:
+        opened: its run.
+        budgets: of the routers, rising.
+        batches: reads the images anew with every call.
+        latency: its latency book, or None.
+    """
+    router, cost = opened.routers(), opened.cost
+    macs = [price_at(asked, router, cost, cost) for asked in budgets]
+    return budget_curve(_measure(opened, batches, latency), budgets, cost.full, macs)
+
+
+def tenths(opened: OpenedRun) -> list[float]:
+    """Return what routers are asked for at every tenth of the full MACs that they are trained for, rising."""
+    router, cost = opened.routers(), opened.cost
+    least = price_at(router.low, router, cost, cost) / cost.full
+    fractions = [tenth / 10 for tenth in range(1, 11) if tenth / 10 >= least]
+    return [asked_for(router, cost, cost, fraction * cost.full) for fraction in fractions]
 
 
 def curve_of_exits(
@@ -269,10 +288,10 @@ def _wanted(opened: OpenedRun, budget: ExitBudget, latency: LatencyBook | None) 
 
 
 def _measure(
-    opened: OpenedRun, split: Role, source: str | None, latency: LatencyBook | None
+    opened: OpenedRun, batches: Callable[[], Iterable[Batch]], latency: LatencyBook | None
 ) -> Callable[[float], BudgetPoint]:
-    """Return what measures a network for all budgets on a split, given what its routers are asked for."""
-    batches, num_classes = batches_of(opened, split, source), len(opened.class_names)
+    """Return what measures a network for all budgets on images, given what its routers are asked for."""
+    num_classes = len(opened.class_names)
 
     def measure(asked: float) -> BudgetPoint:
         opened.ask(asked)

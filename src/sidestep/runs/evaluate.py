@@ -190,7 +190,8 @@ def curve(
     latency = _latency(opened, None, book)
     if opened.given is not None and not opened.network.has_early_exits:
         check_no_exits(criterion, scale)
-        found = curve_of_routers(opened, num_budgets, source, latency)
+        batches = batches_of(opened, "test", source)
+        found = curve_of_routers(opened, opened.budgets(num_budgets), batches, latency)
         with kept():
             save_budget_curve(Path(run), found, checkpoint)
             _log.info("wrote budgets.json, budgets.csv and budgets.png into %s", run)

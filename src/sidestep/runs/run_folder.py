@@ -1,9 +1,9 @@
 """Run folders: what lies in one, opened again, and what a new training may write into.
 
 A run folder holds `recipe.yaml` (resolved), `metrics.jsonl`, TensorBoard events, `last.safetensors` and
-`best.safetensors`, `environment.json`, after the last epoch `report.json` and, for networks with units,
-`keep_rates.png`; `bench` leaves what it measured last as `bench.json`, `curve` `exits.json`, `exits.csv` and
-`exits.png`.
+`best.safetensors`, `environment.json`, after the last epoch `report.json`, for networks with units
+`keep_rates.png` and for those for all budgets `budgets.json`, `budgets.csv` and `budgets.png`; `bench` leaves
+what it measured last as `bench.json`, `curve` `exits.json`, `exits.csv` and `exits.png`, or those of budgets.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ class OpenedRun:
 
     def ask(self, asked: float) -> None:
         """Let the routers of a network for all budgets decide at one of them from now on."""
-        self.network.router = self.routers().at(asked)
+        device = next(self.network.parameters()).device
+        self.network.router = self.routers().at(asked).to(device)
 
     def budgets(self, count: int) -> list[float]:
         """Return evenly spaced budgets of the routers, rising; none where they are given none."""

@@ -13,13 +13,16 @@ from pathlib import Path
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.logger import Logger
 
-from sidestep.data.image_set import eval_batch_size
+from sidestep.data.image_set import ImageSet, eval_batch_size
 from sidestep.evaluation.report import evaluate_network
 from sidestep.files import kept, made_folder, write_file
 from sidestep.fused.training_execution import training_execution
 from sidestep.results.figures import save_keep_rates
+from sidestep.results.kept_curve import save_budget_curve
 from sidestep.results.run_result import REPORT
+from sidestep.routing.budget_router import BudgetedRouter
 from sidestep.runs.assemble import job_of, seeded
+from sidestep.runs.at_budget import curve_of_routers, tenths
 from sidestep.runs.recipe import Recipe, load_recipe
 from sidestep.runs.run_folder import (
     check_same_data,
@@ -141,3 +144,16 @@ def _report(folder: Path, job: Job, fabric: Fabric) -> None:
     if reports["best"]["keep_rates"]:
         with kept():
             save_keep_rates(folder / "keep_rates.png", reports["best"], list(job.data.class_names))
+    if isinstance(job.network.router, BudgetedRouter) and not job.network.has_early_exits:
+        _report_budgets(folder, job.data.test, fabric)
+
+
+def _report_budgets(folder: Path, test: ImageSet, fabric: Fabric) -> None:
+    """Leave the curve of a network for all budgets, at every tenth of the full network's MACs."""
+    opened = open_run(folder, "best")
+    opened.network.to(fabric.device)
+    _log.info("evaluating budgets")
+    batches = partial(test.eval_batches, batch_size=eval_batch_size(opened.input_size))
+    curve = curve_of_routers(opened, tenths(opened), batches)
+    with kept():
+        save_budget_curve(folder, curve, "best")
