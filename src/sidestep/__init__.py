@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from sidestep.runs.compose import make_cascade
     from sidestep.runs.evaluate import calibrate, curve, evaluate
     from sidestep.runs.export import export_run
+    from sidestep.runs.push import push
     from sidestep.runs.recipe import Recipe, load_recipe
     from sidestep.runs.run_folder import load
     from sidestep.runs.timing import bench
@@ -103,6 +104,7 @@ _HOMES = {
     "make_cascade": "runs.compose",
     "masked": "execution.execution",
     "measure_cost": "cost.macs",
+    "push": "runs.push",
     "register_criterion": "routing.exit_rule",
     "register_method": "methods",
     "register_model": "networks.models",
@@ -163,6 +165,7 @@ __all__ = [
     "make_cascade",
     "masked",
     "measure_cost",
+    "push",
     "register_criterion",
     "register_method",
     "register_model",

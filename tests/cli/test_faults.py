@@ -26,15 +26,25 @@ TINY: dict[str, Any] = {
 COMMANDS = commands()
 
 # Wrong kinds of what a command takes without a name, by the name of that parameter.
-RUNS = ("absent", "file", "empty", "junk", "torn", "recipe only", "weights")
+RUNS = (
+    "absent", "file", "empty", "junk", "torn", "recipe only", "weights",
+    "local-dir:", "local-dir:absent", "local-dir:junk", "local-dir:torn package",
+    "hf-hub:", "hf-hub:someone/absent",
+)  # fmt: skip
 RECIPE_FILES = ("absent", "folder", "nothing", "binary", "list", "open", "wrong keys")
 PLANS = ("absent", "folder", "nothing", "torn plan", "text")
 PICTURES = ("absent", "folder", "nothing", "text", "torn picture")
 WRONG = {
     "run": RUNS, "runs": RUNS, "recipe": RECIPE_FILES, "recipes": RECIPE_FILES, "plan": PLANS,
     "images": PICTURES, "name": ("absent", "timm/absent"),
-    "members": (*RUNS[:6], "cifar_resnet20=absent", "timm/absent=file", "cifar_resnet20=file", "run"),
-    "candidates": (*RUNS[:6], "cifar_resnet20=absent", "run"),
+    "to": (
+        "name", "../a/b", "hf-hub:", "someone/absent", "local-dir:", "local-dir:file", "local-dir:folder",
+        "local-dir:file/x", "local-dir:/proc/sidestep/x",
+    ),
+    "members": (
+        *RUNS[:6], *RUNS[7:], "cifar_resnet20=absent", "timm/absent=file", "cifar_resnet20=file", "run",
+    ),
+    "candidates": (*RUNS[:6], *RUNS[7:], "cifar_resnet20=absent", "run"),
 }  # fmt: skip
 # Places where nothing can be written.
 PLACES = ("/dev/null/x", "file/x", "x" * 300, "/proc/sidestep/x")
@@ -67,6 +77,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("best.safetensors", "last.safetensors", "report.json", "metrics.jsonl"):
         (root / "torn" / name).write_bytes((run / name).read_bytes()[:-60])
     shutil.copy(run / "best.safetensors", root / "weights")
+    sidestep.push(run, f"local-dir:{root / 'torn package'}")
+    weights = root / "torn package" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-60])
     return root
 
 
@@ -80,6 +93,7 @@ def good(command: Command) -> list[str]:
     values = {
         "run": "run", "runs": "run", "recipe": "tiny.yaml", "recipes": "tiny.yaml", "plan": "tiny.plan",
         "images": "good.png", "name": "resnet20-cifar10", "members": "run", "candidates": "run",
+        "to": "local-dir:new",
     }  # fmt: skip
     found = [values[option.name] for option in command.options if option.is_positional]
     return [*found, "--data.source=digits"] if command.name in ("cascade", "frontier") else found

@@ -46,6 +46,7 @@ def commands() -> dict[str, Command]:
     from sidestep.cli import (
         cascade_commands,
         evaluation_commands,
+        hub_commands,
         plan_commands,
         result_commands,
         training_commands,
@@ -66,6 +67,7 @@ def commands() -> dict[str, Command]:
         "bench": evaluation_commands.bench,
         "export": plan_commands.export,
         "run": plan_commands.run,
+        "push": hub_commands.push,
         "methods": result_commands.methods,
         "results": result_commands.results,
         "ledger": result_commands.ledger,

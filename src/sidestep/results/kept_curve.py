@@ -16,7 +16,7 @@ from sidestep.evaluation.thresholds import ExitPoint
 from sidestep.files import write_file
 from sidestep.results.figures import budget_figure, exit_figure, save_figure
 
-EXITS = "exits.json"
+EXITS, BUDGETS = "exits.json", "budgets.json"
 KINDS = ("anytime", "budgeted")
 
 
@@ -75,7 +75,7 @@ def save_budget_curve(folder: Path, curve: BudgetCurve, checkpoint: str) -> None
         checkpoint: whose it is.
     """
     record = {"checkpoint": checkpoint} | curve.as_dict()
-    write_file(folder / "budgets.json", json.dumps(record, indent=1) + "\n", what="curve")
+    write_file(folder / BUDGETS, json.dumps(record, indent=1) + "\n", what="curve")
     text = StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(

@@ -10,6 +10,7 @@ from typing import Any
 
 from sidestep.errors import CheckpointError, one_line
 from sidestep.files import read_json, write_file
+from sidestep.hub.places import run_folder_of
 from sidestep.results.kept_curve import KeptCurve
 from sidestep.results.run_result import REPORT, STUDY, RunResult, Timing, read_result
 
@@ -44,7 +45,7 @@ def page_data(sources: Sequence[Path], *, title: str | None = None, published: s
     """Return what a page shows of its sources; a run that several of them hold is there once.
 
     Args:
-        sources: finished run folders, folders of sweeps, and compact files (`.json`).
+        sources: finished run folders or packages, folders of sweeps, and compact files (`.json`).
         title: heading of the page; by default that of the first compact file, or "Results".
         published: data set of the picture's published points; by default that of the first compact file.
 
@@ -59,7 +60,7 @@ def page_data(sources: Sequence[Path], *, title: str | None = None, published: s
             title, published, figure = title or part.title, published or part.published, figure or part.figure
             found = part.results
         else:
-            found = [read_result(folder) for folder in _runs_in(path)]
+            found = [read_result(folder) for folder in _runs_in(run_folder_of(path))]
         results += [result for result in found if result not in results]
     return PageData(title=title or _TITLE, figure=figure, published=published, results=results)
 

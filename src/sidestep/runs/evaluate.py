@@ -84,7 +84,7 @@ def evaluate(
     """
     if execution not in (known := (*EXECUTIONS, ENGINE)):
         raise RecipeError(f"execution must be one of {', '.join(known)}, got {execution!r}")
-    opened = open_run(Path(run), checkpoint)
+    opened = open_run(run, checkpoint)
     sampled = _sampled(opened.recipe, decisions, seed)
     if precision is not None and execution != ENGINE:
         raise ExecutionError(f"precision is the engine's alone, got execution {execution!r}; drop it")
@@ -134,8 +134,8 @@ def calibrate(
         SidestepError: for a network without early exits and for one budget, or a budget that cannot be met;
             nothing is written then.
     """
-    opened = open_run(Path(run), checkpoint)
-    with locked(Path(run)):
+    opened = open_run(run, checkpoint)
+    with locked(opened.folder):
         latency = _latency(opened, budget, book)
         if opened.given is None or opened.network.has_early_exits:
             calibration = solve(opened, budget, source, latency)
@@ -186,15 +186,15 @@ def curve(
         SidestepError: for a network without early exits and for one budget.
     """
     check_curve(criterion, num_budgets)
-    opened = open_run(Path(run), checkpoint)
+    opened = open_run(run, checkpoint)
     latency = _latency(opened, None, book)
     if opened.given is not None and not opened.network.has_early_exits:
         check_no_exits(criterion, scale)
         batches = batches_of(opened, "test", source)
         found = curve_of_routers(opened, opened.budgets(num_budgets), batches, latency)
         with kept():
-            save_budget_curve(Path(run), found, checkpoint)
-            _log.info("wrote budgets.json, budgets.csv and budgets.png into %s", run)
+            save_budget_curve(opened.folder, found, checkpoint)
+            _log.info("wrote budgets.json, budgets.csv and budgets.png into %s", opened.folder)
         return found
     exits = exit_curve(
         curve_of_exits(opened, source, latency),
@@ -204,8 +204,8 @@ def curve(
         num_budgets=num_budgets,
     )
     with kept():
-        save_exit_curve(Path(run), exits, checkpoint)
-        _log.info("wrote exits.json, exits.csv and exits.png into %s", run)
+        save_exit_curve(opened.folder, exits, checkpoint)
+        _log.info("wrote exits.json, exits.csv and exits.png into %s", opened.folder)
     return exits
 
 

@@ -69,7 +69,7 @@ def export_run(
         ExportError: for a network that the target cannot express, or a file that cannot be written.
     """
     target = TARGETS[to]
-    opened = open_run(Path(run), checkpoint)
+    opened = open_run(run, checkpoint)
     path = opened.path.with_suffix(target.suffix) if out is None else Path(out)
     rule = settle(opened, None if budget is None else ExitBudget(fraction=budget), source)
     _log.info("writing the network of %s as %s", run, to)

@@ -65,15 +65,15 @@ def measure_book(
     """
     if runtime not in RUNTIMES:
         raise RecipeError(f"book must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
-    opened = open_run(Path(run), checkpoint)
+    opened = open_run(run, checkpoint)
     images = test_images(opened, source, batch_size)
     _log.info("timing paths through %s in %s, batch %d", run, runtime, batch_size)
     export = exportable(opened, opened.exit_rule)
     way = Way(runtime=runtime, precision=precision, batch_size=batch_size, seconds=seconds)
     book = measured(export, images, way, _measured(opened))
     with kept():
-        save_book(Path(run) / LATENCY / f"{book.name}.json", book)
-        _log.info("wrote %s", Path(run) / LATENCY / f"{book.name}.json")
+        save_book(path := opened.folder / LATENCY / f"{book.name}.json", book)
+        _log.info("wrote %s", path)
     return book
 
 

@@ -14,6 +14,7 @@ from sidestep.data.decode import PHOTO_CROP
 from sidestep.data.split import class_difference, shown_name
 from sidestep.errors import CheckpointError, RecipeError
 from sidestep.files import read_safetensors
+from sidestep.hub.places import is_place
 from sidestep.networks.cascade_network import MemberInput
 from sidestep.networks.models import MODELS
 from sidestep.runs.cascade_model import MemberSettings
@@ -44,8 +45,8 @@ def member_of(text: str, data: DataConfig, *, given: Collection[str] = ()) -> Na
     """Return the member that a text names.
 
     Args:
-        text: a run folder, `cifar_resnet20=weights.safetensors`, `timm/<name>=weights.safetensors`, or
-            `timm/<name>` with timm's pretrained weights.
+        text: a run folder, a package (`hf-hub:org/name`, `local-dir:path`), `timm/<name>` with timm's
+            pretrained weights, or weights: `cifar_resnet20=weights.safetensors`, `timm/<name>=...`.
         data: what the cascade is for; its size, mean and deviation hold for members that bring none.
         given: keys of data that somebody has set, not left at their defaults. A mean and a deviation that are
             among them hold for weights of timm's networks from elsewhere as well, which may have been trained
@@ -55,13 +56,13 @@ def member_of(text: str, data: DataConfig, *, given: Collection[str] = ()) -> Na
         RecipeError: for a text that names no network.
         CheckpointError: for weights that are missing or damaged.
     """
+    if is_place(text) or Path(text).is_dir():
+        return _of_run(text)
     name, equals, file = text.partition("=")
-    if not equals and Path(text).is_dir():
-        return _of_run(Path(text))
     if not equals and not text.startswith(_TIMM):
         raise RecipeError(
-            f"a member must be a run folder, <model>=<weights file>, or timm/<name>, got {text!r}; "
-            "for example cifar_resnet20=weights.safetensors"
+            f"a member must be a run folder, a package, <model>=<weights file>, or timm/<name>, got "
+            f"{text!r}; for example cifar_resnet20=weights.safetensors"
         )
     if name not in MODELS:
         raise MODELS.unknown(name)
@@ -111,7 +112,7 @@ def distinct(members: list[MemberSettings]) -> list[MemberSettings]:
     return renamed
 
 
-def _of_run(run: Path) -> NamedMember:
+def _of_run(run: str) -> NamedMember:
     opened = open_run(run, "best")
     values, data = opened.recipe.as_dict(), opened.recipe.data
     if data.per_image_standardization:
@@ -123,7 +124,7 @@ def _of_run(run: Path) -> NamedMember:
     model = {key: value for key, value in values["model"].items() if key not in ("init", "pretrained")}
     known = opened.preparation
     settings = MemberSettings(
-        name=run.name,
+        name=opened.folder.name,
         method=values["method"],
         model=model,
         weights=str(opened.path),
@@ -135,7 +136,7 @@ def _of_run(run: Path) -> NamedMember:
             std=tuple(data.std),
         ),
     )
-    return NamedMember(text=str(run), settings=settings, class_names=opened.class_names)
+    return NamedMember(text=run, settings=settings, class_names=opened.class_names)
 
 
 def _of_timm(name: str) -> MemberInput:

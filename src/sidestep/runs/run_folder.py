@@ -28,6 +28,8 @@ from sidestep.evaluation.budget_points import asked_for
 from sidestep.evaluation.environment import describe_environment
 from sidestep.evaluation.exit_curve import ExitCalibration
 from sidestep.files import write_file
+from sidestep.hub.package import CONFIG
+from sidestep.hub.places import LOCAL, run_folder_of
 from sidestep.networks.network import DynamicNetwork
 from sidestep.routing.budget_router import BudgetedRouter
 from sidestep.routing.exit_rule import ExitRule
@@ -42,8 +44,9 @@ from sidestep.types import CostModel
 # Where a checkpoint keeps what `calibrate` has found.
 EXITS, ASKED = "exits", "asked"
 
+ENVIRONMENT = "environment.json"
 _RECIPE = "recipe.yaml"
-_BEFORE_LEARNING = {_RECIPE, "environment.json", METRICS, "wandb", "wandb_id.txt"}
+_BEFORE_LEARNING = {_RECIPE, ENVIRONMENT, METRICS, "wandb", "wandb_id.txt"}
 # The images behind a source are compared themselves.
 _NOT_LEARNT = {"version", "name", "data.source", "data.root", "data.workers"}
 
@@ -93,6 +96,11 @@ class OpenedRun:
         return torch.linspace(self.given.low, 1, count, dtype=torch.float64).tolist()
 
     @property
+    def folder(self) -> Path:
+        """Return the run folder, where commands keep what they find."""
+        return self.path.parent
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Return the names of the classes, in the order of the network's outputs."""
         return tuple(self.values["class_names"])
@@ -116,12 +124,17 @@ class OpenedRun:
         return None if known is None else ExitCalibration(**known).rule
 
 
-def open_run(run: Path, name: str) -> OpenedRun:
+def open_run(run: Path | str, name: str) -> OpenedRun:
     """Return a run's network, from its "best" or "last" checkpoint.
+
+    Args:
+        run: a run folder, or a package as `run_folder_of` takes it.
+        name: of the checkpoint.
 
     Raises:
         CheckpointError: when the folder holds no such checkpoint, or it is damaged.
     """
+    run = run_folder_of(run)
     path = run / {"best": BEST, "last": LAST}.get(name, name)
     if not path.is_file():
         raise _no_run(run, path.name)
@@ -150,6 +163,12 @@ def _no_run(run: Path, wanted: str) -> CheckpointError:
         return CheckpointError(
             f"run {run} must be a run folder, and there is none; `sidestep train RECIPE --out {run}` makes it"
         )
+    if (run / BEST).is_file():
+        return CheckpointError(
+            f"run {run} must hold {wanted}, and has {BEST} alone, as packages do; leave out the checkpoint"
+        )
+    if (run / CONFIG).is_file():
+        return CheckpointError(f"run {run} must be a run folder, and is a package; name it {LOCAL}{run}")
     if (run / _RECIPE).is_file():
         return CheckpointError(
             f"run {run} must hold {wanted}, and its training ended before; go on with "
@@ -227,7 +246,7 @@ def load(run: Path | str, *, checkpoint: str = "best", budget: float | None = No
     all budgets decides at the one that `calibrate` or else the recipe has said.
 
     Args:
-        run: a run folder.
+        run: a run folder, `hf-hub:org/name[@revision]`, or `local-dir:path`.
         checkpoint: "best" or "last".
         budget: of a network for all budgets instead, as a fraction of the full network's MACs.
 
@@ -235,7 +254,7 @@ def load(run: Path | str, *, checkpoint: str = "best", budget: float | None = No
         CheckpointError: when the folder holds no such checkpoint, or it is damaged.
         SidestepError: for a budget that the network was not trained for.
     """
-    opened = open_run(Path(run), checkpoint)
+    opened = open_run(run, checkpoint)
     if budget is not None:
         if opened.network.has_early_exits:
             raise ExecutionError(
@@ -278,7 +297,7 @@ def start_run_folder(folder: Path, recipe: Recipe) -> None:
     text = yaml.safe_dump(recipe.as_dict(), sort_keys=False)
     write_file(folder / _RECIPE, text, what="recipe")
     environment = json.dumps(describe_environment(), indent=1) + "\n"
-    write_file(folder / "environment.json", environment, what="environment")
+    write_file(folder / ENVIRONMENT, environment, what="environment")
 
 
 def resumable(folder: Path, recipe: Recipe) -> Checkpoint | None:

@@ -43,7 +43,7 @@ def bench(
         checkpoint: "best" or "last".
         source: where the data lies now, if not where the recipe says; real images decide the paths.
     """
-    opened = open_run(Path(run), checkpoint)
+    opened = open_run(run, checkpoint)
     images = test_images(opened, source, max(batch_sizes))
     result = bench_network(
         opened.network,
@@ -55,8 +55,8 @@ def bench(
         extra=engines_of(opened, opened.exit_rule),
     )
     with kept():
-        write_file(Path(run) / BENCH, json.dumps(result.as_dict(), indent=1) + "\n", what="bench")
-        _log.info("wrote %s", Path(run) / BENCH)
+        write_file(opened.folder / BENCH, json.dumps(result.as_dict(), indent=1) + "\n", what="bench")
+        _log.info("wrote %s", opened.folder / BENCH)
     return result
 
 
