@@ -10,7 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from sidestep.evaluation.budget_points import BudgetCurve
+from sidestep.evaluation.budget_points import BudgetCurve, BudgetPoint
 from sidestep.evaluation.exit_curve import CurvePoint, ExitCurve
 from sidestep.evaluation.thresholds import ExitPoint
 from sidestep.files import write_file
@@ -86,6 +86,17 @@ def save_budget_curve(folder: Path, curve: BudgetCurve, checkpoint: str) -> None
         writer.writerow([point.asked, *costs, point.ms, point.accuracy])
     write_file(folder / "budgets.csv", text.getvalue(), what="table")
     save_figure(folder / "budgets.png", budget_figure(curve))
+
+
+def read_budget_curve(path: Path) -> BudgetCurve:
+    """Return the curve that `save_budget_curve` has left in a file."""
+    return budget_curve_from(json.loads(path.read_bytes()))
+
+
+def budget_curve_from(values: Mapping[str, Any]) -> BudgetCurve:
+    """Return the curve that its `as_dict` has given."""
+    points = [BudgetPoint(**point) for point in values["points"]]
+    return BudgetCurve(full_macs=values["full_macs"], budgets_macs=values["budgets_macs"], points=points)
 
 
 def read_exit_curve(path: Path) -> KeptCurve:

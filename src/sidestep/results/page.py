@@ -9,8 +9,10 @@ from typing import Any
 
 from sidestep.errors import RecipeError
 from sidestep.evaluation.bench import ENGINE
+from sidestep.evaluation.budget_points import BudgetCurve
 from sidestep.evaluation.rivals import STATIC_PYTORCH
 from sidestep.files import write_file
+from sidestep.results.budget_tables import budget_sections
 from sidestep.results.exit_tables import exit_sections
 from sidestep.results.figures import ExitLines, Line, Point, save_accuracy_cost
 from sidestep.results.kept_curve import KINDS
@@ -97,15 +99,24 @@ def exit_curves(folders: Sequence[Path]) -> list[ExitLines]:
 
 
 def _accuracy_cost(results: Sequence[RunResult]) -> list[Line]:
-    groups = run_groups([result for result in results if result.exits is None])
-    return [
+    alone = [result for result in results if result.exits is None and result.budgets is None]
+    lines = [
         Line(
             name=name,
             points=tuple(_point(group.gflops, group.percent) for group in line),
             family=line[0].results[0].recipe_name,
         )
-        for name, line in lines_of(groups)
+        for name, line in lines_of(run_groups(alone))
     ]
+    for group in run_groups([result for result in results if result.budgets is not None]):
+        points = _mean_points([_budget_points(result.budgets) for result in group.results if result.budgets])
+        lines.append(Line(name=group.name, points=points, family=group.results[0].recipe_name))
+    return lines
+
+
+def _budget_points(curve: BudgetCurve) -> list[tuple[float, float]]:
+    """Return GFLOPs and accuracy in percent at every budget."""
+    return [(2e-9 * point.macs, 100 * point.accuracy) for point in curve.points]
 
 
 def _exit_curves(results: Sequence[RunResult]) -> list[ExitLines]:
@@ -118,7 +129,13 @@ def _exit_curves(results: Sequence[RunResult]) -> list[ExitLines]:
 
 def _mean_curve(group: RunGroup, kind: str) -> tuple[Point, ...]:
     """Return the points of a curve; of several seeds the means at every exit, or at every budget."""
-    curves = [result.exits.accuracy_cost(kind) for result in group.results if result.exits is not None]
+    return _mean_points(
+        [result.exits.accuracy_cost(kind) for result in group.results if result.exits is not None]
+    )
+
+
+def _mean_points(curves: Sequence[Sequence[tuple[float, float]]]) -> tuple[Point, ...]:
+    """Return the means of curves, point by point."""
     return tuple(
         _point(*(mean_and_deviation(values) for values in zip(*points, strict=True)))
         for points in zip(*curves, strict=False)
@@ -137,6 +154,7 @@ def _page(data: PageData) -> str:
     lines += [
         *_over_seeds(data.results),
         *paired_section(data.results),
+        *budget_sections(data.results),
         *exit_sections(data.results),
         "",
         "## Validation curves",

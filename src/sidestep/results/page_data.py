@@ -11,7 +11,7 @@ from typing import Any
 from sidestep.errors import CheckpointError, one_line
 from sidestep.files import read_json, write_file
 from sidestep.hub.places import run_folder_of
-from sidestep.results.kept_curve import KeptCurve
+from sidestep.results.kept_curve import KeptCurve, budget_curve_from
 from sidestep.results.run_result import REPORT, STUDY, RunResult, Timing, read_result
 
 _TITLE = "Results"
@@ -115,5 +115,7 @@ def _result(values: dict[str, Any]) -> RunResult:
             "validation": [(accuracy, fraction) for accuracy, fraction in values["validation"]],
             "timings": [Timing(**row) for row in values["timings"]],
             "exits": values["exits"] and KeptCurve.from_dict(values["exits"]),
+            # Pages that were written before there were such networks say nothing of them.
+            "budgets": values.get("budgets") and budget_curve_from(values["budgets"]),
         }
     )

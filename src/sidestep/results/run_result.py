@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import yaml
 
 from sidestep.errors import CheckpointError, one_line
-from sidestep.results.kept_curve import EXITS, KeptCurve, read_exit_curve
+from sidestep.evaluation.budget_points import BudgetCurve
+from sidestep.results.kept_curve import BUDGETS, EXITS, KeptCurve, read_budget_curve, read_exit_curve
 from sidestep.training.metrics import METRICS, read_metrics
 
 BENCH, REPORT = "bench.json", "report.json"
@@ -58,6 +59,7 @@ class RunResult:
             validated.
         timings: what `sidestep bench` last measured; empty if it never did.
         exits: what `sidestep curve` last found, or None.
+        budgets: accuracy and cost of a network for all budgets at many of them, or None.
     """
 
     folder: str
@@ -68,6 +70,7 @@ class RunResult:
     validation: list[tuple[float, float]]
     timings: list[Timing]
     exits: KeptCurve | None = None
+    budgets: BudgetCurve | None = None
 
     @property
     def method(self) -> str:
@@ -145,6 +148,7 @@ def read_result(folder: Path) -> RunResult:
         validation=[_validation(row["val"]) for row in epochs if row.get("val")],
         timings=_whole(folder / BENCH, _timings) if (folder / BENCH).is_file() else [],
         exits=_whole(folder / EXITS, read_exit_curve) if (folder / EXITS).is_file() else None,
+        budgets=_whole(folder / BUDGETS, read_budget_curve) if (folder / BUDGETS).is_file() else None,
     )
 
 
