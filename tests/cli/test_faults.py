@@ -93,10 +93,10 @@ def good(command: Command) -> list[str]:
     values = {
         "run": "run", "runs": "run", "recipe": "tiny.yaml", "recipes": "tiny.yaml", "plan": "tiny.plan",
         "images": "good.png", "name": "resnet20-cifar10", "members": "run", "candidates": "run",
-        "to": "local-dir:new",
+        "to": "local-dir:new", "model": "run",
     }  # fmt: skip
     found = [values[option.name] for option in command.options if option.is_positional]
-    return [*found, "--data.source=digits"] if command.name in ("cascade", "frontier") else found
+    return [*found, "--data.source=digits"] if command.name in ("cascade", "frontier", "survey") else found
 
 
 def named(command: Command) -> list[Option]:

@@ -11,6 +11,7 @@ from sidestep.errors import RecipeError
 from sidestep.evaluation.thresholds import (
     ExitTable,
     Family,
+    between_scores,
     geometric_shares,
     solve_thresholds,
     thresholds_for_budget,
@@ -123,3 +124,31 @@ def test_anytime_is_every_exit_for_all_images() -> None:
     assert [point.macs for point in points] == COSTS.tolist()
     assert points[2].accuracy == pytest.approx(validation.correct[2].double().mean().item())
     assert points[2].exit_rates == [0.0, 0.0, 1.0, 0.0]
+
+
+@given(seed=st.integers(0, 1000), place=st.floats(0.01, 0.99))
+def test_solved_thresholds_lie_between_images(seed: int, place: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(3, 60, generator=generator)
+    macs = torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64).expand(-1, 60)
+    table = ExitTable(scores=scores, correct=scores > 0.5, macs=macs)
+    thresholds = thresholds_for_budget(table, 1 + 2 * place, "confidence")
+    cost = table.leaving(thresholds).macs
+    assert cost <= 1 + 2 * place
+    for exit_scores, threshold in zip(scores[:-1], thresholds.tolist(), strict=True):
+        leaving = exit_scores >= threshold
+        if leaving.any() and not leaving.all():
+            gap = exit_scores[leaving].min() - exit_scores[~leaving].max()
+            assert float((exit_scores - threshold).abs().min()) == pytest.approx(
+                float(gap) / 2, rel=1e-3, abs=1e-7
+            )
+
+
+def test_neighbours_of_a_precision_and_levels_stay_what_they_are() -> None:
+    one = torch.tensor(0.5)
+    scores = torch.stack([torch.stack([one, torch.nextafter(one, torch.tensor(1.0))]), torch.ones(2)])
+    thresholds = scores[0, 1:]
+    assert torch.equal(scores[0] >= between_scores(scores, thresholds, "confidence"), scores[0] >= thresholds)
+    levels = torch.tensor([[1.0, 2.0, 3.0], [3.0, 3.0, 3.0]])
+    assert between_scores(levels, torch.tensor([2.0]), "patience").tolist() == [2.0]
+    assert between_scores(levels, torch.tensor([2.0]), "confidence").tolist() == [1.5]

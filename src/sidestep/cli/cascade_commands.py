@@ -1,4 +1,4 @@
-"""Commands about cascades of trained networks: cascade, frontier."""
+"""Commands about trained networks as they are: cascade, frontier, survey."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 
 from sidestep.cli.groups import Exits
 from sidestep.cli.options import Overrides
-from sidestep.cli.tables import calibration_table, frontier_table, report_table, show, tell
+from sidestep.cli.tables import calibration_table, frontier_table, report_table, show, survey_table, tell
 
 
 def cascade(
@@ -111,3 +111,52 @@ def frontier(
         for text, why in reasons.items():
             print(f"{what}: {text}: {why}")
     print(f"wrote {', '.join(map(str, written))}")
+
+
+def survey(
+    model: str,
+    *,
+    overrides: Overrides,
+    out: Path = Path("runs/survey.md"),
+    images: int = 1000,
+    split: Literal["test", "val"] = "test",
+    no_pairs: bool = False,
+    paths: int = 0,
+    runtime: Literal["engine", "pytorch", "onnxruntime", "openvino"] | None = None,
+    batch_size: int = 1,
+) -> None:
+    """Measure what leaving each block out of a trained network costs and saves, without training.
+
+    Blocks alone, pairs of them, and greedily until none is left; and what choosing per image could win. The
+    page has settings with which recipes can begin.
+
+    Args:
+        model: run folder, MODEL=WEIGHTS such as cifar_resnet20=weights.safetensors, or timm/NAME.
+        overrides: a key of data: --data.source where images lie, --data.mean and --data.std of weights that
+            do not say theirs.
+        out: markdown file; figure (.png) and figures as numbers (.json) go beside it.
+        images: how many are run, evenly spread over the split.
+        split: part of the data; weights that have learnt an image miss no block on it.
+        no_pairs: try no pairs, which take most of the time.
+        paths: random paths more for what choosing per image could win.
+        runtime: time every block in it.
+        batch_size: images per call when blocks are timed.
+    """
+    from sidestep.results.survey_page import save_survey
+    from sidestep.runs.latency import Way
+    from sidestep.runs.recipe import data_values
+    from sidestep.runs.survey import survey as survey_of
+
+    found = survey_of(
+        model,
+        data=data_values(overrides),
+        split=split,
+        images=images,
+        pairs=not no_pairs,
+        random_paths=paths,
+        way=None if runtime is None else Way(runtime=runtime, batch_size=batch_size, seconds=2.0),
+    )
+    written = save_survey(out, found)
+    Console().print(survey_table(found.survey, found.ms))
+    for path in written:
+        Console(stderr=True).print(f"wrote {path}", highlight=False, soft_wrap=True)

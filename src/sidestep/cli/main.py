@@ -61,6 +61,7 @@ def commands() -> dict[str, Command]:
         "sweep": training_commands.sweep,
         "cascade": cascade_commands.cascade,
         "frontier": cascade_commands.frontier,
+        "survey": cascade_commands.survey,
         "evaluate": evaluation_commands.evaluate,
         "calibrate": evaluation_commands.calibrate,
         "curve": evaluation_commands.curve,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sidestep.evaluation.budget_points import BudgetCalibration, BudgetCurve
     from sidestep.evaluation.exit_curve import ExitCalibration, ExitCurve
     from sidestep.evaluation.frontier import FrontierPoint
+    from sidestep.evaluation.unit_survey import UnitSurvey
     from sidestep.methods import Method
     from sidestep.registry import Registry
     from sidestep.runs.recipe_book import RecipeCard
@@ -229,6 +230,23 @@ def frontier_table(points: Sequence[FrontierPoint], unit: Unit = "MACs") -> Tabl
             *([f"{point.cost(unit):.4f}"] if timed else []),
             f"{1e-6 * point.macs:.1f}",
             " ".join(f"{share:.1%}" for share in point.shares),
+        )
+    return table
+
+
+def survey_table(survey: UnitSurvey, ms: Sequence[float] | None) -> Table:
+    """Return a table of units: what each costs, and what the network is without it."""
+    heads = ["block", "of the MACs", *(["ms"] if ms is not None else []), "accuracy without", "loss rises by"]
+    whole = survey.whole
+    table = plain_table(*heads, title=f"all blocks: {whole.accuracy:.2%} on {survey.num_images:,} images")
+    for unit, tried in enumerate(survey.without):
+        add_row(
+            table,
+            survey.names[unit],
+            f"{1 - tried.fraction:.1%}",
+            *([f"{ms[unit]:.4f}"] if ms is not None else []),
+            f"{tried.accuracy:.2%} ± {100 * tried.error:.2f}",
+            f"{tried.loss - whole.loss:+.4f}",
         )
     return table
 

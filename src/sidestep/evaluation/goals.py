@@ -10,7 +10,7 @@ from scipy.stats import binom
 from torch import Tensor
 
 from sidestep.errors import RecipeError
-from sidestep.evaluation.thresholds import ExitTable, Family, thresholds_for_budget
+from sidestep.evaluation.thresholds import ExitTable, Family, between_scores, thresholds_for_budget
 from sidestep.routing.exit_rule import first_exits
 
 
@@ -71,7 +71,7 @@ def thresholds_for_drop(table: ExitTable, max_drop: float, criterion: str) -> Te
     for row in family.thresholds.unbind():
         accuracy = table.leaving(row).accuracy
         if accuracy >= wanted - 1e-12:
-            return row
+            return between_scores(table.scores, row, criterion)
         best = max(best, accuracy)
     raise RecipeError(
         f"max-drop must be at least {100 * (last - best):.2f} points here, which the best thresholds lose "
@@ -112,4 +112,4 @@ def thresholds_for_risk(table: ExitTable, risk: float, confidence: float, criter
         if binom.cdf(lost, count, risk) > 1 - confidence:
             break
         chosen = row
-    return chosen
+    return between_scores(table.scores, chosen, criterion)

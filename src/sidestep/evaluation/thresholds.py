@@ -205,9 +205,34 @@ def thresholds_for_budget(table: ExitTable, budget: float, criterion: str, *, un
 
     row = bisect_left(range(1, last + 1), True, key=exceeds)
     if shared or row == last:
-        return family.at(row)
+        return between_scores(table.scores, family.at(row), criterion)
     low, high = float(row), float(row + 1)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (low, middle) if exceeds(middle) else (middle, high)
-    return family.at(low)
+    return between_scores(table.scores, family.at(low), criterion)
+
+
+def between_scores(scores: Tensor, thresholds: Tensor, criterion: str) -> Tensor:
+    """Return (E - 1,) thresholds by which the same images leave, halfway between two scores of every exit.
+
+    A threshold that is the score of an image splits hairs: with the rounding of another runtime, or of
+    another size of batch, that image would leave elsewhere. Levels that exits share (patience) stay.
+
+    Args:
+        scores: (E, N) of the images that the thresholds were solved on.
+        thresholds: (E - 1,).
+        criterion: of the scores.
+    """
+    if CRITERIA[criterion].shares_threshold:
+        return thresholds
+    moved = []
+    for exit_scores, threshold in zip(scores[:-1], thresholds.tolist(), strict=True):
+        leaving = exit_scores >= threshold
+        middle = threshold
+        if leaving.any() and not leaving.all():
+            middle = (exit_scores[leaving].min().item() + exit_scores[~leaving].max().item()) / 2
+        # Between neighbours of a precision there is nothing.
+        same = torch.equal(exit_scores >= torch.tensor(middle, dtype=scores.dtype), leaving)
+        moved.append(middle if same else threshold)
+    return torch.tensor(moved, dtype=thresholds.dtype)
