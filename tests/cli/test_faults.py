@@ -45,6 +45,7 @@ WRONG = {
         *RUNS[:6], *RUNS[7:], "cifar_resnet20=absent", "timm/absent=file", "cifar_resnet20=file", "run",
     ),
     "candidates": (*RUNS[:6], *RUNS[7:], "cifar_resnet20=absent", "run"),
+    "model": (*RUNS[:6], *RUNS[7:], "cifar_resnet20=absent", "timm/absent=file", "cifar_resnet20=file"),
 }  # fmt: skip
 # Places where nothing can be written.
 PLACES = ("/dev/null/x", "file/x", "x" * 300, "/proc/sidestep/x")
