@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from sidestep.runs.timing import bench
     from sidestep.runs.train import train
     from sidestep.runs.wrap import wrap
-    from sidestep.targets.export_target import TARGETS, Exportable, ExportTarget, register_target
+    from sidestep.targets import TARGETS, Exportable, ExportTarget, register_target
     from sidestep.types import Batch, CostModel, Decisions, RoutedOutput
 
 # Public names and their homes. They are imported on first use, so that `import sidestep` stays light.
@@ -69,8 +69,8 @@ _HOMES = {
     "ExitCriterion": "routing.exit_rule",
     "ExitRule": "routing.exit_rule",
     "ExportError": "errors",
-    "ExportTarget": "targets.export_target",
-    "Exportable": "targets.export_target",
+    "ExportTarget": "targets",
+    "Exportable": "targets",
     "GumbelSoftmax": "routing.samplers",
     "METHODS": "methods",
     "MODELS": "networks.models",
@@ -86,7 +86,7 @@ _HOMES = {
     "SOURCES": "data.sources",
     "SidestepError": "errors",
     "Split": "data.split",
-    "TARGETS": "targets.export_target",
+    "TARGETS": "targets",
     "TrainingError": "errors",
     "Unit": "layers.unit",
     "attach_exits": "networks.attached_exits",
@@ -109,7 +109,7 @@ _HOMES = {
     "register_method": "methods",
     "register_model": "networks.models",
     "register_source": "data.sources",
-    "register_target": "targets.export_target",
+    "register_target": "targets",
     "train": "runs.train",
     "wrap": "runs.wrap",
     "write_file": "files",

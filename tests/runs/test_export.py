@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,23 @@ def test_file_and_checkpoint_can_be_chosen(run: Path, tmp_path: Path) -> None:
     assert sidestep.export_run(run, checkpoint="last").path == run / "last.plan"
 
 
+def test_export_of_segments_says_what_freezing_costs(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main(["export", str(run), "--to", "onnx", "--segments", "2", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    size = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file()) / 1e6
+    begin = f"wrote {tmp_path / 'out'}: {size:.2f} MB, "
+    assert re.fullmatch(
+        re.escape(begin) + r"[12] segments? in [13] graphs; [23] units frozen: \d+\.\d\d % right before and "
+        r"\d+\.\d\d % after, on \d+ validation images, \d+\.\d\d % with the same class\n",
+        said,
+    )
+    route = json.loads((tmp_path / "out" / "manifest.json").read_text())["additional_metadata"]["sidestep"]
+    assert route["about"]["recipe"] == "tiny" and route["input"]["preparation"]["crop_share"] == 1.0
+
+
 def test_images_leave_where_calibrate_has_said(tmp_path: Path) -> None:
     model = {**TINY["model"], "exits": {"at": ["layer1"], "width": 4}}
     run = sidestep.train(from_dict({**TINY, "model": model}), tmp_path / "run")
@@ -73,7 +92,9 @@ def test_images_leave_where_calibrate_has_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--to", "onnx"], "to must be one of plan, got 'onnx'"),
+        (["--to", "paper"], "to must be one of plan, onnx, got 'paper'"),
+        (["--segments", "3"], "segments must go with to onnx, got to 'plan'; drop them"),
+        (["--to", "onnx", "--segments", "0"], "segments must be 1 or more, got 0"),
         (["--checkpoint", "middle"], "--checkpoint must be one of best, last, got 'middle'"),
         (["--out", "/dev/null/tiny.plan"], "could not be written"),
     ],

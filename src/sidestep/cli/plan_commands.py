@@ -8,33 +8,38 @@ from typing import Literal
 
 from sidestep.cli.groups import Trained
 from sidestep.cli.tables import predictions_table, show
-from sidestep.errors import UsageError
 
 
 def export(
     run: Path,
     *,
     to: str = "plan",
+    segments: int | None = None,
     out: Path | None = None,
     budget: float | None = None,
     trained: Trained,
 ) -> None:
-    """Write a run's network as a file that other programs run.
+    """Write a run's network for other programs to run.
 
     Args:
         run: run folder.
-        to: format: plan, see docs/plan.md, or a registered one.
-        out: file (default: best.plan or last.plan in the run folder).
+        to: format: plan, see docs/plan.md; onnx, see docs/segments.md; or a registered one.
+        segments: that an image runs at most, of a network with units; the rest is frozen (default: 8).
+        out: file or folder (default: best.plan, or the like, in the run folder).
         budget: mean MACs as a fraction of the full network's (default: what calibrate has kept).
-        trained: which weights, and data that exits are solved on.
+        trained: which weights, and data that decides: for a budget of exits, and for what is frozen.
     """
     from sidestep.runs.export import export_run
 
-    if budget is None and trained.source is not None:
-        raise UsageError(
-            f"--source {trained.source} has no effect without a budget that is solved on images; drop it"
-        )
-    written = export_run(run, out, to=to, checkpoint=trained.checkpoint, budget=budget, source=trained.source)
+    written = export_run(
+        run,
+        out,
+        to=to,
+        segments=segments,
+        checkpoint=trained.checkpoint,
+        budget=budget,
+        source=trained.source,
+    )
     size = f"{written.num_bytes / 1e6:.2f} MB"
     print(f"wrote {written.path}: {size}, {written.summary}")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from sidestep.errors import CheckpointError, ExecutionError, ExportError
+from sidestep.errors import CheckpointError, ExecutionError, ExportError, RecipeError
 from sidestep.evaluation.bench import ENGINE
 from sidestep.evaluation.exit_curve import ExitCurve
 from sidestep.evaluation.rivals import Runner
@@ -18,9 +18,10 @@ from sidestep.execution.prepare import Precision
 from sidestep.plan.levels import Level, rising
 from sidestep.results.kept_curve import EXITS, read_exit_curve
 from sidestep.routing.exit_rule import ExitRule
-from sidestep.runs.at_budget import ExitBudget, settle
+from sidestep.runs.at_budget import ExitBudget, batches_of, settle
 from sidestep.runs.run_folder import OpenedRun, open_run
-from sidestep.targets.export_target import TARGETS, Exportable, plan_of
+from sidestep.targets import TARGETS, Exportable, ExportTarget
+from sidestep.targets.export_target import plan_of
 from sidestep.targets.native_engine import EnginePrecision, engine_installed, engine_of, engine_runner
 
 _log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class Exported:
     """What was written.
 
     Attributes:
-        path: of the file.
+        path: of the file or folder.
         num_bytes: its size.
         summary: a few words about it.
     """
@@ -46,6 +47,7 @@ def export_run(
     out: Path | str | None = None,
     *,
     to: str = "plan",
+    segments: int | None = None,
     checkpoint: str = "best",
     budget: float | None = None,
     source: str | None = None,
@@ -57,37 +59,62 @@ def export_run(
 
     Args:
         run: a run folder.
-        out: the file; by default named like the checkpoint in the run folder, `best.plan` or `last.plan`.
-        to: an export target, "plan" (docs/plan.md) or one that was registered.
+        out: the file or folder; by default named like the checkpoint in the run folder, `best.plan` or
+            `last.segments`.
+        to: an export target: "plan" (docs/plan.md), "onnx" (docs/segments.md), or one that was registered.
+        segments: that an image runs at most, for a target in segments; the rest is frozen, and what that
+            costs is measured on the validation split. By default 8, or one for every exit if these are more.
         checkpoint: "best" or "last".
         budget: of exits or routers instead, as a fraction of the full network's MACs.
-        source: where the data lies now on which exits are solved for a budget, if not where the recipe says.
+        source: where the data lies now on which exits are solved for a budget, and what is frozen is
+            measured, if not where the recipe says.
 
     Raises:
         CheckpointError: when the folder holds no such checkpoint, or it is damaged.
-        RecipeError: for a target that is unknown, or a budget that cannot be met.
+        RecipeError: for a target that is unknown, a budget that cannot be met, or what has no effect.
+        DataError: where images are needed and missing.
         ExportError: for a network that the target cannot express, or a file that cannot be written.
     """
     target = TARGETS[to]
+    _check_effect(target, segments, None if budget is not None else source)
     opened = open_run(run, checkpoint)
     path = opened.path.with_suffix(target.suffix) if out is None else Path(out)
     rule = settle(opened, None if budget is None else ExitBudget(fraction=budget), source)
     _log.info("writing the network of %s as %s", run, to)
     try:
-        summary = target.write(exportable(opened, rule), path)
+        summary = target.write(exportable(opened, rule, source=source, segments=segments), path)
     except OSError as error:
         raise ExportError(
             f"{path} could not be written ({error.strerror}); choose another with --out"
         ) from error
-    return Exported(path=path, num_bytes=path.stat().st_size, summary=summary)
+    parts = [part for part in path.rglob("*") if part.is_file()] if path.is_dir() else [path]
+    num_bytes = sum(part.stat().st_size for part in parts)
+    return Exported(path=path, num_bytes=num_bytes, summary=summary)
 
 
-def exportable(opened: OpenedRun, rule: ExitRule | None) -> Exportable:
+def _check_effect(target: ExportTarget, segments: int | None, source: str | None) -> None:
+    if target.takes_segments:
+        return
+    fitting = " or ".join(name for name, each in TARGETS.items() if each.takes_segments)
+    if segments is not None:
+        raise RecipeError(f"segments must go with to {fitting}, got to {target.name!r}; drop them")
+    if source is not None:
+        raise RecipeError(
+            f"source {source!r} must go with a budget that is solved on images, or with to {fitting}, "
+            f"got to {target.name!r} and no budget; drop it"
+        )
+
+
+def exportable(
+    opened: OpenedRun, rule: ExitRule | None, *, source: str | None = None, segments: int | None = None
+) -> Exportable:
     """Return what an export target gets of a run.
 
     Args:
         opened: the run.
         rule: where images leave a network with early exits; without one all leave at the last.
+        source: where the data lies now, if not where the recipe says.
+        segments: that an image runs at most.
     """
     recipe, data = opened.recipe, opened.recipe.data
     return Exportable(
@@ -107,6 +134,8 @@ def exportable(opened: OpenedRun, rule: ExitRule | None) -> Exportable:
             "checkpoint": opened.path.stem,
         },
         levels=_levels(opened, rule),
+        validation=lambda: batches_of(opened, "val", source)(),
+        num_segments=segments,
     )
 
 

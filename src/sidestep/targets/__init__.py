@@ -1,1 +1,29 @@
-"""What runs plans or carries them away: the native engine."""
+"""What runs plans or carries them away: the native engine, and networks in segments for other runtimes."""
+
+from __future__ import annotations
+
+from sidestep.registry import Registry
+from sidestep.targets.export_target import PLAN, Exportable, ExportTarget
+from sidestep.targets.segment_folder import write_segments
+
+_ONNX = ExportTarget(
+    name="onnx",
+    summary="folder of static graphs for ONNX Runtime and OpenVINO, with their runner (docs/segments.md)",
+    suffix=".segments",
+    write=write_segments,
+    takes_segments=True,
+)
+
+TARGETS: Registry[ExportTarget] = Registry("export target", [PLAN, _ONNX], key="to")
+
+
+def register_target(target: ExportTarget) -> None:
+    """Let `sidestep export --to` name a target of your own; see docs/extending.md.
+
+    Raises:
+        RecipeError: when the name is taken.
+    """
+    TARGETS.add(target)
+
+
+__all__ = ["TARGETS", "ExportTarget", "Exportable", "register_target"]

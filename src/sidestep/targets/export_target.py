@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,8 @@ from sidestep.networks.network import DynamicNetwork
 from sidestep.plan.format import Plan, save_plan
 from sidestep.plan.from_network import PlanCard, export_plan
 from sidestep.plan.levels import Level
-from sidestep.registry import Registry
 from sidestep.routing.exit_rule import ExitRule
-from sidestep.types import CostModel
+from sidestep.types import Batch, CostModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +32,9 @@ class Exportable:
         class_names: in the order of the logits.
         about: what people may want to know, by name: recipe, method, model and checkpoint.
         levels: budgets that the rule's thresholds can be replaced for; empty for one budget.
+        validation: images with labels that nothing is reported on, read anew at every call; None where there
+            are none.
+        num_segments: that an image runs at most, for targets in segments; None leaves it to them.
     """
 
     network: DynamicNetwork
@@ -46,6 +48,8 @@ class Exportable:
     class_names: tuple[str, ...]
     about: dict[str, str]
     levels: Sequence[Level] = ()
+    validation: Callable[[], Iterable[Batch]] | None = None
+    num_segments: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,15 +59,17 @@ class ExportTarget:
     Attributes:
         name: as `sidestep export --to` says it.
         summary: one line for lists.
-        suffix: ending of the file where no other is asked for, such as ".plan".
-        write: (what to write, path of the file) -> a few words about what was written. Raises ExportError
-            for a network that the target cannot express.
+        suffix: ending of the file or folder where no other is asked for, such as ".plan".
+        write: (what to write, path of the file or folder) -> a few words about what was written. Raises
+            ExportError for a network that the target cannot express.
+        takes_segments: whether it heeds `num_segments`.
     """
 
     name: str
     summary: str
     suffix: str
     write: Callable[[Exportable, Path], str]
+    takes_segments: bool = False
 
 
 def plan_of(exportable: Exportable) -> Plan:
@@ -101,17 +107,6 @@ def _write_plan(exportable: Exportable, path: Path) -> str:
     return f"{plan.num_units} units that images can skip{exits}{budgets}{old}"
 
 
-_PLAN = ExportTarget(
+PLAN = ExportTarget(
     name="plan", summary="one file for the native engine (docs/plan.md)", suffix=".plan", write=_write_plan
 )
-
-TARGETS: Registry[ExportTarget] = Registry("export target", [_PLAN], key="to")
-
-
-def register_target(target: ExportTarget) -> None:
-    """Let `sidestep export --to` name a target of your own; see docs/extending.md.
-
-    Raises:
-        RecipeError: when the name is taken.
-    """
-    TARGETS.add(target)

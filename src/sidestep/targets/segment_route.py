@@ -1,0 +1,143 @@
+"""How segments follow each other, as the manifest of their folder says it (docs/segments.md)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sidestep.plan.levels import Level
+from sidestep.routing.exit_rule import ExitRule
+from sidestep.targets.freezing import Freezing
+from sidestep.targets.onnx_graph import OPSET
+from sidestep.targets.onnx_segments import value_name
+from sidestep.targets.segments import Decision, Segment
+
+FORMAT = 1
+# What stands for infinity in JSON.
+_LARGEST = 3e38
+
+
+def limits_of(thresholds: Sequence[float], criterion: str, num_classes: int) -> list[float]:
+    """Return the largest doubt with which images leave at every exit.
+
+    Args:
+        thresholds: least scores.
+        criterion: of the scores.
+        num_classes: C.
+    """
+    return [min(max(_limit(float(each), criterion, num_classes), -_LARGEST), _LARGEST) for each in thresholds]
+
+
+def _limit(threshold: float, criterion: str, num_classes: int) -> float:
+    if criterion == "confidence":
+        return math.inf if threshold <= 0 else (1 - threshold) / threshold if threshold <= 1 else -1.0
+    if criterion == "margin":
+        return 1 - threshold
+    if criterion == "entropy":
+        return (1 - threshold) * math.log(num_classes)
+    return -threshold
+
+
+def route_of(
+    segments: Sequence[Segment],
+    document: dict[str, Any],
+    rule: ExitRule | None,
+    freezing: Freezing,
+    levels: Sequence[Level],
+    macs: dict[str, int],
+) -> dict[str, Any]:
+    """Return what the manifest says beside the files.
+
+    Args:
+        segments: in order.
+        document: of the plan.
+        rule: where images leave, or None.
+        freezing: what is no longer decided.
+        levels: budgets of exits.
+        macs: multiply-adds of every component.
+    """
+    criterion = "" if rule is None else rule.criterion
+    num_classes = len(document["classes"])
+    thresholds = [] if rule is None else [float(each) for each in rule.thresholds]
+
+    def limits(given: Sequence[float]) -> list[float]:
+        kept = [math.inf if index in freezing.exits else each for index, each in enumerate(given)]
+        return limits_of(kept, criterion, num_classes)
+
+    return {
+        "format": FORMAT,
+        "input": document["input"],
+        "classes": document["classes"],
+        "about": document["about"],
+        "cost": document["cost"],
+        "versions": {name: importlib.metadata.version(name) for name in ("sidestep", "onnx", "torch")}
+        | {"opset": OPSET},
+        "num_units": sum("choose" in step for step in document["steps"]),
+        "segments": [_segment_entry(number, segment, macs) for number, segment in enumerate(segments)],
+        "criterion": criterion,
+        "limits": limits(thresholds),
+        "budgets": [
+            {
+                "fraction": level.macs / document["cost"]["full_macs"],
+                "limits": limits(level.thresholds),
+                "accuracy": level.accuracy,
+                "macs": level.macs,
+            }
+            for level in levels
+        ],
+        "frozen": _frozen_entry(freezing),
+    }
+
+
+def _frozen_entry(freezing: Freezing) -> dict[str, Any]:
+    entry = asdict(freezing)
+    return entry | {
+        name: {str(key): value for key, value in entry[name].items()}
+        for name in ("units", "rates", "exit_rates")
+    }
+
+
+def component_name(number: int, segment: Segment, option: int | None) -> str:
+    """Return what a branch is called, which is what its file is called."""
+    if option is None:
+        return f"segment_{number}"
+    if len(segment.branches) == 2:
+        return f"{'execute' if option else 'skip'}_{number}"
+    return f"option_{option}_{number}"
+
+
+def _segment_entry(number: int, segment: Segment, macs: dict[str, int]) -> dict[str, Any]:
+    branches = []
+    for branch in segment.branches:
+        component = component_name(number, segment, branch.option)
+        branches.append(
+            {
+                "option": branch.option,
+                # A branch that computes nothing has no graph.
+                "component": component if branch.gives else None,
+                "inputs": [value_name(value) for value in branch.reads] if branch.gives else [],
+                "outputs": [value_name(value) for value in branch.gives],
+                "passes": {value_name(new): value_name(old) for new, old in branch.passes.items()},
+                "macs": macs.get(component, 0),
+            }
+        )
+    return {
+        "branches": branches,
+        "live": [value_name(value) for value in segment.live],
+        "fixed_units": {str(unit): option for unit, option in segment.fixed.items()},
+        "decision": _decision_entry(segment.decision),
+    }
+
+
+def _decision_entry(decision: Decision) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "kind": decision.kind,
+        "index": decision.index,
+        "value": value_name(decision.value),
+    }
+    if decision.logits is not None:
+        entry |= {"logits": value_name(decision.logits), "temperature": decision.temperature}
+    return entry
