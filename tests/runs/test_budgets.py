@@ -15,6 +15,7 @@ import yaml
 import sidestep
 from sidestep.cli.main import main
 from sidestep.errors import ExecutionError, RecipeError
+from sidestep.plan.levels import levels_in
 from sidestep.runs.at_budget import ExitBudget
 from sidestep.runs.run_folder import open_run
 
@@ -214,6 +215,9 @@ def test_exits_and_routers_share_one_budget(exits: Path, capsys: pytest.CaptureF
     points = json.loads((exits / "exits.json").read_text())["points"]
     assert [point["kind"] for point in points] == ["anytime"] * 3 + ["budgeted"] * 3
     assert all(0.5 <= point["asked"] <= 1 for point in points)
+    # Thresholds of other budgets belong to other gates than the plan's.
+    assert main(["export", str(exits)]) == 0
+    assert levels_in((exits / "best.plan").read_bytes()) == []
     with pytest.raises(ExecutionError, match="a budget of early exits is solved on images"):
         sidestep.load(exits, budget=0.6)
 

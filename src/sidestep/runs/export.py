@@ -200,6 +200,9 @@ def _curve(opened: OpenedRun) -> ExitCurve | None:
     folder = opened.path.parent
     if not (folder / EXITS).is_file():
         return None
+    if opened.given is not None:
+        _log.info("one budget alone: those of the curve ask routers for other budgets, and a plan's have one")
+        return None
     again = f"draw it again with `sidestep curve {folder}`"
     try:
         kept = read_exit_curve(folder / EXITS)
