@@ -112,7 +112,7 @@ TEXTS = {
     "batch_sizes": ["0", "x", "1,,2"],
     "over": ["x", "seed=", "nope=1", "seed=0,0", "training.seed=-1", "method.target=x"],
     "budget": ["5", "-1", "0"], "risk": ["0", "1"], "confidence": ["0.9"], "max_drop": ["-100"],
-    "seconds": ["-1"], "num_budgets": ["1"], "workers": ["0"],
+    "per_image": ["x.csv"], "seconds": ["-1"], "num_budgets": ["1"], "workers": ["0"],
     "replicas": ["0"], "segments": ["0"], "devices": ["0", "99"], "num_nodes": ["0", "2"], "seed": ["-1"],
 }  # fmt: skip
 

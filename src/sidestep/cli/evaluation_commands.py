@@ -49,6 +49,7 @@ def evaluate(
     split: Literal["test", "val"] = "test",
     exits: Exits,
     trained: Trained,
+    per_image: Path | None = None,
     json: bool = False,
 ) -> None:
     """Print accuracy, cost and paths of a run.
@@ -59,6 +60,7 @@ def evaluate(
         split: part of the data.
         exits: where images leave.
         trained: which weights, on which data.
+        per_image: Parquet file with label, answer, path and cost of every image.
         json: print one JSON object and nothing else.
     """
     from sidestep.runs.evaluate import evaluate as evaluate_run
@@ -75,6 +77,7 @@ def evaluate(
         split=split,
         checkpoint=trained.checkpoint,
         source=trained.source,
+        per_image=per_image,
     ).as_dict()
     title = f"{run} ({how.execution} execution, {how.decisions} decisions)"
     show(report, report_table(report, title), json)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sidestep.cost.latency_book import LatencyBook
 from sidestep.evaluation.path_information import class_bits, image_bits, path_numbers
+from sidestep.evaluation.per_image import PerImage
 from sidestep.evaluation.sampled import Sampled, samplers
 from sidestep.execution.execution import Execution, masked
 from sidestep.networks.network import DynamicNetwork
@@ -82,6 +83,7 @@ def evaluate_network(
     sampled: Sampled | None = None,
     rule: ExitRule | None = None,
     latency: LatencyBook | None = None,
+    per_image: PerImage | None = None,
 ) -> Report:
     """Return the report of a network on batches, by arg-max decisions without noise if none are asked for.
 
@@ -97,6 +99,7 @@ def evaluate_network(
         sampled: what decisions are drawn from, if not the arg-max; static and halting networks draw none.
         rule: where images leave a network with early exits; without one all leave at the last.
         latency: its latency book, or None.
+        per_image: notes what was said of every image, or None.
 
     Raises:
         ExecutionError: when soft decisions are drawn and the execution is not masked, or for a cascade
@@ -110,6 +113,8 @@ def evaluate_network(
         for batch, sampler in zip(batches, drawn, strict=False):
             output = network(batch.images, sampler=sampler, execution=execution, rule=rule)
             seen.add(output, batch.labels, cost)
+            if per_image is not None:
+                per_image.add(output, batch)
     network.train(was_training)
     return report_of(
         seen,

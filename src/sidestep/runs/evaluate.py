@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,13 @@ from sidestep.errors import ExecutionError, RecipeError
 from sidestep.evaluation.bench import ENGINE
 from sidestep.evaluation.budget_points import BudgetCalibration, BudgetCurve
 from sidestep.evaluation.exit_curve import ExitCalibration, ExitCurve, check_curve, exit_curve
+from sidestep.evaluation.per_image import PerImage
 from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.evaluation.sampled import Sampled
 from sidestep.execution.execution import EXECUTIONS, masked
-from sidestep.files import kept
+from sidestep.files import kept, write_file
 from sidestep.results.kept_curve import save_budget_curve, save_exit_curve
+from sidestep.routing.exit_rule import ExitRule
 from sidestep.routing.samplers import Noise, is_noisy
 from sidestep.runs.at_budget import (
     ExitBudget,
@@ -40,6 +43,7 @@ from sidestep.runs.run_lock import locked
 from sidestep.targets.native_engine import EnginePrecision, evaluate_engine
 from sidestep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sidestep.training.step import settings_at
+from sidestep.types import Batch
 
 DECISIONS = ("argmax", "sampled")
 _log = logging.getLogger(__name__)
@@ -57,6 +61,7 @@ def evaluate(
     checkpoint: str = "best",
     source: str | None = None,
     precision: EnginePrecision | None = None,
+    per_image: Path | None = None,
 ) -> Report:
     """Return the report of a run's network on one of its splits.
 
@@ -77,6 +82,7 @@ def evaluate(
         checkpoint: "best" or "last".
         source: where the data lies now, if not where the recipe says.
         precision: of the engine, "auto" by default; other executions keep that of the weights.
+        per_image: Parquet file with a row for every image (docs/data.md), or None.
 
     Raises:
         SidestepError: for an evaluation that does not exist, decisions drawn by a method without noise among
@@ -88,26 +94,56 @@ def evaluate(
     sampled = _sampled(opened.recipe, decisions, seed)
     if precision is not None and execution != ENGINE:
         raise ExecutionError(f"precision is the engine's alone, got execution {execution!r}; drop it")
+    if execution == ENGINE and sampled is not None:
+        raise ExecutionError("the engine knows arg-max decisions alone, got sampled; evaluate masked")
+    if per_image is not None and per_image.suffix != ".parquet":
+        raise RecipeError(f"per-image must be a .parquet file, got {per_image}; pandas and polars read it")
     latency = _latency(opened, budget, book, execution=execution, precision=precision)
     rule = settle(opened, budget, source, latency)
+    rows = None if per_image is None else PerImage(opened.cost, latency)
+    report = _evaluated(
+        opened,
+        batches_of(opened, split, source)(),
+        rule,
+        execution=execution,
+        precision=precision,
+        sampled=sampled,
+        latency=latency,
+        rows=rows,
+    )
+    if per_image is not None and rows is not None:
+        write_file(per_image, rows.as_parquet(opened.class_names), what="table of images")
+        _log.info("wrote %s", per_image)
+    return report
+
+
+def _evaluated(
+    opened: OpenedRun,
+    batches: Iterable[Batch],
+    rule: ExitRule | None,
+    *,
+    execution: str,
+    precision: EnginePrecision | None,
+    sampled: Sampled | None,
+    latency: LatencyBook | None,
+    rows: PerImage | None,
+) -> Report:
+    num_classes = len(opened.class_names)
     if execution == ENGINE:
-        if sampled is not None:
-            raise ExecutionError("the engine knows arg-max decisions alone, got sampled; evaluate masked")
-        engine, batches = (
-            engine_of_run(opened, rule, precision or "auto"),
-            batches_of(opened, split, source)(),
+        engine = engine_of_run(opened, rule, precision or "auto")
+        return evaluate_engine(
+            engine, batches, opened.cost, num_classes=num_classes, latency=latency, per_image=rows
         )
-        num_classes = len(opened.class_names)
-        return evaluate_engine(engine, batches, opened.cost, num_classes=num_classes, latency=latency)
     return evaluate_network(
         opened.network,
-        batches_of(opened, split, source)(),
+        batches,
         opened.cost,
-        num_classes=len(opened.class_names),
+        num_classes=num_classes,
         execution=EXECUTIONS[execution],
         sampled=sampled,
         rule=rule,
         latency=latency,
+        per_image=rows,
     )
 
 

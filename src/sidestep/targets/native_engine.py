@@ -13,6 +13,7 @@ from sidestep.cost.latency_book import LatencyBook
 from sidestep.errors import ExecutionError
 from sidestep.evaluation.bench import ENGINE
 from sidestep.evaluation.given_paths import PathRunner, Paths
+from sidestep.evaluation.per_image import PerImage
 from sidestep.evaluation.report import Report, Seen, report_of
 from sidestep.evaluation.rivals import Runner
 from sidestep.plan.format import NEWEST_VERSION
@@ -67,6 +68,7 @@ def evaluate_engine(
     *,
     num_classes: int,
     latency: LatencyBook | None = None,
+    per_image: PerImage | None = None,
 ) -> Report:
     """Return the report of an engine on batches, as `evaluate_network` does of a network.
 
@@ -76,10 +78,14 @@ def evaluate_engine(
         cost: the price list of the network that was exported.
         num_classes: classes of the labels.
         latency: the latency book of the network, or None.
+        per_image: notes what was said of every image, or None.
     """
     seen = Seen()
     for batch in batches:
-        seen.add(routed(engine(batch.images.cpu().numpy()), cost), batch.labels, cost)
+        output = routed(engine(batch.images.cpu().numpy()), cost)
+        seen.add(output, batch.labels, cost)
+        if per_image is not None:
+            per_image.add(output, batch)
     return report_of(
         seen, cost, num_classes=num_classes, execution=ENGINE, decisions="argmax", latency=latency
     )
