@@ -126,6 +126,30 @@ def test_a_sweep_trains_what_is_left_and_says_what_is_best(
     assert first.items() <= done(tmp_path / "out").items() and len(done(tmp_path / "out")) == 3
 
 
+def test_runs_that_hold_nothing_out_are_trained_and_none_is_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = [
+        "sweep",
+        str(write(tmp_path)),
+        "--out",
+        str(out),
+        "--over",
+        "seed=0,1",
+        "--data.val_fraction=0",
+    ]
+    for _ in range(2):
+        assert main([*command, "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+        assert [row["state"] for row in rows] == ["complete", "complete"]
+        assert {(row["accuracy"], row["fraction"], row["is_best"]) for row in rows} == {(None, None, False)}
+    assert main(command) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "nothing is held out of some runs' images (data.val_fraction 0)" in said
+    assert main(["results", str(out)]) == 0
+
+
 def test_a_run_that_fails_does_not_stop_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,6 +88,8 @@ def sweep(
             f"{len(failed)} of {len(rows)} runs did not come to their end; the same command tries them again"
             f"{causes}"
         )
+    if any(row.accuracy is None for row in rows):
+        tell("nothing is held out of some runs' images (data.val_fraction 0), so none of these is best", json)
     tell(f"`sidestep results {out} --out PAGE.md` writes a page of these runs", json)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import multiprocessing
 import os
 import time
@@ -42,7 +43,7 @@ from sidestep.training.loop import BEST, LAST
 from sidestep.training.metrics import METRICS, read_metrics
 
 HEARTBEAT_SECONDS = 30
-_RUN, _ERROR, _RECIPE = "run", "error", "recipe"
+_RUN, _ERROR, _RECIPE, _UNCHECKED = "run", "error", "recipe", "unchecked"
 _GO_ON = "the sweep was interrupted; the same command goes on with it"
 _log = logging.getLogger(__name__)
 
@@ -60,9 +61,9 @@ class SweepRow:
         recipe: name of its recipe.
         settings: what the sweep varies, by key.
         state: "complete", "failed", "running" or "waiting".
-        accuracy: of the best checkpoint on the validation split, in [0, 1].
-        fraction: MACs of that checkpoint there, routers included, over those of the static network.
-        is_best: whether no other run is at least as accurate for at most the cost.
+        accuracy: of the best checkpoint on the validation split, in [0, 1]; None where nothing is held out.
+        fraction: MACs of that checkpoint there, routers included, over those of the static network, or None.
+        is_best: whether no other run is at least as accurate for at most the cost, as far as that is known.
         error: why it failed.
     """
 
@@ -210,12 +211,13 @@ def sweep_rows(study: optuna.Study, runs: Sequence[SweepRun]) -> list[SweepRow]:
         for trial in study.get_trials(deepcopy=False)
         if _RUN in trial.user_attrs and trial.state != TrialState.PRUNED
     }
-    best = {trial.user_attrs[_RUN] for trial in study.best_trials}
+    best = {trial.user_attrs[_RUN] for trial in study.best_trials if _UNCHECKED not in trial.user_attrs}
     rows = []
     for run in runs:
         trial = latest[run.name]
         state = _state(trial)
-        accuracy, fraction = trial.values if state == "complete" else (None, None)
+        known = state == "complete" and _UNCHECKED not in trial.user_attrs
+        accuracy, fraction = trial.values if known else (None, None)
         rows.append(
             SweepRow(
                 name=run.name,
@@ -335,7 +337,11 @@ def _train(trial: Trial, run: SweepRun, folder: Path, devices: Devices | None) -
         if not (folder / REPORT).is_file():
             resume = folder.is_dir() and any(folder.iterdir())
             train(run.recipe, folder, resume=resume, devices=devices)
-        return _validated(folder)
+        found = _validated(folder)
+        if found is None:
+            trial.set_user_attr(_UNCHECKED, True)
+        # Optuna wants figures, which are shown nowhere then and beat nobody's.
+        return found or (0.0, math.inf)
     except InterruptedRunError:
         raise
     except Exception as error:  # of one run: the others do not have to end with it
@@ -346,13 +352,12 @@ def _train(trial: Trial, run: SweepRun, folder: Path, devices: Devices | None) -
         raise _FailedRunError from error
 
 
-def _validated(folder: Path) -> tuple[float, float]:
+def _validated(folder: Path) -> tuple[float, float] | None:
+    """Return accuracy and cost on the validation split, or None for a run without one."""
     step = load_checkpoint(folder / BEST).values["position"]["steps_done"]
     row = next((row for row in read_metrics(folder / METRICS) if row["step"] == step), {})
     if row.get("val") is None:
-        raise RecipeError(
-            f"a sweep compares runs on the validation split, and run {folder} has none; set data.val_fraction"
-        )
+        return None
     return row["val"]["accuracy"], row["val"]["fraction_of_full"]
 
 
