@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sidestep.registry import Registry
 from sidestep.targets.export_target import PLAN, Exportable, ExportTarget
+from sidestep.targets.onnx_if import write_onnx_if
 from sidestep.targets.segment_folder import write_segments
 
 _ONNX = ExportTarget(
@@ -14,7 +15,15 @@ _ONNX = ExportTarget(
     takes_segments=True,
 )
 
-TARGETS: Registry[ExportTarget] = Registry("export target", [PLAN, _ONNX], key="to")
+_ONNX_IF = ExportTarget(
+    name="onnx-if",
+    summary="one ONNX file that decides with If, for one image at a time (docs/segments.md)",
+    suffix=".onnx",
+    write=write_onnx_if,
+    takes_segments=True,
+)
+
+TARGETS: Registry[ExportTarget] = Registry("export target", [PLAN, _ONNX, _ONNX_IF], key="to")
 
 
 def register_target(target: ExportTarget) -> None:

@@ -15,7 +15,8 @@ from sidestep.targets.map_shapes import Shape
 # Opset 20 belongs to IR version 9 and later; older runtimes than ours refuse newer ones.
 OPSET, IR_VERSION = 20, 10
 BATCH = "batch"
-# Name, shape without the batch, and type ("float" or "int64") of an input or output.
+# Name, shape without the batch, and type of an input or output: "float" or "int64", with a row for every
+# image, or "list", whole numbers without one.
 Port = tuple[str, Shape, str]
 # Bytes from which on a weight lies in the file that segments share. Numbers of shapes must lie in the graph.
 _EXTERNAL = 1024
@@ -64,6 +65,8 @@ class OnnxGraph:
         tensors: weights of the plan.
         shapes: of its values, without the batch.
         shared: where large weights lie, or None for the graph itself.
+        prefix: of all names that the graph makes up.
+        num_images: of every call, or None for any number.
 
     Attributes:
         constant_values: values that are the same for all images, whose batch is 1.
@@ -71,9 +74,16 @@ class OnnxGraph:
     """
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], shapes: Mapping[int, Shape], shared: SharedWeights | None
+        self,
+        tensors: Mapping[str, Tensor],
+        shapes: Mapping[int, Shape],
+        shared: SharedWeights | None,
+        *,
+        prefix: str = "",
+        num_images: int | None = None,
     ) -> None:
         self.tensors, self.shapes, self.shared = tensors, shapes, shared
+        self.prefix, self.num_images = prefix, num_images
         self.nodes: list[Any] = []
         self.constant_values: set[int] = set()
         self.first = ""
@@ -83,21 +93,23 @@ class OnnxGraph:
 
     def node(self, kind: str, inputs: Iterable[str], out: str | None = None, **attributes: Any) -> str:
         """Write a node and return the name of its output."""
-        from onnx import helper
-
-        self._count += 1
-        name = out or f"t{self._count}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=f"n{self._count}", **attributes))
+        (name,) = self.several(kind, inputs, 1, **attributes) if out is None else [out]
+        if out is not None:
+            self._write(kind, inputs, [out], attributes)
         return name
 
-    def pair(self, kind: str, inputs: Iterable[str]) -> tuple[str, str]:
-        """Write a node with two outputs and return their names."""
+    def several(self, kind: str, inputs: Iterable[str], count: int, **attributes: Any) -> list[str]:
+        """Write a node with some outputs and return their names."""
+        names = [f"{self.prefix}t{self._count}_{index}" for index in range(count)]
+        self._write(kind, inputs, names, attributes)
+        return names
+
+    def _write(self, kind: str, inputs: Iterable[str], outputs: list[str], attributes: Any) -> None:
         from onnx import helper
 
+        name = f"{self.prefix}n{self._count}"
         self._count += 1
-        names = f"t{self._count}", f"t{self._count}_2"
-        self.nodes.append(helper.make_node(kind, list(inputs), list(names), name=f"n{self._count}"))
-        return names
+        self.nodes.append(helper.make_node(kind, list(inputs), outputs, name=name, **attributes))
 
     def weight(self, name: str, shape: tuple[int, ...] | None = None) -> str:
         """Return the name of a weight of the plan in the graph, perhaps in another shape."""
@@ -110,6 +122,7 @@ class OnnxGraph:
         key = (array.tobytes(), array.shape, str(array.dtype))
         if key not in self._known:
             label = name if name and name not in self._initializers else f"c{len(self._initializers)}"
+            label = self.prefix + label
             self._initializers[label] = self._tensor(label, array)
             self._known[key] = label
         return self._known[key]
@@ -124,6 +137,8 @@ class OnnxGraph:
 
     def spread(self, name: str, shape: Shape) -> str:
         """Return a constant, whose batch is 1, for all images."""
+        if self.num_images == 1:
+            return name
         count = self.node("Shape", [self.first], start=0, end=1)
         whole = self.node("Concat", [count, self.numbers(*shape)], axis=0) if shape else count
         return self.node("Expand", [name, whole])
@@ -133,23 +148,12 @@ class OnnxGraph:
 
         Args:
             name: of the graph.
-            inputs: names, shapes without the batch, and types.
-            outputs: the same.
+            inputs: of the graph.
+            outputs: of the graph.
         """
-        from onnx import TensorProto, checker, helper
+        from onnx import checker, helper
 
-        kinds = {"float": TensorProto.FLOAT, "int64": TensorProto.INT64}
-
-        def info(label: str, shape: Shape, kind: str) -> Any:
-            return helper.make_tensor_value_info(label, kinds[kind], [BATCH, *shape])
-
-        graph = helper.make_graph(
-            self.nodes,
-            name,
-            [info(*given) for given in inputs],
-            [info(*given) for given in outputs],
-            initializer=list(self._initializers.values()),
-        )
+        graph = self._whole(name, inputs, outputs)
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="sidestep"
         )
@@ -158,6 +162,27 @@ class OnnxGraph:
             checker.check_model(model)
         content: bytes = model.SerializeToString()
         return content
+
+    def body(self, outputs: list[Port]) -> Any:
+        """Return the graph as the branch of an `If`, which reads what is around it."""
+        return self._whole(f"{self.prefix}body", [], outputs)
+
+    def _whole(self, name: str, inputs: list[Port], outputs: list[Port]) -> Any:
+        from onnx import TensorProto, helper
+
+        def info(label: str, shape: Shape, kind: str) -> Any:
+            images = BATCH if self.num_images is None else self.num_images
+            sides = shape if kind == "list" else (images, *shape)
+            number = TensorProto.FLOAT if kind == "float" else TensorProto.INT64
+            return helper.make_tensor_value_info(label, number, sides)
+
+        return helper.make_graph(
+            self.nodes,
+            name,
+            [info(*given) for given in inputs],
+            [info(*given) for given in outputs],
+            initializer=list(self._initializers.values()),
+        )
 
     def _tensor(self, label: str, array: Any) -> Any:
         from onnx import TensorProto, numpy_helper

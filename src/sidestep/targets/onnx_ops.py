@@ -226,7 +226,7 @@ def _doubt(graph: OnnxGraph, op: Op, given: list[str]) -> str:
     if op["temperature"] != 1:
         logits = graph.node("Div", [logits, graph.number(op["temperature"])])
     num_classes = graph.shapes[op["in"][0]][0]
-    ordered, _ = graph.pair("TopK", [logits, graph.numbers(num_classes)])
+    ordered, _ = graph.several("TopK", [logits, graph.numbers(num_classes)], 2)
 
     def part(first: int, last: int, of: str) -> str:
         return graph.node("Slice", [of, graph.numbers(first), graph.numbers(last), graph.numbers(1)])

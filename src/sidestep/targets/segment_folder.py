@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +15,7 @@ from sidestep.plan.format import Plan
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.targets.export_target import Exportable, plan_of
 from sidestep.targets.freezing import Freezing, check_segments, freeze
-from sidestep.targets.map_shapes import add_shapes, multiply_adds, shapes_of
+from sidestep.targets.map_shapes import Shape, add_shapes, multiply_adds, shapes_of
 from sidestep.targets.onnx_graph import SharedWeights, check_onnx
 from sidestep.targets.onnx_segments import branch_model
 from sidestep.targets.segment_route import component_name, route_of
@@ -107,18 +107,24 @@ def summary_of(freezing: Freezing) -> str:
     )
 
 
+def all_shapes(plan: Plan, segments: Sequence[Segment]) -> dict[int, Shape]:
+    """Return the shapes of all values of a plan, those of decisions included, without the batch."""
+    shapes = shapes_of(plan)
+    for segment in segments:
+        for branch in segment.branches:
+            add_shapes(shapes, branch.ops, plan.tensors)
+            shapes |= {new: shapes[old] for new, old in (branch.gives | branch.passes).items()}
+    return shapes
+
+
 def _write_graphs(
     folder: Path, plan: Plan, segments: list[Segment]
 ) -> tuple[dict[str, object], dict[str, int]]:
     """Write every branch, and return the components of the manifest and their multiply-adds."""
     (folder / _GRAPHS).mkdir()
-    shared, shapes = SharedWeights(_WEIGHTS), shapes_of(plan)
+    shared, shapes = SharedWeights(_WEIGHTS), all_shapes(plan, segments)
     components: dict[str, object] = {}
     macs: dict[str, int] = {}
-    for segment in segments:
-        for branch in segment.branches:
-            add_shapes(shapes, branch.ops, plan.tensors)
-            shapes |= {new: shapes[old] for new, old in (branch.gives | branch.passes).items()}
     for number, segment in enumerate(segments):
         for branch in segment.branches:
             if not branch.gives:

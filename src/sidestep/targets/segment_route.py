@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from sidestep.plan.levels import Level
 from sidestep.routing.exit_rule import ExitRule
-from sidestep.targets.freezing import Freezing
+from sidestep.targets.freezing import Freezing, without_exits
 from sidestep.targets.onnx_graph import OPSET
 from sidestep.targets.onnx_segments import value_name
 from sidestep.targets.segments import Decision, Segment
@@ -59,37 +59,49 @@ def route_of(
         levels: budgets of exits.
         macs: multiply-adds of every component.
     """
-    criterion = "" if rule is None else rule.criterion
     num_classes = len(document["classes"])
-    thresholds = [] if rule is None else [float(each) for each in rule.thresholds]
-
-    def limits(given: Sequence[float]) -> list[float]:
-        kept = [math.inf if index in freezing.exits else each for index, each in enumerate(given)]
-        return limits_of(kept, criterion, num_classes)
-
-    return {
-        "format": FORMAT,
-        "input": document["input"],
-        "classes": document["classes"],
-        "about": document["about"],
+    return decided(document, rule, freezing) | {
         "cost": document["cost"],
-        "versions": {name: importlib.metadata.version(name) for name in ("sidestep", "onnx", "torch")}
-        | {"opset": OPSET},
         "num_units": sum("choose" in step for step in document["steps"]),
         "segments": [_segment_entry(number, segment, macs) for number, segment in enumerate(segments)],
-        "criterion": criterion,
-        "limits": limits(thresholds),
         "budgets": [
             {
                 "fraction": level.macs / document["cost"]["full_macs"],
-                "limits": limits(level.thresholds),
+                "limits": limits_of_rule(_at(rule, level), freezing, num_classes),
                 "accuracy": level.accuracy,
                 "macs": level.macs,
             }
             for level in levels
         ],
+    }
+
+
+def decided(document: dict[str, Any], rule: ExitRule | None, freezing: Freezing) -> dict[str, Any]:
+    """Return what every export in segments says: of images, of exits, and of what is no longer decided."""
+    return {
+        "format": FORMAT,
+        "input": document["input"],
+        "classes": document["classes"],
+        "about": document["about"],
+        "versions": {name: importlib.metadata.version(name) for name in ("sidestep", "onnx", "torch")}
+        | {"opset": OPSET},
+        "criterion": "" if rule is None else rule.criterion,
+        "limits": limits_of_rule(rule, freezing, len(document["classes"])),
         "frozen": _frozen_entry(freezing),
     }
+
+
+def limits_of_rule(rule: ExitRule | None, freezing: Freezing, num_classes: int) -> list[float]:
+    """Return the largest doubt with which images leave by a rule; none at exits that are left out."""
+    if rule is None:
+        return []
+    kept = without_exits(rule, freezing.exits)
+    assert kept is not None  # as there is a rule
+    return limits_of(kept.thresholds, rule.criterion, num_classes)
+
+
+def _at(rule: ExitRule | None, level: Level) -> ExitRule | None:
+    return None if rule is None else replace(rule, thresholds=level.thresholds)
 
 
 def _frozen_entry(freezing: Freezing) -> dict[str, Any]:
