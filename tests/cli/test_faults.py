@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, get_origin
 
 import pytest
+import torch
 
 import sidestep
 from sidestep.cli.main import commands, main
 from sidestep.cli.options import Command, Option, alternatives
 from tests.paths import RECIPES
+from tests.reference.released import make_convnet_aig
 
 TINY: dict[str, Any] = {
     "method": {"name": "rdi_net", "target": 0.6, "gate_mode": "hard", "router": {"dim": 8}},
@@ -24,6 +26,7 @@ TINY: dict[str, Any] = {
     "training": {"batch_size": 32, "phases": [{"name": "joint", "epochs": 1, "lr": 0.05}]},
 }
 COMMANDS = commands()
+DIGITS = "--data.source=digits"
 
 # Wrong kinds of what a command takes without a name, by the name of that parameter.
 RUNS = (
@@ -36,6 +39,7 @@ PLANS = ("absent", "folder", "nothing", "torn plan", "text")
 PICTURES = ("absent", "folder", "nothing", "text", "torn picture")
 WRONG = {
     "run": RUNS, "runs": RUNS, "recipe": RECIPE_FILES, "recipes": RECIPE_FILES, "plan": PLANS,
+    "file": ("absent", "folder", "nothing", "text", "weights", "torn/best.safetensors"),
     "images": PICTURES, "name": ("absent", "timm/absent"),
     "to": (
         "name", "../a/b", "hf-hub:", "someone/absent", "local-dir:", "local-dir:file", "local-dir:folder",
@@ -78,6 +82,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("best.safetensors", "last.safetensors", "report.json", "metrics.jsonl"):
         (root / "torn" / name).write_bytes((run / name).read_bytes()[:-60])
     shutil.copy(run / "best.safetensors", root / "weights")
+    torch.save(make_convnet_aig(1), root / "released")
     sidestep.push(run, f"local-dir:{root / 'torn package'}")
     weights = root / "torn package" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-60])
@@ -94,10 +99,12 @@ def good(command: Command) -> list[str]:
     values = {
         "run": "run", "runs": "run", "recipe": "tiny.yaml", "recipes": "tiny.yaml", "plan": "tiny.plan",
         "images": "good.png", "name": "resnet20-cifar10", "members": "run", "candidates": "run",
-        "to": "local-dir:new", "model": "run",
+        "to": "local-dir:new", "file": "released", "model": "run",
     }  # fmt: skip
     found = [values[option.name] for option in command.options if option.is_positional]
-    return [*found, "--data.source=digits"] if command.name in ("cascade", "frontier", "survey") else found
+    more = {name: [DIGITS] for name in ("cascade", "frontier", "survey")}
+    more["import"] = [DIGITS, "--as=convnet_aig"]
+    return [*found, *more.get(command.name, [])]
 
 
 def named(command: Command) -> list[Option]:

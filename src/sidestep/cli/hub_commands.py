@@ -1,12 +1,14 @@
-"""Commands about packages: push."""
+"""Commands about networks of others, and for others: push, import."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from sidestep.cli.groups import Trained
-from sidestep.cli.options import Only
+from sidestep.cli.options import Only, Overrides
+from sidestep.cli.tables import report_table, show, tell
+from sidestep.errors import UsageError
 
 
 def push(
@@ -26,3 +28,31 @@ def push(
 
     pushed = push_run(run, to, private=private, checkpoint=trained.checkpoint)
     print(f"wrote {pushed.url}: {pushed.num_bytes / 1e6:.2f} MB; `sidestep evaluate {pushed.place}` loads it")
+
+
+def import_(
+    file: Path,
+    *,
+    as_: Literal["convnet_aig", "codinet", "skipnet", "blockdrop", "msdnet", "ranet"] | None = None,
+    overrides: Overrides,
+    out: Path = Path("runs/imported"),
+    json: bool = False,
+) -> None:
+    """Make a run of a checkpoint that a paper's released code has saved.
+
+    It is reported on the test split, and every command takes the run as any other.
+
+    Args:
+        file: as torch.save has left it.
+        as_: whose code it is from.
+        overrides: a key of the paper's recipe that the file does not say, such as --data.source.
+        out: run folder.
+        json: print one JSON object and nothing else.
+    """
+    from sidestep.runs.import_run import import_run
+
+    if as_ is None:
+        raise UsageError("import needs --as, whose code the file is from; see `sidestep import --help`")
+    imported = import_run(file, as_, out, overrides)
+    show(imported.report, report_table(imported.report, f"{out} (test split)"), json)
+    tell(f"wrote {out}; next: `sidestep bench {out}`, `sidestep push {out} ORG/NAME`", json)

@@ -69,6 +69,7 @@ def commands() -> dict[str, Command]:
         "export": plan_commands.export,
         "run": plan_commands.run,
         "push": hub_commands.push,
+        "import": hub_commands.import_,
         "methods": result_commands.methods,
         "results": result_commands.results,
         "ledger": result_commands.ledger,

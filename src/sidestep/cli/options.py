@@ -114,7 +114,8 @@ def command_of(name: str, function: Callable[..., None]) -> Command:
         else:
             options.append(
                 Option(
-                    name=parameter.name,
+                    # Words of Python's own have an underscore behind them.
+                    name=parameter.name.rstrip("_"),
                     hint=hint,
                     default=MISSING if parameter.default is parameter.empty else parameter.default,
                     text=texts[parameter.name],

@@ -41,7 +41,7 @@ def arguments_of(command: Command, typed: Sequence[str]) -> dict[str, Any]:
         of_group = [option.name for option in command.options if option.parameter == name]
         arguments[name] = group(**{each: values[each] for each in of_group})
     arguments |= {
-        option.name: values[option.name]
+        option.parameter: values[option.name]
         for option in command.options
         if option.parameter not in command.groups
     }

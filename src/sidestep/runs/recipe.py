@@ -69,6 +69,18 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: naming all errors at once.
     """
+    return overridden(recipe_values(path), overrides, str(recipe_file(path)))
+
+
+def recipe_values(path: Path | str) -> dict[str, Any]:
+    """Return the plain values in a YAML file, with today's keys; what it leaves out is not there.
+
+    Args:
+        path: as `load_recipe` takes it.
+
+    Raises:
+        RecipeError: for a file that cannot be read, or is no mapping.
+    """
     path = recipe_file(path)
     try:
         values = yaml.safe_load(path.read_bytes())
@@ -86,11 +98,25 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         )
     values = upgrade_recipe(values)
     values.setdefault("name", path.stem)
+    return values
+
+
+def overridden(values: dict[str, Any], overrides: Sequence[str], source: str) -> Recipe:
+    """Return the recipe that plain values of today describe, with command-line overrides applied.
+
+    Args:
+        values: are changed.
+        overrides: as `load_recipe` takes them.
+        source: what errors call the values.
+
+    Raises:
+        RecipeError: naming all errors at once.
+    """
     errors: list[str] = []
     pairs = _pairs(overrides, errors)
     for key, value in pairs:
         _override(values, key, value, errors)
-    return _finish(values, errors, str(path), [key for key, _ in pairs])
+    return _finish(values, errors, source, [key for key, _ in pairs])
 
 
 def data_values(overrides: Sequence[str]) -> dict[str, Any]:
