@@ -39,6 +39,10 @@ class OutputError(SidestepError):
     """A file that cannot be written."""
 
 
+class ServeError(SidestepError):
+    """A server that cannot be started as asked."""
+
+
 class TrainingError(SidestepError):
     """Training that cannot go on, such as a loss that is not finite."""
 

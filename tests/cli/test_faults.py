@@ -50,6 +50,7 @@ WRONG = {
     ),
     "candidates": (*RUNS[:6], *RUNS[7:], "cifar_resnet20=absent", "run"),
     "model": (*RUNS[:6], *RUNS[7:], "cifar_resnet20=absent", "timm/absent=file", "cifar_resnet20=file"),
+    "models": (*RUNS, *PLANS[2:], "name=absent"),
 }  # fmt: skip
 # Places where nothing can be written.
 PLACES = ("/dev/null/x", "file/x", "x" * 300, "/proc/sidestep/x")
@@ -100,6 +101,7 @@ def good(command: Command) -> list[str]:
         "run": "run", "runs": "run", "recipe": "tiny.yaml", "recipes": "tiny.yaml", "plan": "tiny.plan",
         "images": "good.png", "name": "resnet20-cifar10", "members": "run", "candidates": "run",
         "to": "local-dir:new", "file": "released", "model": "run",
+        "models": "tiny.plan",
     }  # fmt: skip
     found = [values[option.name] for option in command.options if option.is_positional]
     more = {name: [DIGITS] for name in ("cascade", "frontier", "survey")}
@@ -121,6 +123,9 @@ TEXTS = {
     "budget": ["5", "-1", "0"], "risk": ["0", "1"], "confidence": ["0.9"], "max_drop": ["-100"],
     "per_image": ["x.csv"], "seconds": ["-1"], "num_budgets": ["1"], "workers": ["0"],
     "replicas": ["0"], "segments": ["0"], "devices": ["0", "99"], "num_nodes": ["0", "2"], "seed": ["-1"],
+    "port": ["-1", "70000"], "host": ["no host"], "min_budget": ["5", "0"], "deadline_ms": ["0"],
+    "queue": ["0"], "max_body_mb": ["0"], "max_megapixels": ["-1"], "client_seconds": ["0"],
+    "drain_seconds": ["0"], "token_file": ["absent", "nothing", "binary", "folder"],
 }  # fmt: skip
 
 

@@ -49,6 +49,7 @@ def commands() -> dict[str, Command]:
         hub_commands,
         plan_commands,
         result_commands,
+        serve_commands,
         training_commands,
     )
     from sidestep.cli.options import command_of
@@ -70,6 +71,7 @@ def commands() -> dict[str, Command]:
         "run": plan_commands.run,
         "push": hub_commands.push,
         "import": hub_commands.import_,
+        "serve": serve_commands.serve,
         "methods": result_commands.methods,
         "results": result_commands.results,
         "ledger": result_commands.ledger,

@@ -206,7 +206,7 @@ class LeavingForward(Forward):
         """Return all images in the order of the batch."""
         order = torch.cat([part.rows for part in self.left]).argsort()
         exits = torch.cat([torch.full_like(part.rows, part.exit) for part in self.left])[order]
-        decided = [_padded(part.decided, self.network.units_before[-1]) for part in self.left]
+        decided = [padded(part.decided, self.network.units_before[-1]) for part in self.left]
         weights = torch.cat([decisions.weights for decisions in decided])[order]
         asked = torch.cat([d.asked for d in decided if d.asked is not None])[order]
         taken = F.one_hot(exits, self.network.num_exits).float()
@@ -232,7 +232,7 @@ def _reached(decided: Decisions, reached: Tensor) -> Decisions:
     return replace(decided, weights=decided.weights * reached.unsqueeze(2), asked=reached)
 
 
-def _padded(decided: Decisions, num_units: int) -> Decisions:
+def padded(decided: Decisions, num_units: int) -> Decisions:
     """Return decisions about all units of a network, of which the later ones were not reached."""
     missing = num_units - decided.weights.shape[1]
     reached = torch.ones(decided.weights.shape[:2], device=decided.weights.device)

@@ -55,11 +55,11 @@ def run_plan(
         ExecutionError: when the engine is not installed, or cannot run the plan.
         DataError: for a file that cannot be read as an image.
     """
-    content = _content(plan)
+    content = read_content(plan)
     engine = engine_of(content, precision)
     preparation = preparation_in(content)
     output = engine(np.stack([_pixels(path, engine.plan, preparation) for path in images]))
-    cost = _cost_of(engine.plan.cost)
+    cost = cost_of(engine.plan.cost)
     said = routed(output, cost)
     executed, fractions = said.decisions.execution().sum(dim=1), cost.fraction(said.decisions)
     best = said.probabilities.max(dim=1)
@@ -77,7 +77,12 @@ def run_plan(
     ]
 
 
-def _content(plan: Path | str) -> bytes:
+def read_content(plan: Path | str) -> bytes:
+    """Return the content of a plan file.
+
+    Raises:
+        ExecutionError: when it cannot be read.
+    """
     try:
         return Path(plan).read_bytes()
     except OSError as error:
@@ -93,7 +98,7 @@ def _pixels(path: Path | str, plan: Any, preparation: Preparation | None) -> Pix
         return pixels_of(image, preparation)
 
 
-def _cost_of(prices: dict[str, Any]) -> CostModel:
+def cost_of(prices: dict[str, Any]) -> CostModel:
     """Return the price list in a plan."""
 
     def tensor(name: str) -> torch.Tensor | None:

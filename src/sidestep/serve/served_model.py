@@ -1,0 +1,203 @@
+"""Networks ready to be served: from run folders and plan files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sidestep.data.preparation import Channels
+from sidestep.errors import ExecutionError, ExportError, ServeError
+from sidestep.plan.format import preparation_in
+from sidestep.plan.levels import levels_in
+from sidestep.routing.exit_rule import ExitRule
+from sidestep.runs.export import served
+from sidestep.runs.run_folder import open_run
+from sidestep.serve.engine_runner import EngineRunner
+from sidestep.serve.ladder import Ladder
+from sidestep.serve.runner import Runner
+from sidestep.serve.settings import ServeSettings
+from sidestep.serve.tensor_images import Pictures
+from sidestep.serve.torch_runner import TorchRunner
+from sidestep.targets.export_target import Exportable, plan_of
+from sidestep.targets.native_engine import MISSING, engine_installed, engine_of
+from sidestep.targets.run_plan import cost_of, read_content
+
+_UNNAMED = ("best", "last")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """A network that is ready to be served.
+
+    Attributes:
+        name: by which clients ask for it.
+        runner: runs it.
+        ladder: its budgets, measured here.
+        pictures: how images become what it takes.
+        class_names: in the order of its scores; may be empty.
+        about: what people may want to know.
+        fallback: why it does not run in the engine; None where it does.
+    """
+
+    name: str
+    runner: Runner
+    ladder: Ladder
+    pictures: Pictures
+    class_names: tuple[str, ...]
+    about: dict[str, Any]
+    fallback: str | None = None
+
+
+def open_models(sources: Sequence[Path | str], settings: ServeSettings) -> list[ServedModel]:
+    """Return networks ready to be served, their times measured.
+
+    Args:
+        sources: run folders and plan files; NAME=PATH gives one another name.
+        settings: of the server.
+
+    Raises:
+        SidestepError: for what is none, two of one name, or a budget that a network does not have.
+    """
+    named = [_name_of(str(source)) for source in sources]
+    names = [name for name, _ in named]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ServeError(f"models must have names of their own, and two are {twice[0]!r}; write NAME=PATH")
+    models = [_open(name, path, settings) for name, path in named]
+    for model in models:
+        _measure(model)
+    return models
+
+
+def _name_of(source: str) -> tuple[str, Path]:
+    """Return the name of a model and where it lies."""
+    name, equals, path = source.partition("=")
+    if equals and name and not Path(source).exists():
+        return name, Path(path)
+    place = Path(source)
+    if place.is_dir():
+        return place.resolve().name, place
+    return (place.resolve().parent.name if place.stem in _UNNAMED else place.stem), place
+
+
+def _open(name: str, path: Path, settings: ServeSettings) -> ServedModel:
+    return _from_plan(name, path, settings) if path.is_file() else _from_run(name, path, settings)
+
+
+def _from_plan(name: str, path: Path, settings: ServeSettings) -> ServedModel:
+    content = read_content(path)
+    engine = engine_of(content, settings.precision)
+    plan, cost = engine.plan, cost_of(engine.plan.cost)
+    runner, levels = EngineRunner(engine, cost), levels_in(content)
+    ladder = Ladder(
+        levels,
+        full_macs=cost.full,
+        thresholds=[step["exit"]["threshold"] for step in plan.steps if "exit" in step],
+        num_exits=runner.num_exits,
+        share=(settings.min_budget, settings.budget),
+    )
+    pictures = Pictures(
+        preparation_in(content),
+        size=plan.size,
+        channels=plan.channels,
+        max_pixels=1e6 * settings.max_megapixels,
+    )
+    return ServedModel(
+        name=name,
+        runner=runner,
+        ladder=ladder,
+        pictures=pictures,
+        class_names=tuple(plan.classes),
+        about=plan.about,
+    )
+
+
+def _from_run(name: str, path: Path, settings: ServeSettings) -> ServedModel:
+    opened = open_run(path, settings.checkpoint)
+    export = served(opened)
+    if export.per_image_standardization:
+        raise ServeError(
+            f"run {path} must subtract one mean from all images to be served, and subtracts every image's "
+            "own; train without data.per_image_standardization"
+        )
+    if export.network.has_early_exits and export.rule is None:
+        _log.info("all images leave %s at the last exit; `sidestep curve %s` gives it budgets", name, path)
+        export = replace(export, rule=ExitRule(thresholds=[2.0] * (export.network.num_exits - 1)))
+    runner, thresholds, levels, reason = _runner_of(export, settings)
+    if reason is not None:
+        _log.warning("%s runs in PyTorch: %s", name, reason)
+    ladder = Ladder(
+        levels,
+        full_macs=export.cost.full,
+        thresholds=thresholds,
+        num_exits=runner.num_exits,
+        share=(settings.min_budget, settings.budget),
+    )
+    channels: Channels = 1 if export.network.image_channels == 1 else 3
+    pictures = Pictures(
+        export.preparation,
+        size=export.input_size,
+        channels=channels,
+        max_pixels=1e6 * settings.max_megapixels,
+    )
+    return ServedModel(
+        name=name,
+        runner=runner,
+        ladder=ladder,
+        pictures=pictures,
+        class_names=export.class_names,
+        about=export.about,
+        fallback=reason,
+    )
+
+
+def _runner_of(export: Exportable, settings: ServeSettings) -> tuple[Runner, list[float], Any, str | None]:
+    """Return what runs a network, thresholds and levels as that takes them, and why it is not the engine."""
+    reason = None if engine_installed() else MISSING
+    if reason is None:
+        try:
+            content = plan_of(export).as_bytes()
+            engine = engine_of(content, settings.precision)
+            thresholds = [step["exit"]["threshold"] for step in engine.plan.steps if "exit" in step]
+            return EngineRunner(engine, export.cost), thresholds, levels_in(content), None
+        except ExportError as error:
+            reason = f"{error}"
+        except ExecutionError as error:
+            if settings.precision != "auto":
+                raise
+            reason = f"{error}"
+    if settings.precision == "bfloat16":
+        raise ServeError(f"precision bfloat16 is the engine's, and the network runs in PyTorch: {reason}")
+    rule = export.rule
+    runner = TorchRunner(
+        export.network,
+        export.cost,
+        rule,
+        input_size=export.input_size,
+        mean=export.mean,
+        std=export.std,
+    )
+    return runner, [] if rule is None else list(rule.thresholds), export.levels, reason
+
+
+def _measure(model: ServedModel) -> None:
+    """Measure how long a network takes with every budget."""
+    (height, width), channels = model.pictures.size, model.pictures.channels
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
+    model.ladder.measure(model.runner, noise)
+    cheapest, dearest = (model.ladder.ms(rung) for rung in (model.ladder.bottom, model.ladder.top))
+    _log.info(
+        "%s: %s budgets, %.3g to %.3g ms an image, in %s (%s, %s threads)",
+        model.name,
+        model.ladder.top - model.ladder.bottom + 1,
+        cheapest,
+        dearest,
+        model.runner.name,
+        model.runner.precision,
+        model.runner.num_threads,
+    )

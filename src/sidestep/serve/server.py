@@ -1,0 +1,153 @@
+"""The server: the application on uvicorn, in one process or several that share the machine's threads."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from sidestep.errors import ServeError
+from sidestep.serve.app import create_app
+from sidestep.serve.served_model import open_models
+from sidestep.serve.settings import ServeSettings
+
+# Where workers read what they serve, and how.
+_SERVED = "SIDESTEP_SERVE"
+_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+# Connections beside those whose images wait.
+_SPARE_CONNECTIONS = 256
+_log = logging.getLogger(__name__)
+
+
+def serve(sources: Sequence[Path | str], settings: ServeSettings) -> None:
+    """Serve runs and plans until the process is told to stop; what was accepted is answered first.
+
+    Args:
+        sources: run folders and plan files; NAME=PATH gives one another name.
+        settings: of the server.
+
+    Raises:
+        SidestepError: for what cannot be served, or a port that is taken.
+    """
+    given = json.dumps({"sources": [str(source) for source in sources], "settings": asdict(settings)})
+    listening = _listen(settings.host, settings.port)
+    try:
+        app = _app(given)
+        if settings.workers == 1:
+            _tell(listening)
+            uvicorn.Server(uvicorn.Config(app, **_options(settings))).run(sockets=[listening])
+        else:
+            _serve_with_workers(given, settings, listening)
+    except KeyboardInterrupt:
+        # uvicorn stops in order, and then raises the signal that it was stopped by.
+        _log.info("stopped")
+    finally:
+        listening.close()
+
+
+def _serve_with_workers(given: str, settings: ServeSettings, listening: socket.socket) -> None:
+    """Serve in several processes, each with networks of its own."""
+    port = listening.getsockname()[1]
+    folder = tempfile.mkdtemp(prefix="sidestep-serve-")
+    os.environ[_SERVED], os.environ[_FOLDER] = given, folder
+    _tell(listening)
+    listening.close()
+    try:
+        uvicorn.run(
+            "sidestep.serve.server:worker_app",
+            factory=True,
+            workers=settings.workers,
+            host=settings.host,
+            port=port,
+            **_options(settings),
+        )
+    finally:
+        del os.environ[_SERVED], os.environ[_FOLDER]
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def worker_app() -> FastAPI:
+    """Return the application of one of several workers, which has its share of the threads."""
+    given = os.environ[_SERVED]
+    workers: int = json.loads(given)["settings"]["workers"]
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+    return _app(given)
+
+
+def _app(given: str) -> FastAPI:
+    asked = json.loads(given)
+    settings = ServeSettings(**asked["settings"])
+    return create_app(open_models(asked["sources"], settings), settings)
+
+
+def _options(settings: ServeSettings) -> dict[str, Any]:
+    """Return how uvicorn runs the application."""
+    return {
+        "log_level": "warning",
+        "access_log": False,
+        "server_header": False,
+        "ws": "none",
+        "http": PatientProtocol,
+        "timeout_keep_alive": math.ceil(settings.client_seconds),
+        "timeout_graceful_shutdown": settings.drain_seconds,
+        "limit_concurrency": settings.queue + _SPARE_CONNECTIONS,
+    }
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except (OSError, UnicodeError) as error:
+        listening.close()
+        raise ServeError(
+            f"port {port} of {host} must be free ({error}); choose another with --port"
+        ) from error
+    return listening
+
+
+def _tell(listening: socket.socket) -> None:
+    host, port = listening.getsockname()[:2]
+    _log.info("serving at http://%s:%s", f"[{host}]" if ":" in host else host, port)
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """HTTP that does not wait for ever for a request to begin, or for its headers to end.
+
+    uvicorn's own limit holds between requests, while not a byte comes.
+    """
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.idle_since = time.monotonic()
+        self._look_later()
+
+    def _look_later(self) -> None:
+        self.loop.call_later(self.config.timeout_keep_alive / 4, self._look)
+
+    def _look(self) -> None:
+        if self.transport.is_closing():
+            return
+        now, cycle = time.monotonic(), self.cycle
+        if cycle is not None and not cycle.response_complete:
+            self.idle_since = now  # a request is on its way, whose body has a limit of its own
+        elif now - self.idle_since > self.config.timeout_keep_alive:
+            self.transport.close()
+            return
+        self._look_later()
