@@ -51,7 +51,7 @@ def server(run: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], st
 
 def ready(place: str) -> triton.InferenceServerClient:
     client = triton.InferenceServerClient(place, concurrency=8)
-    for _ in range(200):
+    for _ in range(600):
         try:
             if client.is_server_ready():
                 return client

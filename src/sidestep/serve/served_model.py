@@ -12,6 +12,7 @@ import numpy as np
 
 from sidestep.data.preparation import Channels
 from sidestep.errors import ExecutionError, ExportError, ServeError
+from sidestep.hub.places import is_place
 from sidestep.plan.format import preparation_in
 from sidestep.plan.levels import levels_in
 from sidestep.routing.exit_rule import ExitRule
@@ -58,7 +59,7 @@ def open_models(sources: Sequence[Path | str], settings: ServeSettings) -> list[
     """Return networks ready to be served, their times measured.
 
     Args:
-        sources: run folders and plan files; NAME=PATH gives one another name.
+        sources: run folders, packages (`hf-hub:org/name`, `local-dir:path`) and plan files; NAME=PATH gives one another name.
         settings: of the server.
 
     Raises:
@@ -77,9 +78,11 @@ def open_models(sources: Sequence[Path | str], settings: ServeSettings) -> list[
 def _name_of(source: str) -> tuple[str, Path]:
     """Return the name of a model and where it lies."""
     name, equals, path = source.partition("=")
-    if equals and name and not Path(source).exists():
+    if equals and name and not is_place(source) and not Path(source).exists():
         return name, Path(path)
     place = Path(source)
+    if is_place(source):
+        return source.partition(":")[2].partition("@")[0].rstrip("/").rpartition("/")[2], place
     if place.is_dir():
         return place.resolve().name, place
     return (place.resolve().parent.name if place.stem in _UNNAMED else place.stem), place

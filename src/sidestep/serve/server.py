@@ -30,6 +30,8 @@ _SERVED = "SIDESTEP_SERVE"
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 # Connections beside those whose images wait.
 _SPARE_CONNECTIONS = 256
+# Seconds in which a worker must say that it lives, also while it imports and measures on a busy machine.
+_STARTS = 120
 _log = logging.getLogger(__name__)
 
 
@@ -71,6 +73,7 @@ def _serve_with_workers(given: str, settings: ServeSettings, listening: socket.s
             "sidestep.serve.server:worker_app",
             factory=True,
             workers=settings.workers,
+            timeout_worker_healthcheck=_STARTS,
             host=settings.host,
             port=port,
             **_options(settings),
