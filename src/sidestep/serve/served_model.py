@@ -59,7 +59,8 @@ def open_models(sources: Sequence[Path | str], settings: ServeSettings) -> list[
     """Return networks ready to be served, their times measured.
 
     Args:
-        sources: run folders, packages (`hf-hub:org/name`, `local-dir:path`) and plan files; NAME=PATH gives one another name.
+        sources: run folders, packages (`hf-hub:org/name`, `local-dir:path`) and plan files; NAME=PATH gives
+            one another name.
         settings: of the server.
 
     Raises:
