@@ -61,7 +61,8 @@ def export_run(
         run: a run folder.
         out: the file or folder; by default named like the checkpoint in the run folder, `best.plan` or
             `last.segments`.
-        to: an export target: "plan" (docs/plan.md), "onnx" (docs/segments.md), or one that was registered.
+        to: an export target: "plan" (docs/plan.md), "onnx" (docs/segments.md), "timm" (docs/hub.md), or one
+            that was registered.
         segments: that an image runs at most, for a target in segments; the rest is frozen, and what that
             costs is measured on the validation split. By default 8, or one for every exit if these are more.
         checkpoint: "best" or "last".

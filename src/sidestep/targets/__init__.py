@@ -6,6 +6,7 @@ from sidestep.registry import Registry
 from sidestep.targets.export_target import PLAN, Exportable, ExportTarget
 from sidestep.targets.onnx_if import write_onnx_if
 from sidestep.targets.segment_folder import write_segments
+from sidestep.targets.timm_folder import TIMM
 
 _ONNX = ExportTarget(
     name="onnx",
@@ -23,7 +24,7 @@ _ONNX_IF = ExportTarget(
     takes_segments=True,
 )
 
-TARGETS: Registry[ExportTarget] = Registry("export target", [PLAN, _ONNX, _ONNX_IF], key="to")
+TARGETS: Registry[ExportTarget] = Registry("export target", [PLAN, _ONNX, _ONNX_IF, TIMM], key="to")
 
 
 def register_target(target: ExportTarget) -> None:
