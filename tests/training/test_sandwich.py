@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,6 +17,7 @@ from sidestep.networks.attached_exits import attach_exits
 from sidestep.networks.models import build_backbone
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.budget_router import AtBudgets, BudgetedRouter, budgets_of_step
+from sidestep.runs.assemble import job_of
 from sidestep.runs.recipe import Recipe, from_dict
 from sidestep.training.sandwich import copies_of
 from sidestep.training.step import TrainingStep
@@ -162,3 +164,11 @@ def test_a_phase_that_asks_no_router_has_no_budgets() -> None:
     losses, figures = step(images, labels)
     assert list(losses) == ["task"]
     assert float(figures["fraction"]) > 1
+
+
+def test_a_training_for_all_budgets_runs_every_image_four_times() -> None:
+    macs = []
+    for low in (None, 0.5):
+        asked = recipe(METHOD | {"budgets": {"low": low}}, batch_size=32)
+        macs.append(job_of(asked, Fabric(accelerator="cpu", devices=1)).forward_macs)
+    assert macs[1] == 4 * macs[0] > 0

@@ -23,6 +23,7 @@ from sidestep.execution.execution import Execution, masked
 from sidestep.fused.training_execution import compiled
 from sidestep.methods.method import Method
 from sidestep.networks.network import DynamicNetwork
+from sidestep.routing.budget_router import NUM_BUDGETS, BudgetedRouter
 from sidestep.routing.samplers import Noise
 from sidestep.training.checkpoint import Checkpoint, save_checkpoint
 from sidestep.training.distributed import Agreement, mean_sums
@@ -82,8 +83,11 @@ class Job:
         """MACs of all forward passes of the training, everything executed; 0 without a training split."""
         if self.data.train is None:
             return 0.0
+        budgets = NUM_BUDGETS if isinstance(self.network.router, BudgetedRouter) else 1
         steps = sum(
-            self.epochs(phase) * Epochs(self.data.train, self.config, phase).num_steps
+            self.epochs(phase)
+            * Epochs(self.data.train, self.config, phase).num_steps
+            * (budgets if phase.paths == "routed" else 1)
             for phase in self.config.phases
         )
         return steps * self.config.batch_size * self.cost.full
