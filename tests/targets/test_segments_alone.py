@@ -27,7 +27,7 @@ others = {"torch", "sidestep", "onnx", "PIL", "onnxruntime", "openvino"} - {sys.
 assert not [name for name in others if importlib.util.find_spec(name)]
 segments = Segments(runtime=sys.argv[1], num_threads=2)
 images = np.load("images.npy")
-one = segments(images[:1])
+one = Segments(runtime=sys.argv[1], num_threads=2)(images[:1])
 picture = np.zeros((16, 16, 3), np.uint8)
 assert segments.pixels(picture).shape == (3, 16, 16)
 several = segments(images)

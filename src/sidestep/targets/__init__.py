@@ -7,6 +7,7 @@ from sidestep.targets.export_target import PLAN, Exportable, ExportTarget
 from sidestep.targets.onnx_if import write_onnx_if
 from sidestep.targets.segment_folder import write_segments
 from sidestep.targets.timm_folder import TIMM
+from sidestep.targets.torch_segments import write_torch
 
 _ONNX = ExportTarget(
     name="onnx",
@@ -24,7 +25,15 @@ _ONNX_IF = ExportTarget(
     takes_segments=True,
 )
 
-TARGETS: Registry[ExportTarget] = Registry("export target", [PLAN, _ONNX, _ONNX_IF, TIMM], key="to")
+_TORCH = ExportTarget(
+    name="torch",
+    summary="folder of torch.export archives of segments, for AOTInductor and ExecuTorch (docs/segments.md)",
+    suffix=".archives",
+    write=write_torch,
+    takes_segments=True,
+)
+
+TARGETS: Registry[ExportTarget] = Registry("export target", [PLAN, _ONNX, _ONNX_IF, _TORCH, TIMM], key="to")
 
 
 def register_target(target: ExportTarget) -> None:

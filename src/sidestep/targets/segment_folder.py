@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from sidestep.errors import ExportError
 from sidestep.plan.format import Plan
@@ -19,11 +24,28 @@ from sidestep.targets.map_shapes import Shape, add_shapes, multiply_adds, shapes
 from sidestep.targets.onnx_graph import SharedWeights, check_onnx
 from sidestep.targets.onnx_segments import branch_model
 from sidestep.targets.segment_route import component_name, route_of
-from sidestep.targets.segments import Segment, cut
+from sidestep.targets.segments import Branch, Segment, cut
 from sidestep.types import Batch
 
 RUNNER = "sidestep_segments.py"
 _GRAPHS, _WEIGHTS = "segments", "weights.bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphFormat:
+    """How branches are written.
+
+    Attributes:
+        suffix: of their files.
+        variant: what the manifest says of every branch's file, by its name.
+        make: (branch, name, weights of the plan, shapes of all values) -> content of its file.
+        rest: -> files that all share, by name, when all branches are made.
+    """
+
+    suffix: str
+    variant: Callable[[str], dict[str, Any]]
+    make: Callable[[Branch, str, Mapping[str, Tensor], Mapping[int, Shape]], bytes]
+    rest: Callable[[], dict[str, bytes]]
 
 
 def write_segments(exportable: Exportable, path: Path) -> str:
@@ -37,11 +59,27 @@ def write_segments(exportable: Exportable, path: Path) -> str:
         ExportError: for a network that cannot be cut, or a folder that holds something.
     """
     check_onnx()
+    shared = SharedWeights(_WEIGHTS)
+    onnx = GraphFormat(
+        suffix=".onnx",
+        variant=lambda file: {
+            "ep": "CPUExecutionProvider",
+            "device": "cpu",
+            "executor_info": {"ort": {"model_file": file}},
+        },
+        make=partial(branch_model, shared=shared),
+        rest=lambda: {_WEIGHTS: bytes(shared.content)},
+    )
+    return write_folder(exportable, path, onnx)
+
+
+def write_folder(exportable: Exportable, path: Path, form: GraphFormat) -> str:
+    """Write a folder of segments in some format and return a few words about it; arguments as above."""
     check_new(path)
     plan, freezing = prepared(exportable)
     segments = cut(plan, freezing.units, freezing.exits)
     with new_folder(path) as folder:
-        components, macs = _write_graphs(folder, plan, segments)
+        components, macs = _write_graphs(folder, plan, segments, form)
         route = route_of(segments, plan.document, exportable.rule, freezing, exportable.levels, macs)
         manifest = {
             "schema_version": "1.0",
@@ -118,11 +156,11 @@ def all_shapes(plan: Plan, segments: Sequence[Segment]) -> dict[int, Shape]:
 
 
 def _write_graphs(
-    folder: Path, plan: Plan, segments: list[Segment]
+    folder: Path, plan: Plan, segments: Sequence[Segment], form: GraphFormat
 ) -> tuple[dict[str, object], dict[str, int]]:
     """Write every branch, and return the components of the manifest and their multiply-adds."""
     (folder / _GRAPHS).mkdir()
-    shared, shapes = SharedWeights(_WEIGHTS), all_shapes(plan, segments)
+    shapes = all_shapes(plan, segments)
     components: dict[str, object] = {}
     macs: dict[str, int] = {}
     for number, segment in enumerate(segments):
@@ -130,20 +168,13 @@ def _write_graphs(
             if not branch.gives:
                 continue
             name = component_name(number, segment, branch.option)
-            model = branch_model(branch, name, plan.tensors, shapes, shared)
-            (folder / _GRAPHS / f"{name}.onnx").write_bytes(model)
+            file = f"{name}{form.suffix}"
+            (folder / _GRAPHS / file).write_bytes(form.make(branch, name, plan.tensors, shapes))
             macs[name] = sum(multiply_adds(op, shapes, plan.tensors) for op in branch.ops)
-            components[name] = {
-                "variants": {
-                    "cpu": {
-                        "variant_directory": _GRAPHS,
-                        "ep": "CPUExecutionProvider",
-                        "device": "cpu",
-                        "executor_info": {"ort": {"model_file": f"{name}.onnx"}},
-                    }
-                }
-            }
-    (folder / _GRAPHS / _WEIGHTS).write_bytes(bytes(shared.content))
+            variant = {"variant_directory": _GRAPHS, **form.variant(file)}
+            components[name] = {"variants": {"cpu": variant}}
+    for file, content in form.rest().items():
+        (folder / _GRAPHS / file).write_bytes(content)
     return components, macs
 
 

@@ -33,7 +33,7 @@ class Segments:
 
     Args:
         folder: with manifest.json; by default the one in which this file lies.
-        runtime: "onnxruntime" or "openvino".
+        runtime: "onnxruntime" or "openvino"; "torch" for a folder of its archives.
         num_threads: of the one pool that all segments share; 0 leaves their number to the runtime.
         share_threads: whether ONNX Runtime gets that pool. The pool is the whole process's: other sessions in
             it then need `use_per_session_threads = False` too. False gives every segment threads of its own.
@@ -46,8 +46,8 @@ class Segments:
         num_threads: int = 0,
         share_threads: bool = True,
     ) -> None:
-        if runtime not in ("onnxruntime", "openvino"):
-            raise ValueError(f"runtime must be onnxruntime or openvino, got {runtime!r}")
+        if runtime not in ("onnxruntime", "openvino", "torch"):
+            raise ValueError(f"runtime must be onnxruntime, openvino or torch, got {runtime!r}")
         self.folder = Path(__file__).parent if folder is None else Path(folder)
         manifest = json.loads((self.folder / "manifest.json").read_bytes())
         self.components: dict[str, Any] = manifest["components"]
@@ -63,7 +63,11 @@ class Segments:
         if self.shares:
             import onnxruntime
 
-            onnxruntime.set_global_thread_pool_sizes(num_threads, 1)
+            try:
+                onnxruntime.set_global_thread_pool_sizes(num_threads, 1)
+            except Exception as error:  # of a kind that ONNX Runtime does not name
+                if "already" not in str(error):
+                    raise  # the pool of an earlier network is this one's too
 
     def __call__(self, images: Array, budget: float | None = None) -> Answer:
         """Return what the network says about (N, C, H, W) normalised images, float32.
@@ -174,6 +178,9 @@ class Segments:
     def _run(self, branch: Any, given: dict[str, Array]) -> dict[str, Array]:
         """Return what the graph of a branch computes."""
         inputs = {name: given[name] for name in branch["inputs"]}
+        if self.runtime == "torch":
+            said = self._archive(branch["component"])(*inputs.values())
+            return dict(zip(branch["outputs"], said, strict=True))
         if self.runtime == "onnxruntime":
             session = self._session(branch["component"])
             return dict(zip(branch["outputs"], session.run(branch["outputs"], inputs), strict=True))
@@ -185,7 +192,24 @@ class Segments:
 
     def _path(self, component: str) -> str:
         variant = self.components[component]["variants"]["cpu"]
-        return str(self.folder / variant["variant_directory"] / variant["executor_info"]["ort"]["model_file"])
+        consumer = "torch" if self.runtime == "torch" else "ort"
+        if consumer not in variant["executor_info"]:
+            raise ValueError(f"the folder must hold graphs for {self.runtime}, and has others")
+        file = variant["executor_info"][consumer]["model_file"]
+        return str(self.folder / variant["variant_directory"] / file)
+
+    def _archive(self, component: str) -> Any:
+        if component not in self._made:
+            import torch
+
+            module = torch.export.load(self._path(component)).module()
+
+            def run(*inputs: Array) -> list[Array]:
+                with torch.inference_mode():
+                    return [each.numpy() for each in module(*map(torch.from_numpy, inputs))]
+
+            self._made[component] = run
+        return self._made[component]
 
     def _session(self, component: str) -> Any:
         if component not in self._made:

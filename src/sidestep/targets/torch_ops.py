@@ -1,0 +1,163 @@
+"""What a plan's operations are in PyTorch, for a batch of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sidestep.plan.format import Op
+from sidestep.targets.map_shapes import Shape, rows_of
+
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "hard_swish": F.hardswish,
+    "hard_sigmoid": F.hardsigmoid,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "sqrt": torch.sqrt,
+    "exp": torch.exp,
+    "log": torch.log,
+}
+
+
+def run_op(
+    op: Op,
+    values: Mapping[int, Tensor],
+    weights: Mapping[str, Tensor],
+    shapes: Mapping[int, Shape],
+    count: int,
+) -> Tensor:
+    """Return what an operation computes.
+
+    Args:
+        op: of a plan, or of a segment's decision.
+        values: (B, ...) that are known; constants may have a batch of 1.
+        weights: of the plan, by name.
+        shapes: of all values, without the batch.
+        count: B.
+    """
+    read = op.get("in", [])
+    given = [values[value] for value in ([read] if isinstance(read, int) else read)]
+    named = [weights[op[field]] for field in ("weight", "bias") if op.get(field) is not None]
+    if op["op"] in ("vgather", "concat"):
+        given = [each.expand(count, *each.shape[1:]) for each in given]
+    out = _OPS[op["op"]](op, given, named, shapes)
+    if op.get("residual") is not None:
+        out = out + values[op["residual"]]
+    if op["op"] in ("relu", "activate", "vmap"):
+        return out
+    if op.get("relu"):
+        return _relu(op, [out])
+    return _FUNCTIONS[op["activation"]](out) if op.get("activation") else out
+
+
+def _relu(op: Op, given: Sequence[Tensor], *rest: Any) -> Tensor:
+    return F.leaky_relu(given[0], op["slope"]) if op.get("slope") else F.relu(given[0])
+
+
+def _mapped(op: Op, given: Sequence[Tensor], *rest: Any) -> Tensor:
+    return _relu(op, given) if op["function"] == "relu" else _FUNCTIONS[op["function"]](given[0])
+
+
+def _conv(op: Op, given: Sequence[Tensor], named: Sequence[Tensor], shapes: Mapping[int, Shape]) -> Tensor:
+    (x,), (weight, *bias) = given, named
+    if op.get("same"):
+        sides = zip(shapes[op["in"]][1:], weight.shape[2:], strict=True)
+        over = [
+            max((rows_of(op, side, kernel) - 1) * op["stride"] + kernel - side, 0) for side, kernel in sides
+        ]
+        x = F.pad(x, [part for total in reversed(over) for part in (total // 2, total - total // 2)])
+    return F.conv2d(x, weight, bias[0] if bias else None, op["stride"], op["padding"], groups=op["groups"])
+
+
+def _pad(op: Op, given: Sequence[Tensor], *rest: Any) -> Tensor:
+    taken = given[0][:, :, :: op["stride"], :: op["stride"]]
+    return F.pad(taken, [0, 0, 0, 0, op["before"], op["after"]])
+
+
+def _crop(op: Op, given: Sequence[Tensor], named: Any, shapes: Mapping[int, Shape]) -> Tensor:
+    (height, width), (_, rows, columns) = op["size"], shapes[op["in"]]
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return given[0][:, :, top : top + height, left : left + width]
+
+
+def _resize(op: Op, given: Sequence[Tensor], named: Any, shapes: Mapping[int, Shape]) -> Tensor:
+    size = list(shapes[op["out"]][1:])
+    if op.get("antialias"):
+        return F.interpolate(given[0], size, mode=op["interpolation"], align_corners=False, antialias=True)
+    return F.interpolate(given[0], size, mode="bilinear", align_corners=bool(op.get("align_corners")))
+
+
+def _affine(op: Op, given: Sequence[Tensor], named: Sequence[Tensor], shapes: Any) -> Tensor:
+    factor, shift = (each.view(1, -1, 1, 1) for each in named)
+    return given[0] * factor + shift
+
+
+def _doubt(op: Op, given: Sequence[Tensor], *rest: Any) -> Tensor:
+    """Return how uncertain an exit is, as docs/segments.md says."""
+    if op["criterion"] in ("patience", "agreement"):
+        return -_count(op["criterion"], given)
+    ordered = (given[0].double() / op["temperature"]).sort(dim=1, descending=True).values
+    behind = ordered[:, 1:] - ordered[:, :1]
+    powers = behind.exp()
+    rest_of: Tensor = powers.sum(dim=1)
+    if op["criterion"] == "confidence":
+        doubt = rest_of
+    elif op["criterion"] == "margin":
+        doubt = (rest_of + powers[:, 0]) / (1 + rest_of)
+    else:
+        doubt = torch.log1p(rest_of) - (behind * powers).sum(dim=1) / (1 + rest_of)
+    return doubt.float()
+
+
+def _count(criterion: str, labels: Sequence[Tensor]) -> Tensor:
+    same = [(each == labels[-1]).float()[:, 0] for each in labels]
+    if criterion == "agreement":
+        return (torch.stack(same).sum(dim=0) >= 2).float()
+    return torch.stack(same[::-1]).cumprod(dim=0).sum(dim=0)
+
+
+def _with(function: Callable[..., Tensor], *fields: str) -> Callable[..., Tensor]:
+    """Return an operation that is a function of what it reads and of some fields."""
+    return lambda op, given, *rest: function(*given, *(op[field] for field in fields))
+
+
+_OPS: dict[str, Callable[..., Tensor]] = {
+    "conv": _conv,
+    "max_pool": _with(F.max_pool2d, "kernel", "stride", "padding"),
+    "avg_pool": lambda op, given, *rest: F.avg_pool2d(
+        given[0], op["kernel"], op["stride"], ceil_mode=bool(op["ceil"])
+    ),
+    "pad": _pad,
+    "crop": _crop,
+    "affine": _affine,
+    "add": _with(torch.add),
+    "scale": _with(lambda x, factor: x * factor[:, :, None, None]),
+    "relu": _relu,
+    "activate": _mapped,
+    "concat": lambda op, given, *rest: torch.cat(given, dim=1),
+    "resize": _resize,
+    "gap": _with(lambda x: x.mean((2, 3))),
+    "flatten": _with(partial(torch.flatten, start_dim=1)),
+    "linear": lambda op, given, named, *rest: F.linear(given[0], *named),
+    "vconst": lambda op, given, named, *rest: named[0].view(1, -1),
+    "vgather": lambda op, given, *rest: torch.cat(given, dim=1)[:, op["indices"]],
+    "vadd": _with(lambda a, b, alpha: a + alpha * b, "alpha"),
+    "vmul": _with(torch.mul),
+    "vdiv": _with(torch.div),
+    "vaffine": _with(lambda x, mul, add: x * mul + add, "mul", "add"),
+    "vmap": _mapped,
+    "vclamp_min": _with(torch.clamp_min, "min"),
+    "vsum": _with(lambda x: x.sum(dim=1, keepdim=True)),
+    "vlog_softmax": _with(lambda x: x.log_softmax(dim=1)),
+    "vlogaddexp": _with(torch.logaddexp),
+    "choice": _with(lambda x: x.argmax(dim=1)),
+    "doubt": _doubt,
+    "label": _with(lambda x: x.argmax(dim=1, keepdim=True).float()),
+}
