@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from sidestep.backbones.timm_units import wrap_network
+from sidestep.backbones.wrapping import wrap_network
 from sidestep.errors import ExportError
 from sidestep.networks.attached_exits import attach_exits
 from sidestep.networks.network import DynamicNetwork

@@ -13,7 +13,7 @@ from torch import nn
 
 import sidestep
 from sidestep.backbones.static_weights import load_weights
-from sidestep.backbones.timm_units import wrap_network
+from sidestep.backbones.wrapping import wrap_network
 from sidestep.errors import RecipeError
 from sidestep.methods import METHODS
 from sidestep.routing.relational import RelationalRouter
@@ -133,14 +133,17 @@ def test_a_path_that_does_not_fit_the_network_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "found"),
+    ("model", "message"),
     [
-        (nn.Sequential(nn.Linear(1, 1)), r"torch\.nn\.modules\.container\.Sequential with children 0"),
-        ("resnet50", r"builtins\.str with no children"),
+        (
+            nn.Sequential(nn.Linear(1, 1)),
+            r"model must map images to logits, got a Sequential that does not run",
+        ),
+        ("resnet50", r"model must be a network, a torch\.nn\.Module, got 'resnet50'; build one of timm"),
     ],
 )
-def test_what_has_no_residual_units_is_refused(model: Any, found: str) -> None:
-    with pytest.raises(RecipeError, match=f"model must be a timm network .* got {found}; choose one"):
+def test_what_is_no_network_of_images_is_refused(model: Any, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         sidestep.wrap(model)
 
 

@@ -9,7 +9,8 @@ import timm
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
-from sidestep.backbones.timm_units import Granularity, WrappedNetwork, wrap_network
+from sidestep.backbones.timm_units import WrappedNetwork
+from sidestep.backbones.wrapping import Units, wrap_network
 from sidestep.errors import RecipeError
 
 
@@ -45,15 +46,15 @@ def build_timm(
     *,
     in_channels: int = 3,
     pretrained: bool = False,
-    units: Granularity = "blocks",
+    units: Units = "blocks",
 ) -> WrappedNetwork:
     """Return a network of timm as a backbone.
 
     Args:
         name: see `check_timm_name`.
         num_classes: classes of the head; a head for another number than the downloaded one's starts anew.
-        input_size: height and width of the images, for networks that are built for one size; timm's own if
-            None.
+        input_size: height and width of the images, for networks that are built for one size, and for those
+            whose blocks have to be found; timm's own if None.
         in_channels: of the images; timm sums downloaded weights of three up for one.
         pretrained: start from the weights that timm downloads.
         units: see `wrap_network`.
@@ -63,7 +64,7 @@ def build_timm(
             be had.
     """
     network = build_timm_whole(name, num_classes, input_size, in_channels=in_channels, pretrained=pretrained)
-    return wrap_network(network, units)
+    return wrap_network(network, units, input_size)
 
 
 def build_timm_whole(

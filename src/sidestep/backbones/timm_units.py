@@ -1,24 +1,19 @@
-"""Networks of timm seen as stem, units and head: one unit per residual block, run by timm's own modules."""
+"""ResNets, ConvNeXts and ViTs of timm as stem, units and head: a unit per residual block, timm's module."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Literal, NoReturn, Self, get_args
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Self
 
 import torch
-from timm.models.convnext import ConvNeXt
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.errors import RecipeError
 from sidestep.internals import with_positions
 from sidestep.layers.unit import Unit
 
-Granularity = Literal["blocks", "sublayers"]
-
-# The activation that ends a block of a ResNet; other blocks of timm's ResNet class are refused.
+# The activation that ends a block of a ResNet; those with other blocks are traced.
 _LAST_ACTIVATION: dict[type[nn.Module], str] = {BasicBlock: "act2", Bottleneck: "act3"}
 
 # The two residual branches of a ViT block, each added to its own input.
@@ -39,17 +34,23 @@ class BlockUnit(Unit):
     """
 
     def __init__(
-        self, block: nn.Module, *, in_channels: int, stage: int, entry: nn.Module | None = None
+        self,
+        block: nn.Module,
+        *,
+        in_channels: int,
+        stage: int,
+        entry: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(in_channels=in_channels, stage=stage)
-        self.block = block
+        self.block: Any = block
         self.entry = entry
         self.keeps_input = entry is None
         self.training = block.training
 
     @property
     def origin(self) -> nn.Module:
-        return self.block
+        block: nn.Module = self.block
+        return block
 
     def run(self, option: int, x: Tensor) -> Tensor:
         entered = self._enter(x)
@@ -82,43 +83,55 @@ class SublayerUnit(BlockUnit):
         return x + out
 
 
-class OpenerUnit(Unit):
+class OpenerUnit(BlockUnit):
     """The block that opens a stage of a ResNet; skipping it leaves its shortcut and its last activation.
 
     The activation keeps the features of a skipped unit non-negative, as `ResidualUnit.skip` does.
 
     Args:
-        block: has a `downsample` path beside its convolutions.
+        block: has a path of its own beside its convolutions.
         in_channels: channels of the input, which routers pool.
         stage: index of the stage.
-        activation: the block's last one.
+        activation: the block's last one, or None for a block that ends with its sum.
+        entry: see `BlockUnit`.
+        shortcut: what that path is called in the block.
     """
 
-    def __init__(self, block: nn.Module, *, in_channels: int, stage: int, activation: nn.Module) -> None:
-        super().__init__(in_channels=in_channels, stage=stage)
-        self.block: Any = block
+    def __init__(
+        self,
+        block: nn.Module,
+        *,
+        in_channels: int,
+        stage: int,
+        activation: nn.Module | None,
+        entry: Callable[[Tensor], Tensor] | None = None,
+        shortcut: str = "downsample",
+    ) -> None:
+        super().__init__(block, in_channels=in_channels, stage=stage, entry=entry)
+        self.keeps_input = False
         self.activation = activation
-        self.training = block.training
-
-    @property
-    def origin(self) -> nn.Module:
-        block: nn.Module = self.block
-        return block
+        self.shortcut = shortcut
 
     def run(self, option: int, x: Tensor) -> Tensor:
-        out: Tensor = self.block(x) if option else self.activation(self.block.downsample(x))
-        return out
+        entered = self._enter(x)
+        return (
+            self._execute(entered) if option else self._activated(getattr(self.block, self.shortcut)(entered))
+        )
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Return the blend of both outputs; the shortcut runs once."""
+        """Return the blend of both outputs; entry and shortcut run once."""
         # Two runs would count the batch twice in the running statistics of the shortcut's BatchNorm.
         shortcuts: list[Tensor] = []
-        handle = self.block.downsample.register_forward_hook(lambda *call: shortcuts.append(call[-1]))
+        path: nn.Module = getattr(self.block, self.shortcut)
+        handle = path.register_forward_hook(lambda *call: shortcuts.append(call[-1]))
         try:
-            executed = self.block(x)
+            executed = self._execute(self._enter(x))
         finally:
             handle.remove()
-        return _blend(self.activation(shortcuts[0]), executed, weights)
+        return _blend(self._activated(shortcuts[0]), executed, weights)
+
+    def _activated(self, shortcut: Tensor) -> Tensor:
+        return shortcut if self.activation is None else self.activation(shortcut)
 
 
 class WrappedNetwork(Backbone):
@@ -128,16 +141,13 @@ class WrappedNetwork(Backbone):
     so that no weight has a second name; their modes follow the network's.
 
     Attributes:
-        wraps: the class of timm that a subclass understands.
         network: the network, which still works by itself.
     """
 
-    wraps: ClassVar[type[nn.Module]]
-
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, units: Iterable[Unit] | None = None) -> None:
         super().__init__()
         self.network: Any = network
-        self._units = tuple(self._make_units())
+        self._units = tuple(self._make_units() if units is None else units)
         self.training = network.training
 
     @property
@@ -170,14 +180,18 @@ class WrappedNetwork(Backbone):
 class WrappedResNet(WrappedNetwork):
     """ResNet, ResNeXt, Wide ResNet, and those with squeeze-and-excitation."""
 
-    wraps = ResNet
+    @classmethod
+    def fits(cls, network: Any) -> bool:
+        """Return whether a network is a ResNet of the blocks that are known here."""
+        if not isinstance(network, ResNet):
+            return False
+        stages: Any = (network.layer1, network.layer2, network.layer3, network.layer4)
+        return all(type(block) in _LAST_ACTIVATION for stage in stages for block in stage)
 
     def _make_units(self) -> Iterator[Unit]:
         network = self.network
         for stage, blocks in enumerate((network.layer1, network.layer2, network.layer3, network.layer4)):
             for block in blocks:
-                if type(block) not in _LAST_ACTIVATION:
-                    refuse(network, f"blocks of class {type(block).__name__}")
                 channels = block.conv1.in_channels
                 if block.downsample is None:
                     yield BlockUnit(block, in_channels=channels, stage=stage)
@@ -197,8 +211,6 @@ class WrappedResNet(WrappedNetwork):
 
 class WrappedConvNeXt(WrappedNetwork):
     """ConvNeXt and ConvNeXt V2; the downsampling between stages is the entry of the unit behind it."""
-
-    wraps = ConvNeXt
 
     def _make_units(self) -> Iterator[Unit]:
         for stage, part in enumerate(self.network.stages):
@@ -220,7 +232,6 @@ class WrappedConvNeXt(WrappedNetwork):
 class WrappedTransformer(WrappedNetwork):
     """ViT and DeiT: features are tokens (B, N, C), and attention and MLP of a block are skipped together."""
 
-    wraps = VisionTransformer
     tokens = True
 
     def _make_units(self) -> Iterator[Unit]:
@@ -245,49 +256,6 @@ class WrappedSublayers(WrappedTransformer):
         for block in self.network.blocks:
             for parts in _SUBLAYERS:
                 yield SublayerUnit(block, parts, in_channels=self.network.embed_dim, stage=0)
-
-
-_FAMILIES: tuple[type[WrappedNetwork], ...] = (WrappedResNet, WrappedConvNeXt, WrappedTransformer)
-
-
-def wrap_network(network: nn.Module, units: Granularity = "blocks") -> WrappedNetwork:
-    """Return a network of timm as a backbone with one unit per residual block, in order of execution.
-
-    Weights are shared with the network, not copied, and its modes are left as they are.
-
-    Args:
-        network: a ResNet, ConvNeXt or VisionTransformer.
-        units: "sublayers" makes attention and MLP of a ViT block two units.
-
-    Raises:
-        RecipeError: for a network without residual units that are known, or without sublayers.
-    """
-    if units not in get_args(Granularity):
-        raise RecipeError(f"units must be one of {', '.join(get_args(Granularity))}, got {units!r}")
-    for family in _FAMILIES:
-        if isinstance(network, family.wraps):
-            return family(network) if units == "blocks" else _sublayers(network)
-    children = dict(network.named_children()) if isinstance(network, nn.Module) else {}
-    refuse(network, f"children {', '.join(children)}" if children else "no children")
-
-
-def _sublayers(network: Any) -> WrappedSublayers:
-    if isinstance(network, VisionTransformer) and all(type(block) is Block for block in network.blocks):
-        return WrappedSublayers(network)
-    raise RecipeError(
-        "units must be 'blocks' for networks other than a VisionTransformer of plain blocks, got 'sublayers' "
-        f"for a {type(network).__name__}; drop it"
-    )
-
-
-def refuse(network: object, found: str) -> NoReturn:
-    """Raise the RecipeError that says what can be wrapped, and what was found in this network."""
-    kind = type(network)
-    raise RecipeError(
-        "model must be a timm network with residual units: a ResNet of basic or bottleneck blocks (resnet*, "
-        "resnext*, seresnet*, wide_resnet*), a ConvNeXt (convnext*) or a VisionTransformer (vit_*, deit_*), "
-        f"got {kind.__module__}.{kind.__qualname__} with {found}; choose one of those"
-    )
 
 
 def _in_channels(module: nn.Module) -> int:

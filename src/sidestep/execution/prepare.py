@@ -39,11 +39,12 @@ def prepare(network: Network, example: Tensor) -> Network:
             which asks every router and executes every unit whatever the decisions are.
     """
     prepared = copy.deepcopy(network).eval().requires_grad_(False)
-    pairs = _foldable(prepared, example)
+    trace = _run(prepared, example)
+    pairs = trace.pairs()
     for norm, layer in pairs.items():
         fused = _FUSE[type(layer), type(norm)](layer, norm).requires_grad_(False)
         layer.weight, layer.bias = fused.weight, fused.bias
-    _remove(prepared, set(pairs))
+    _remove(prepared, set(pairs), trace.sequences)
     return prepared.to(memory_format=torch.channels_last)
 
 
@@ -56,33 +57,43 @@ def cast(network: Network, precision: Precision) -> Network:
     return copy.deepcopy(network).to(DTYPES[precision])
 
 
-def _remove(network: nn.Module, folded: set[nn.Module]) -> None:
+def _remove(network: nn.Module, folded: set[nn.Module], sequences: set[nn.Module]) -> None:
     """Take modules out; a Sequential around one closes the gap, and becomes what is left if that is one.
 
-    At batch 1 calling a module that does nothing is a part of a router's time that can be seen.
+    At batch 1 calling a module that does nothing is a part of a router's time that can be seen. Whoever calls
+    the parts of a Sequential himself knows them by their numbers, which stay then.
     """
     # From the inside out, so that a Sequential still finds its parts.
     for name, module in reversed(list(network.named_modules(remove_duplicate=False))):
         if type(module) is nn.Sequential and not folded.isdisjoint(module):
-            rest = [part for part in module if part not in folded]
-            network.set_submodule(name, rest[0] if len(rest) == 1 else nn.Sequential(*rest).eval())
+            for index in reversed([index for index, part in enumerate(module) if part in folded]):
+                if module in sequences:
+                    del module[index]
+                else:
+                    module[index] = nn.Identity().eval()
+            if len(module) == 1 and module in sequences:
+                network.set_submodule(name, module[0])
         elif module in folded and type(network.get_submodule(name.rpartition(".")[0])) is not nn.Sequential:
             network.set_submodule(name, nn.Identity().eval())
 
 
-def _foldable(network: nn.Module, example: Tensor) -> dict[nn.Module, nn.Module]:
-    """Return the layer in front of every BatchNorm that can be folded, by running the example once."""
+def _run(network: nn.Module, example: Tensor) -> _Trace:
+    """Return what is seen while the example runs once."""
     trace = _Trace()
     handles = [h for module in network.modules() for h in trace.watch(module)]
     with torch.inference_mode(), trace:
         network(example)
     for handle in handles:
         handle.remove()
-    return trace.pairs()
+    return trace
 
 
 class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Sees which layer made the input of a BatchNorm, and how often every layer's output is read."""
+    """Sees which layer made the input of a BatchNorm, and how often every layer's output is read.
+
+    Attributes:
+        sequences: the Sequentials that are called as a whole.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -91,13 +102,19 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         self.inputs: dict[nn.Module, Tensor] = {}
         self.reads: Counter[int] = Counter()
         self.calls: Counter[nn.Module] = Counter()
+        self.sequences: set[nn.Module] = set()
 
     def watch(self, module: nn.Module) -> Sequence[torch.utils.hooks.RemovableHandle]:
         if any(type(module) is layer for layer, _ in _FUSE):
             return [module.register_forward_hook(self._on_layer)]
         if any(type(module) is norm for _, norm in _FUSE):
             return [module.register_forward_pre_hook(self._on_norm)]
+        if type(module) is nn.Sequential:
+            return [module.register_forward_pre_hook(self._on_sequence)]
         return []
+
+    def _on_sequence(self, sequence: nn.Module, args: Any) -> None:
+        self.sequences.add(sequence)
 
     def _on_layer(self, layer: nn.Module, args: Any, output: Tensor) -> None:
         self.calls[layer] += 1

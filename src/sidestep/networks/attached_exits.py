@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.backbones.timm_units import wrap_network
+from sidestep.backbones.wrapping import wrap_network
 from sidestep.errors import RecipeError
 from sidestep.layers.exit_head import AttachedHead
 from sidestep.networks.network import DynamicNetwork

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 
-_CIFAR, _CIFAR_PREACT, _PREACT, _TIMM = "cifar_resnet", "cifar_preact_resnet", "preact_resnet", "timm/"
+_CIFAR, _CIFAR_PREACT, _PREACT = "cifar_resnet", "cifar_preact_resnet", "preact_resnet"
+_TIMM, _TORCHVISION = "timm/", "torchvision/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +82,25 @@ class PreactResNetSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimmSettings:
-    """Settings of "timm/" and the name of a ResNet, ConvNeXt or ViT in timm.
+    """Settings of "timm/" and the name of a network with residual blocks in timm.
 
     Args:
-        units: "blocks", or "sublayers" for attention and MLP of a ViT block as two units.
+        units: "blocks", "sublayers" for attention and MLP of a ViT block as two units, or a list of modules
+            by name ([layer1.0, layer1.1]).
     """
 
-    units: Literal["blocks", "sublayers"] = "blocks"
+    units: Literal["blocks", "sublayers"] | list[str] = "blocks"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchvisionSettings:
+    """Settings of "torchvision/" and the name of a network with residual blocks in torchvision.
+
+    Args:
+        units: "blocks", or a list of modules by name ([layer1.0, layer1.1]).
+    """
+
+    units: Literal["blocks"] | list[str] = "blocks"
 
 
 def build_cifar(
@@ -190,6 +203,45 @@ def check_timm(config: ModelConfig) -> None:
     from sidestep.backbones.timm_models import check_timm_name
 
     check_timm_name(config.name.removeprefix(_TIMM), pretrained=config.pretrained)
+
+
+def build_torchvision_model(
+    settings: TorchvisionSettings, name: str, num_classes: int, size: Size | None, *, channels: int = 3
+) -> Backbone:
+    return _build_torchvision(settings, name, num_classes, size, channels, pretrained=False)
+
+
+def download_torchvision_model(
+    settings: TorchvisionSettings, name: str, num_classes: int, size: Size | None, *, channels: int = 3
+) -> Backbone:
+    return _build_torchvision(settings, name, num_classes, size, channels, pretrained=True)
+
+
+def _build_torchvision(
+    settings: TorchvisionSettings,
+    name: str,
+    num_classes: int,
+    size: Size | None,
+    channels: int,
+    *,
+    pretrained: bool,
+) -> Backbone:
+    from sidestep.backbones.torchvision_models import build_torchvision
+
+    return build_torchvision(
+        name.removeprefix(_TORCHVISION),
+        num_classes,
+        size,
+        in_channels=channels,
+        pretrained=pretrained,
+        units=settings.units,
+    )
+
+
+def check_torchvision(config: ModelConfig) -> None:
+    from sidestep.backbones.torchvision_models import check_torchvision_name
+
+    check_torchvision_name(config.name.removeprefix(_TORCHVISION))
 
 
 def build_ranet(

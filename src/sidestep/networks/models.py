@@ -82,8 +82,8 @@ class ModelConfig:
         name: "cifar_resnet20", 32, 38, 44, 56, 74, 110, 152: a ResNet for 32x32 images with 6n + 2 layers;
             "resnet10", 18, 34, 50, 101, 152: a ResNet for photographs of 224x224; "cifar_preact_resnet32"
             and "preact_resnet50", 101, 152: the same with activations before every convolution, as in ACT
-            and SACT; "timm/" and the name of a ResNet, ConvNeXt or ViT in timm; "ranet", "msdnet"; or a
-            registered model.
+            and SACT; "timm/" and the name of a network of timm with residual blocks; "torchvision/" and that
+            of one of torchvision; "ranet", "msdnet"; or a registered model.
         settings: of that model, an instance of its settings class; None is its defaults.
         init: file of static weights to start from (safetensors or torch state dict); also the teacher.
         init_head: "load" takes the classifier from that file too, "new" starts it anew, for other classes.
@@ -159,12 +159,21 @@ _PREACT_RESNETS = [
 ]
 _TIMM = Model(
     name="timm/<name>",
-    summary="ResNet, ConvNeXt or ViT of timm",
+    summary="network of timm with residual blocks",
     settings=families.TimmSettings,
     build=families.build_timm_model,
     any_channels=True,
     download=families.download_timm_model,
     check=families.check_timm,
+)
+_TORCHVISION = Model(
+    name="torchvision/<name>",
+    summary="network of torchvision with residual blocks",
+    settings=families.TorchvisionSettings,
+    build=families.build_torchvision_model,
+    any_channels=True,
+    download=families.download_torchvision_model,
+    check=families.check_torchvision,
 )
 _RANET = Model(
     name="ranet",
@@ -185,7 +194,16 @@ _MSDNET = Model(
 
 MODELS: Registry[Model[Any, Any]] = Registry(
     "model",
-    [_CIFAR_RESNET, _CIFAR_PREACT_RESNET, *_IMAGENET_RESNETS, *_PREACT_RESNETS, _TIMM, _RANET, _MSDNET],
+    [
+        _CIFAR_RESNET,
+        _CIFAR_PREACT_RESNET,
+        *_IMAGENET_RESNETS,
+        *_PREACT_RESNETS,
+        _TIMM,
+        _TORCHVISION,
+        _RANET,
+        _MSDNET,
+    ],
 )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from sidestep.backbones.timm_units import Granularity, wrap_network
+from sidestep.backbones.wrapping import Units, wrap_network
 from sidestep.errors import RecipeError
 from sidestep.methods import METHODS, Method
 from sidestep.networks.routed import RoutedNetwork
@@ -14,9 +14,14 @@ from sidestep.runs.recipe import method_settings
 
 
 def wrap(
-    model: nn.Module, method: str = "rdi_net", *, units: Granularity = "blocks", **settings: Any
+    model: nn.Module,
+    method: str = "rdi_net",
+    *,
+    units: Units = "blocks",
+    image_size: tuple[int, int] | None = None,
+    **settings: Any,
 ) -> RoutedNetwork:
-    """Return a network of timm with a method's routers in front of its residual blocks.
+    """Return a network with a method's routers in front of its residual blocks.
 
     Weights are shared with `model`, not copied, and with every unit on the outputs are the same. Routers are
     fresh, on the device and in the dtype of its weights, and everything is in the mode that it was in.
@@ -29,21 +34,24 @@ def wrap(
     (torch.Size([2, 5]), torch.Size([2, 12]))
 
     Args:
-        model: a ResNet, ConvNeXt or VisionTransformer of timm.
+        model: of timm or torchvision, with residual blocks, or one of your own.
         method: name of the method, see `sidestep methods`; one that chooses which units run, as those with
             networks of their own (act, sact, ranet, msdnet) do not.
-        units: "blocks", or "sublayers" for attention and MLP of a ViT block as two units.
+        units: "blocks" finds the residual blocks, "sublayers" makes attention and MLP of a ViT block two
+            units, and names of modules make these the units, which are tried out.
+        image_size: height and width of the images; where blocks have to be found and None is given, usual
+            sizes are tried.
         settings: of the method, named and checked as in a recipe; groups are dictionaries. Those of losses
             and samplers (target and gate_mode of RDI-Net) matter to training alone.
 
     Raises:
         RecipeError: for settings that a recipe would refuse, all at once, for a method that has a network of
-            its own, and for a model without residual units that are known.
+            its own, for a model without residual blocks, and for named modules that are none.
     """
     if method in METHODS:
         _check_wraps(METHODS[method])
     chosen = method_settings(method, settings, "wrap")
-    backbone = wrap_network(model, units)
+    backbone = wrap_network(model, units, image_size)
     router = METHODS[method].router(backbone, chosen)
     if router is not None:
         weight = next(model.parameters())
