@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from sidestep.serve.body import GONE, disconnected, read_body
 from sidestep.serve.describe import INFER, REFUSALS, metadata, page, server_metadata
+from sidestep.serve.guard import Guard
 from sidestep.serve.protocol import InferRequest, outputs_of, read_request, summary
 from sidestep.serve.queueing import Answer, Job
 from sidestep.serve.refusal import RefusedError
@@ -29,10 +29,6 @@ from sidestep.serve.tensors import written
 # Bodies of fewer bytes are read and decoded where they come, without a thread.
 _SMALL = 16384
 _HEADER_LENGTH = "Inference-Header-Content-Length"
-# Whoever asks whether a server lives, or opens its page, needs no token.
-_OPEN = ("/", "/v2/health/live", "/v2/health/ready")
-_SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
-
 _log = logging.getLogger(__name__)
 
 
@@ -71,27 +67,10 @@ def create_app(models: Sequence[ServedModel], settings: ServeSettings) -> FastAP
     app = FastAPI(title="sidestep", lifespan=running, docs_url=None, redoc_url=None)
     _answer_errors(app)
 
-    @app.middleware("http")
-    async def guard(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        if token is not None and request.url.path not in _OPEN and not _knows(request, token):
-            response: Response = JSONResponse(
-                {"error": "a bearer token is needed, as --token-file of the server says"},
-                status_code=401,
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-        else:
-            response = await go_on(request)
-        response.headers.update(_SAFE)
-        return response
-
+    app.add_middleware(Guard, token=token)
     _add_descriptions(app, endpoints, meters, needs_token=token is not None)
     _add_inference(app, endpoints, settings)
     return app
-
-
-def _knows(request: Request, token: str) -> bool:
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and secrets.compare_digest(given.strip().encode(), token.encode())
 
 
 def _answer_errors(app: FastAPI) -> None:

@@ -1,0 +1,225 @@
+"""Load for servers: a server as a process, requests as bytes, and clients that do not wait for each other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+
+from sidestep.runs.run_folder import data_of, open_run
+
+# Connections that wait for answers at the same time; beyond that a request counts as unanswered.
+MOST_CONNECTIONS = 1000
+_STARTS = 180.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What became of a request.
+
+    Attributes:
+        status: of HTTP; 0 where the connection broke.
+        seconds: from when it was due to its answer.
+        right: whether the answer was the label.
+        budget: with which it was answered.
+    """
+
+    status: int
+    seconds: float
+    right: bool = False
+    budget: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A request as bytes, and the class that it should be answered with."""
+
+    raw: bytes
+    label: int
+
+
+def requests_of(run: Path, source: str | None, count: int) -> list[Request]:
+    """Return requests with images of a run's test split, one each, as pixels in binary."""
+    opened = open_run(run, "best")
+    test = data_of(opened, "test", source).test
+    assert test is not None  # all sources have one
+    found: list[Request] = []
+    mean, std = (
+        np.array(values).reshape(-1, 1, 1) for values in (opened.recipe.data.mean, opened.recipe.data.std)
+    )
+    for batch in test.eval_batches(batch_size=500):
+        for image, label in zip(batch.images.numpy(), batch.labels.tolist(), strict=True):
+            pixels = np.rint((image * std + mean) * 255).astype(np.uint8).transpose(1, 2, 0)
+            found.append(Request(raw=request_bytes(pixels), label=label))
+            if len(found) == count:
+                return found
+    return found
+
+
+def request_bytes(pixels: Any, *, model: str = "model") -> bytes:
+    """Return a whole HTTP request for one image of (H, W, C) uint8 pixels."""
+    content = np.ascontiguousarray(pixels).tobytes()
+    tensor = {
+        "name": "image",
+        "datatype": "UINT8",
+        "shape": [1, *pixels.shape],
+        "parameters": {"binary_data_size": len(content)},
+    }
+    header = json.dumps({"inputs": [tensor], "outputs": [{"name": "class"}, {"name": "budget"}]}).encode()
+    head = (
+        f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: bench\r\n"
+        f"Inference-Header-Content-Length: {len(header)}\r\n"
+        f"Content-Length: {len(header) + len(content)}\r\n\r\n"
+    )
+    return head.encode() + header + content
+
+
+@contextmanager
+def started(
+    command: Sequence[str],
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Yield a server's process and its port, once it says where it listens; it is told to stop at the end."""
+    process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if found := re.search(r"http://\S+?:(\d+)", line):
+                # What it says later must not fill the pipe.
+                Thread(target=process.stderr.read, daemon=True).start()
+                yield process, int(found[1])
+                break
+            print(line, end="", file=sys.stderr)
+        else:
+            raise RuntimeError(f"{' '.join(command)} did not start")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+class Clients:
+    """Connections to a server, each with one request at a time.
+
+    Args:
+        port: of the server.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self.count = 0
+
+    async def ask(self, request: Request, due: float) -> Reply:
+        """Return what becomes of a request that was due at a time of the monotonic clock."""
+        if not self.idle and self.count >= MOST_CONNECTIONS:
+            return Reply(status=0, seconds=time.monotonic() - due)
+        self.count += not self.idle
+        connection = self.idle.pop() if self.idle else None
+        try:
+            if connection is None:
+                connection = await asyncio.open_connection("127.0.0.1", self.port)
+            status, body = await exchange(*connection, request.raw)
+        except (OSError, asyncio.IncompleteReadError, ValueError):
+            self.count -= 1
+            if connection is not None:
+                connection[1].close()
+            return Reply(status=0, seconds=time.monotonic() - due)
+        self.idle.append(connection)
+        seconds = time.monotonic() - due
+        if status != 200:
+            return Reply(status=status, seconds=seconds)
+        said = {each["name"]: each["data"][0] for each in json.loads(body)["outputs"]}
+        return Reply(
+            status=status,
+            seconds=seconds,
+            right=said["class"] == request.label,
+            budget=said.get("budget", 1.0),
+        )
+
+    def close(self) -> None:
+        """Close all connections."""
+        for _, writer in self.idle:
+            writer.close()
+
+
+async def exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, raw: bytes
+) -> tuple[int, bytes]:
+    """Return status and body of the answer to a request."""
+    writer.write(raw)
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    found = re.search(rb"content-length: (\d+)", head)
+    body = await reader.readexactly(int(found[1]) if found else 0)
+    return int(head.split(b" ", 2)[1]), body
+
+
+async def poisson(
+    port: int, requests: Sequence[Request], rate: float, seconds: float, *, seed: int
+) -> list[Reply]:
+    """Return what becomes of requests that come at random, whether or not others are answered.
+
+    Args:
+        port: of the server.
+        requests: in turn.
+        rate: requests a second.
+        seconds: in which they come.
+        seed: of their times.
+    """
+    gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds * 1.5) + 10)
+    times = np.cumsum(gaps)
+    clients, tasks, began = Clients(port), [], time.monotonic()
+    for number, offset in enumerate(times[times < seconds].tolist()):
+        wait = began + offset - time.monotonic()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        elif number % 16 == 0:
+            await asyncio.sleep(0)  # behind time: answers are read all the same
+        request = requests[number % len(requests)]
+        tasks.append(asyncio.create_task(clients.ask(request, began + offset)))
+    replies = await asyncio.gather(*tasks)
+    clients.close()
+    return replies
+
+
+async def closed_loop(port: int, requests: Sequence[Request], seconds: float, *, clients: int = 32) -> float:
+    """Return answers a second to clients that each wait for an answer before they ask again."""
+    pool, answered, end = Clients(port), 0, time.monotonic() + seconds
+
+    async def one(first: int) -> None:
+        nonlocal answered
+        number = first
+        while time.monotonic() < end:
+            reply = await pool.ask(requests[number % len(requests)], time.monotonic())
+            answered += reply.status == 200
+            number += clients
+
+    began = time.monotonic()
+    await asyncio.gather(*(one(first) for first in range(clients)))
+    pool.close()
+    return answered / (time.monotonic() - began)
+
+
+async def first_answer(port: int, request: Request, began: float, running: Callable[[], bool]) -> float:
+    """Return the seconds from a server's start to its first answer."""
+    while running() and time.monotonic() - began < _STARTS:
+        clients = Clients(port)
+        reply = await clients.ask(request, began)
+        clients.close()
+        if reply.status == 200:
+            return reply.seconds
+        await asyncio.sleep(0.05)
+    raise RuntimeError("the server did not answer")
