@@ -15,15 +15,16 @@ from torch import Tensor
 
 import sidestep
 from sidestep.cli.main import main
-from sidestep.errors import CheckpointError, RecipeError
+from sidestep.errors import CheckpointError, ExportError, RecipeError
 from sidestep.hub.released_code import renamed
 from sidestep.networks.ranet import RaNetSettings
+from sidestep.routing.samplers import GumbelSoftmax, Noise
 from sidestep.runs.assemble import untrained
 from sidestep.runs.import_run import CODES, import_run
-from sidestep.runs.recipe import load_recipe
+from sidestep.runs.recipe import from_dict, load_recipe
 from sidestep.runs.run_folder import open_run
 from tests.hub.test_package import Bomb
-from tests.reference import released
+from tests.reference import released, released_dense
 
 DATA = ["--data.source=digits", "--data.limit=64", "--data.image_size=32"]
 SMALL = ["--data.source=digits", "--data.limit=64", "--data.image_size=16"]
@@ -34,6 +35,7 @@ MADE: dict[str, tuple[str, Callable[[], dict[str, Tensor]], Forward]] = {
         lambda: released.make_convnet_aig(2),
         lambda state, x: released.convnet_aig(state, x, 2),
     ),
+    "rdi_net": ("rdi_net", lambda: released.make_rdi_net(2), lambda state, x: released.rdi_net(state, x, 2)),
     "codinet": ("codinet", lambda: released.make_codinet(2), lambda state, x: released.codinet(state, x, 2)),
     "blockdrop": (
         "blockdrop", lambda: released.make_blockdrop(2), lambda state, x: released.blockdrop(state, x, 2)
@@ -168,7 +170,7 @@ MSDNETS: dict[str, tuple[list[list[int]], list[int], tuple[Any, ...]]] = {
 @pytest.mark.parametrize("case", MSDNETS)
 def test_an_msdnet_says_its_sizes_itself(case: str, tmp_path: Path) -> None:
     layers, halved, said = MSDNETS[case]
-    state = released.make_msdnet(layers, halved)
+    state = released_dense.make_msdnet(layers, halved)
     torch.save(wrapped(state), tmp_path / "file")
     imported = import_run(tmp_path / "file", "msdnet", tmp_path / "run", SMALL)
     settings = open_run(imported.folder, "best").recipe.model.settings
@@ -178,12 +180,12 @@ def test_an_msdnet_says_its_sizes_itself(case: str, tmp_path: Path) -> None:
     images = torch.randn(4, 3, 16, 16)
     with torch.no_grad():
         found = sidestep.load(imported.folder)(images).exit_logits
-        wanted = torch.stack(released.msdnet(state, images, layers, halved))
+        wanted = torch.stack(released_dense.msdnet(state, images, layers, halved))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_a_ranet_says_its_sizes_itself(tmp_path: Path) -> None:
-    state = released.make_ranet()
+    state = released_dense.make_ranet()
     torch.save(wrapped(state), tmp_path / "file")
     imported = import_run(tmp_path / "file", "ranet", tmp_path / "run", SMALL)
     settings = open_run(imported.folder, "best").recipe.model.settings
@@ -193,7 +195,7 @@ def test_a_ranet_says_its_sizes_itself(tmp_path: Path) -> None:
     images = torch.randn(4, 3, 16, 16)
     with torch.no_grad():
         found = sidestep.load(imported.folder)(images).exit_logits
-        wanted = torch.stack(released.ranet(state, images))
+        wanted = torch.stack(released_dense.ranet(state, images))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -226,3 +228,46 @@ def as_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
         r"first\.(\d+)\.(.*)": r"FirstLayer.layers.\1.net.\2",
     }
     return renamed(state, rules)
+
+
+REST = {"data": {"source": "digits"}, "training": {"phases": []}}
+
+
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        ({"router": {"form": "released", "reach": 3}}, "reach has no effect with form 'released', got 3"),
+        ({"router": {"form": "released", "gamma": "auto"}}, "gamma must be a number with form 'released'"),
+        ({"router": {"form": "released"}, "gate_mode": "share"}, "gate_mode must be soft or hard with"),
+        ({"router": {"form": "released"}, "sees_exits": True}, "budgets.low and sees_exits have no effect"),
+    ],
+)
+def test_what_the_released_router_does_not_know_is_refused(method: dict[str, Any], sentence: str) -> None:
+    values = {"method": {"name": "rdi_net", **method}, "model": {"name": "cifar_resnet8"}}
+    with pytest.raises(RecipeError, match=sentence):
+        untrained(from_dict({**values, **REST}), num_classes=10)
+
+
+@pytest.mark.parametrize("execution", [sidestep.masked, sidestep.gathered])
+def test_the_released_router_learns_and_runs_gathered(execution: Any) -> None:
+    router = {"form": "released", "dim": 8}
+    values = {
+        "method": {"name": "rdi_net", "router": router},
+        "model": {"name": "cifar_resnet8", "options": 3},
+    }
+    network = untrained(from_dict({**values, **REST}), num_classes=10).eval()
+    images = torch.randn(6, 3, 32, 32)
+    with torch.no_grad():
+        wanted, found = network(images), network(images, execution=execution)
+    torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-4, atol=1e-5)
+    output = network.train()(images, sampler=GumbelSoftmax(noise=Noise(torch.Generator())))
+    output.logits.square().sum().backward()
+    grads = [parameter.grad for parameter in network.router.parameters()]
+    assert all(grad is not None and grad.isfinite().all() for grad in grads)
+
+
+def test_no_plan_can_say_what_the_released_router_decides(tmp_path: Path) -> None:
+    torch.save(released.make_rdi_net(1), tmp_path / "file")
+    run = import_run(tmp_path / "file", "rdi_net", tmp_path / "run", DATA).folder
+    with pytest.raises(ExportError, match="relate soft decisions, for which plans have no operation"):
+        sidestep.export_run(run)

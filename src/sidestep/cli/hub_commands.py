@@ -33,7 +33,8 @@ def push(
 def import_(
     file: Path,
     *,
-    as_: Literal["convnet_aig", "codinet", "skipnet", "blockdrop", "msdnet", "ranet"] | None = None,
+    as_: Literal["convnet_aig", "rdi_net", "codinet", "skipnet", "blockdrop", "msdnet", "ranet"]
+    | None = None,
     overrides: Overrides,
     out: Path = Path("runs/imported"),
     json: bool = False,

@@ -1,4 +1,4 @@
-"""Names in the released codes that skip blocks of ResNets: ConvNet-AIG, CoDiNet, SkipNet and BlockDrop."""
+"""Names in the released codes that skip blocks: ConvNet-AIG, RDI-Net, CoDiNet, SkipNet and BlockDrop."""
 
 from __future__ import annotations
 
@@ -40,6 +40,48 @@ def _convnet_aig(state: State) -> Found:
             "model": {"name": name, **({"shortcut": "B"} if small else {})},
         },
         tensors=_flat(tensors),
+        num_classes=len(state["linear.weight"]),
+    )
+
+
+def _rdi_net(state: State) -> Found:
+    blocks = counts(state, r"layer(\d+)\.(\d+)\.block\.conv1\.weight")
+    before = first_unit(blocks)
+
+    def unit(match: re.Match[str]) -> int:
+        return before[int(match[1]) - 1] + int(match[2])
+
+    router = r"layer(\d+)\.(\d+)\.router"
+    tensors = renamed(
+        state,
+        {
+            rf"{router}\.layer0\.(.*)": lambda m: f"router.align.{unit(m)}.0.{m[3]}",
+            rf"{router}\.laybn0\.(.*)": lambda m: f"router.align.{unit(m)}.1.{m[3]}",
+            rf"{router}\.layer1\.(.*)": lambda m: f"router.narrow.{unit(m)}.{m[3]}",
+            rf"{router}\.layer2\.(.*)": lambda m: f"router.decide.{unit(m)}.{m[3]}",
+            rf"{router}\.gcn_layers\.weight": lambda m: f"router.gcn.{unit(m)}.weight",
+            rf"{router}\.gcn_layers\.cfgs": "",  # weights of the edges, which are settings here
+            r"(layer\d+\.\d+)\.block\.(.*)": r"backbone.\1.\2",
+            r"linear\.(.*)": r"backbone.fc.\1",
+            r"((conv1|bn1)\..*)": r"backbone.\1",
+        },
+    )
+    gcn = {name: tensor.T for name, tensor in tensors.items() if name.startswith("router.gcn.")}
+    edges = [round(edge, 6) for edge in state["layer1.0.router.gcn_layers.cfgs"][-1].tolist()]
+    if edges != [round(edges[1] ** 2, 6), edges[1], 1]:
+        raise ValueError(f"its edges {edges} are no powers of one number")
+    name = resnet_name(blocks, bottleneck="layer1.0.block.conv3.weight" in state)
+    if not name.startswith("cifar"):
+        raise ValueError("networks for photographs run a half of a bottleneck there, which we have not")
+    return Found(
+        recipe="rdi_net_resnet110_cifar10",
+        changes={
+            "method": {
+                "router": {"form": "released", "gamma": edges[1], "dim": len(next(iter(gcn.values())))}
+            },
+            "model": {"name": name, "options": 3},
+        },
+        tensors=tensors | gcn,
         num_classes=len(state["linear.weight"]),
     )
 
@@ -186,6 +228,12 @@ RESNET_CODES = [
         title="andreasveit/convnet-aig",
         mark=re.compile(r"layer1\.0\.fc1\.weight$"),
         read=_convnet_aig,
+    ),
+    ReleasedCode(
+        name="rdi_net",
+        title="huanyuhello/RDI-Net",
+        mark=re.compile(r"layer1\.0\.router\.gcn_layers\.weight$"),
+        read=_rdi_net,
     ),
     ReleasedCode(
         name="codinet",

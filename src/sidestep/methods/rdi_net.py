@@ -32,6 +32,7 @@ from sidestep.methods.method import (
 from sidestep.routing.budget_router import BudgetsConfig
 from sidestep.routing.budget_share import check_budgets, for_all_budgets
 from sidestep.routing.relational import RelationalConfig, RelationalRouter
+from sidestep.routing.released_relational import ReleasedRelationalRouter
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import GumbelSoftmax, Noise, Sampler, argmax
 from sidestep.routing.seeing_router import seeing
@@ -160,8 +161,11 @@ class RdiNetConfig:
 def _router(backbone: Backbone, settings: RdiNetConfig) -> Router:
     units = backbone.units
     settings.targets(len(units))
+    channels = [unit.in_channels for unit in units]
+    if settings.router.form == "released":
+        return _released(channels, backbone, settings)
     gates = RelationalRouter(
-        [unit.in_channels for unit in units],
+        channels,
         [unit.stage for unit in units],
         settings.router,
         num_options=backbone.num_options,
@@ -183,6 +187,16 @@ def _router(backbone: Backbone, settings: RdiNetConfig) -> Router:
     if share is None:
         return inner
     return ShareRouter(inner, len(units), lambda now: [now.target] * len(units), share)
+
+
+def _released(channels: list[int], backbone: Backbone, settings: RdiNetConfig) -> Router:
+    """Return the released code's routers, which take part in nothing that came after it."""
+    form = "router.form 'released'"
+    if settings.gate_mode == "share":
+        raise RecipeError(f"gate_mode must be soft or hard with {form}, got 'share'; change one")
+    if settings.budgets.low is not None or settings.sees_exits:
+        raise RecipeError(f"budgets.low and sees_exits have no effect with {form}; drop them, or the form")
+    return ReleasedRelationalRouter(channels, settings.router, num_options=backbone.num_options)
 
 
 def _sampler(settings: RdiNetConfig, noise: Noise) -> Sampler:

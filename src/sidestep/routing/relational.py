@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -40,6 +40,8 @@ class RelationalConfig:
             P(execute) 0.87.
         initial_rates: P(execute) of every unit at the start, in (0, 1), instead of gate_bias: gates that
             start near a good fixed subset of blocks.
+        form: "paper" relates features; "released" is the released code's, which relates decisions, see
+            `released_relational`, and knows dim and gamma alone.
     """
 
     dim: int = 256
@@ -50,8 +52,10 @@ class RelationalConfig:
     batch_norm: bool = True
     gate_bias: tuple[float, float] = _GATE_BIAS
     initial_rates: list[float] | None = None
+    form: Literal["paper", "released"] = "paper"
 
     def __post_init__(self) -> None:
+        self._check_form()
         if self.initial_rates is not None and self.gate_bias != _GATE_BIAS:
             raise RecipeError(f"gate_bias has no effect beside initial_rates, got {self.gate_bias}; set one")
         if any(not 0 < rate < 1 for rate in self.initial_rates or ()):
@@ -64,6 +68,16 @@ class RelationalConfig:
             raise RecipeError(f"reach must be at least 0, got {self.reach}; the paper uses 2 to 6")
         if self.gamma != "auto" and not 0.0 <= self.gamma <= 1.0:
             raise RecipeError(f"gamma must be in [0, 1] or 'auto', got {self.gamma}; the paper uses 0.5")
+
+    def _check_form(self) -> None:
+        if self.form == "paper":
+            return
+        if self.gamma == "auto":
+            raise RecipeError("gamma must be a number with form 'released', got 'auto'; that code uses 0.5")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in ("dim", "gamma", "form") and value != field.default:
+                raise RecipeError(f"{field.name} has no effect with form 'released', got {value!r}; drop it")
 
 
 @dataclass(frozen=True, slots=True)
