@@ -68,7 +68,7 @@ class Model(Generic[Settings, Built]):
 
     @property
     def common(self) -> tuple[str, ...]:
-        """Return the keys of a recipe's `model:` that it shares with other models."""
+        """Return the keys of `model` in a recipe that it shares with other models."""
         if self.dynamic:
             return ()
         return tuple(key for key in _COMMON if key != "pretrained" or self.download is not None)

@@ -1,0 +1,89 @@
+"""The site: its reference knows every name, command and key, what it promises exists, and it builds."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sidestep
+from sidestep.cli.main import commands
+from sidestep.runs.recipe import load_recipe
+from sidestep.runs.recipe_book import recipe_cards
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+sys.path.insert(0, str(DOCS / "_ext"))
+reference = __import__("reference_pages")
+sys.path.pop(0)
+
+# Keys of mappings whose keys are the user's.
+FREE = re.compile(r"(\.settings|\.ramps|\.options|\.members)\b.*")
+
+
+def known_keys() -> set[str]:
+    return set(re.findall(r"^\| `([\w.]+)`", reference.keys_page(), flags=re.MULTILINE))
+
+
+def keys_in(values: Any, place: str) -> Iterator[str]:
+    """Return the keys below a place of a recipe, with N for numbers."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield from keys_in(value, f"{place}.{key}")
+    elif isinstance(values, list) and values and isinstance(values[0], dict):
+        for value in values:
+            yield from keys_in(value, f"{place}.N")
+    else:
+        yield place
+
+
+def test_the_reference_knows_every_public_name() -> None:
+    page = reference.names_page()
+    assert [name for name in sidestep.__all__ if f"\n## {name}\n" not in page] == []
+
+
+def test_the_reference_knows_every_command_and_option() -> None:
+    page = reference.commands_page()
+    for name, command in commands().items():
+        assert f"\n## {name}\n" in page
+        assert [option.label for option in command.options if option.label not in page] == []
+
+
+def test_the_reference_knows_every_key_of_every_recipe() -> None:
+    known = known_keys()
+    for card in recipe_cards():
+        values = load_recipe(card.name).as_dict()
+        found = {
+            key for part in ("method", "model", "data", "training") for key in keys_in(values[part], part)
+        }
+        missing = {
+            key
+            for key in found
+            if key not in known and key not in ("method.name",) and FREE.sub(r"\1", key) not in known
+        }
+        assert not missing, card.name
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (DOCS / "coming_from").glob("*.md")))
+def test_what_replaces_an_option_exists(page: str) -> None:
+    """In the right column of the tables, and in commands."""
+    text = (DOCS / "coming_from" / page).read_text()
+    here = [line.rsplit(" | ", 1)[-1] for line in text.splitlines() if line.startswith("| `")]
+    commands_there = [line for line in text.splitlines() if line.startswith(("sidestep ", "  --"))]
+    known = known_keys() | {"method.name"}
+    keys = re.findall(r"--((?:method|model|data|training)\.[\w.]+)", "\n".join([*here, *commands_there]))
+    assert page == "index.md" or keys
+    assert [key for key in keys if re.sub(r"\.\d+\.", ".N.", key) not in known] == []
+    recipes = {card.name for card in recipe_cards()}
+    assert set(re.findall(r"sidestep train (\w+)", text)) <= recipes
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
+    done = subprocess.run([*command, str(DOCS), str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "made" / "python.html").is_file() and (tmp_path / "search.html").is_file()
