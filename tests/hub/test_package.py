@@ -107,6 +107,21 @@ def test_a_package_is_a_member_and_a_candidate(run: Path, tmp_path: Path) -> Non
     assert found.failed == {}
 
 
+def test_a_network_for_all_budgets_keeps_the_one_it_was_calibrated_for(tmp_path: Path) -> None:
+    method = {"name": "rdi_net", "router": {"dim": 8}, "target": 0.6, "budgets": {"low": 0.4}}
+    training = {**TINY["training"], "max_steps": 2}
+    values = {**TINY, "method": method, "model": {"name": "cifar_resnet8"}, "training": training}
+    run, place = sidestep.train(from_dict(values), tmp_path / "run"), f"local-dir:{tmp_path / 'package'}"
+    solved = sidestep.calibrate(run, sidestep.ExitBudget(gflops=0.01))
+    sidestep.push(run, place)
+    config = read_config(tmp_path / "package")
+    assert config["sidestep"]["asked"] == solved.point.asked
+    curves = config["sidestep"]["budgets"]
+    assert curves["exits"] is None and len(curves["routers"]["points"]) > 1
+    assert "| test | a budget of " in (tmp_path / "package" / "README.md").read_text()
+    assert sidestep.evaluate(place) == sidestep.evaluate(run)
+
+
 def test_what_commands_keep_lies_in_the_cache(package: Path, cache: Path) -> None:
     place, before = f"local-dir:{package}", {path: path.read_bytes() for path in package.iterdir()}
     solved = sidestep.calibrate(place, sidestep.ExitBudget(fraction=1.0, criterion="entropy"))

@@ -28,7 +28,7 @@ def cascade(
     other.
 
     Args:
-        members: run folders, MODEL=WEIGHTS such as cifar_resnet20=weights.safetensors, or timm/NAME.
+        members: run folders, packages, timm/NAME, or MODEL=WEIGHTS: cifar_resnet20=weights.safetensors.
         overrides: a key of data: --data.source where images lie, --data.mean and --data.std of weights that
             do not say theirs.
         out: run folder.
@@ -71,7 +71,7 @@ def frontier(
     Candidates run once; what they say is kept beside the page, and another call runs new ones alone.
 
     Args:
-        candidates: run folders, MODEL=WEIGHTS such as cifar_resnet20=weights.safetensors, or timm/NAME.
+        candidates: run folders, packages, timm/NAME, or MODEL=WEIGHTS: cifar_resnet20=some.safetensors.
         overrides: a key of data: --data.source where images lie, --data.mean and --data.std of weights that
             do not say theirs.
         out: markdown file; figure (.png) and points (.json) go beside it.

@@ -55,7 +55,7 @@ def evaluate(
     """Print accuracy, cost and paths of a run.
 
     Args:
-        run: run folder.
+        run: run folder, or a package such as hf-hub:org/name.
         how: the network is run.
         split: part of the data.
         exits: where images leave.
@@ -89,7 +89,7 @@ def calibrate(run: Path, *, exits: Exits, trained: Trained, json: bool = False) 
     That is where images leave early exits, and what the routers of a network for all budgets are asked for.
 
     Args:
-        run: run folder.
+        run: run folder, or a package such as hf-hub:org/name.
         exits: the budget.
         trained: which weights, on which data.
         json: print one JSON object and nothing else.
@@ -124,7 +124,7 @@ def curve(
     Its folder gets exits.json, exits.csv and exits.png, or budgets.json, budgets.csv and budgets.png.
 
     Args:
-        run: run folder.
+        run: run folder, or a package such as hf-hub:org/name.
         exits: by which images leave.
         num_budgets: number of budgets, from the smallest to the largest.
         trained: which weights, on which data.
@@ -159,7 +159,7 @@ def bench(
     """Measure a run's network beside its static origin in several runtimes, or its parts in one.
 
     Args:
-        run: run folder.
+        run: run folder, or a package such as hf-hub:org/name.
         batch_sizes: images per call, with commas (default: 1,32,256, of a latency book 1).
         seconds: time limit of each precision and batch size.
         book: measure every unit, exit and member in this runtime instead, for budgets in milliseconds.

@@ -31,7 +31,6 @@ from sidestep.evaluation.environment import hardware
 from sidestep.evaluation.exit_curve import ExitSurvey, survey_exits
 from sidestep.evaluation.frontier import FrontierPoint, Scores, frontier_points
 from sidestep.files import read_safetensors, write_file
-from sidestep.hub.places import is_place
 from sidestep.networks.network import DynamicNetwork
 from sidestep.runs.cascade_model import load_member
 from sidestep.runs.latency import Way, measured, version_of
@@ -243,7 +242,7 @@ def _book(
 
 def _network(member: NamedMember, num_classes: int) -> DynamicNetwork:
     """Return a candidate's network with its weights; a run's with all its exits."""
-    if is_place(member.text) or Path(member.text).is_dir():
+    if member.is_run:
         return open_run(member.text, "best").network
     network = member.settings.build(num_classes)
     load_member(network, member.settings, num_classes)

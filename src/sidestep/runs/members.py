@@ -40,6 +40,11 @@ class NamedMember:
     settings: MemberSettings
     class_names: tuple[str, ...] | None = None
 
+    @property
+    def is_run(self) -> bool:
+        """Return whether it is a run or a package, which `open_run` opens."""
+        return _is_run(self.text)
+
 
 def member_of(text: str, data: DataConfig, *, given: Collection[str] = ()) -> NamedMember:
     """Return the member that a text names.
@@ -56,7 +61,7 @@ def member_of(text: str, data: DataConfig, *, given: Collection[str] = ()) -> Na
         RecipeError: for a text that names no network.
         CheckpointError: for weights that are missing or damaged.
     """
-    if is_place(text) or Path(text).is_dir():
+    if _is_run(text):
         return _of_run(text)
     name, equals, file = text.partition("=")
     if not equals and not text.startswith(_TIMM):
@@ -110,6 +115,10 @@ def distinct(members: list[MemberSettings]) -> list[MemberSettings]:
         count = taken[member.name] = taken.get(member.name, 0) + 1
         renamed.append(member if count == 1 else replace(member, name=f"{member.name}-{count}"))
     return renamed
+
+
+def _is_run(text: str) -> bool:
+    return is_place(text) or Path(text).is_dir()
 
 
 def _of_run(run: str) -> NamedMember:

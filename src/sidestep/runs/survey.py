@@ -126,8 +126,8 @@ def _some(data: Data, split: str, count: int) -> list[Batch]:
 def _backbone(member: NamedMember, num_classes: int) -> Backbone:
     """Return the trained network seen as stem, units and head."""
     settings = member.settings
-    if Path(member.text).is_dir():
-        network = open_run(Path(member.text), "best").network
+    if member.is_run:
+        network = open_run(member.text, "best").network
         backbone = getattr(network, "backbone", None)
         if not isinstance(backbone, Backbone):
             raise RecipeError(
