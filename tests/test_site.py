@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ sys.path.pop(0)
 FREE = re.compile(r"(\.settings|\.ramps|\.options|\.members)\b.*")
 
 
+@cache
 def known_keys() -> set[str]:
     return set(re.findall(r"^\| `([\w.]+)`", reference.keys_page(), flags=re.MULTILINE))
 
