@@ -121,7 +121,7 @@ TEXTS = {
     "batch_sizes": ["0", "x", "1,,2"],
     "over": ["x", "seed=", "nope=1", "seed=0,0", "training.seed=-1", "method.target=x"],
     "budget": ["5", "-1", "0"], "risk": ["0", "1"], "confidence": ["0.9"], "max_drop": ["-100"],
-    "per_image": ["x.csv"], "seconds": ["-1"], "num_budgets": ["1"], "workers": ["0"],
+    "per_image": ["x.csv"], "images": ["0"], "seconds": ["-1"], "num_budgets": ["1"], "workers": ["0"],
     "replicas": ["0"], "segments": ["0"], "devices": ["0", "99"], "num_nodes": ["0", "2"], "seed": ["-1"],
     "port": ["-1", "70000"], "host": ["no host"], "min_budget": ["5", "0"], "deadline_ms": ["0"],
     "queue": ["0"], "max_body_mb": ["0"], "max_megapixels": ["-1"], "client_seconds": ["0"],

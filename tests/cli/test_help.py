@@ -48,7 +48,7 @@ def test_help_of_a_command_says_all_of_its_options_in_one_look(
 ) -> None:
     text = shown(capsys, command.name, "--help")
     positional = [option.name.upper() for option in command.options if option.is_positional]
-    lists = ("sweep", "cascade", "frontier", "run", "serve", "results", "ledger")
+    lists = ("sweep", "cascade", "frontier", "run", "serve", "results", "report", "ledger")
     several = "..." if command.name in lists else ""
     looks_as_all(text, " ".join([command.name, *positional]).strip() + several + " [options]")
     assert len(text.splitlines()) <= 40
@@ -64,7 +64,7 @@ def test_nothing_is_imported_for_help_and_for_what_was_mistyped() -> None:
         "import sys; from sidestep.cli.main import main, commands\n"
         "for name in commands(): main([name, '--help']); main([name, '--no-such'])\n"
         "main(['--help']), main(['--version']), main(['trian'])\n"
-        "heavy = {'torch', 'timm', 'datasets', 'matplotlib', 'lightning_fabric', 'optuna'}\n"
+        "heavy = {'torch', 'timm', 'datasets', 'matplotlib', 'lightning_fabric', 'optuna', 'altair'}\n"
         "sys.exit(str(sorted(heavy & set(sys.modules))))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

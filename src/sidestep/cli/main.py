@@ -74,6 +74,7 @@ def commands() -> dict[str, Command]:
         "serve": serve_commands.serve,
         "methods": result_commands.methods,
         "results": result_commands.results,
+        "report": result_commands.report,
         "ledger": result_commands.ledger,
     }
     return {name: command_of(name, function) for name, function in functions.items()}

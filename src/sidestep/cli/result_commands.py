@@ -1,9 +1,11 @@
-"""Commands about what there is and what came out: methods, results, ledger."""
+"""Commands about what there is and what came out: methods, results, report, ledger."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+from sidestep.cli.groups import Trained
 from sidestep.cli.tables import methods_table, show
 from sidestep.errors import UsageError
 
@@ -42,6 +44,34 @@ def results(
         raise UsageError(
             f"published has no effect without out, got {published!r}; say with --out where page and figure go"
         )
+
+
+def report(
+    runs: list[Path],
+    *,
+    out: Path = Path("report.html"),
+    title: str | None = None,
+    images: int = 2000,
+    trained: Trained,
+) -> None:
+    """Show what runs do with images, as one page that opens anywhere or as figures for papers.
+
+    Args:
+        runs: run folders.
+        out: page (.html), or a folder for SVG, PNG, PDF and CSV of every figure.
+        title: of the page (default: the runs' names).
+        images: most images that can be looked at one by one.
+        trained: which weights, on which data.
+    """
+    from sidestep.runs.make_report import report as make
+
+    written = make(
+        runs, out, title=title, images=images, checkpoint=trained.checkpoint, source=trained.source
+    )
+    for note in written.notes:
+        print(f"not shown: {note}", file=sys.stderr)
+    files = written.files
+    print(f"wrote {files[0]}" if len(files) == 1 else f"wrote {len(files)} files into {out}")
 
 
 def ledger(runs: list[Path], *, dataset: str | None = None, out: Path | None = None) -> None:

@@ -13,7 +13,7 @@ from sidestep.cost.latency_book import LatencyBook
 from sidestep.types import Batch, CostModel, RoutedOutput
 
 # Characters of options in a path; a unit in front of which an image had left has none of its own.
-_OPTIONS = "0123456789abcdefghijklmnopqrstuvwxyz"
+OPTIONS = "0123456789abcdefghijklmnopqrstuvwxyz"
 LEFT = "-"
 
 
@@ -52,6 +52,7 @@ class PerImage:
                 "ms": nothing
                 if self.latency is None
                 else self.latency.prices.per_sample(decisions).double().tolist(),
+                "routers": nothing if decisions.logits is None else _execute(decisions.logits).tolist(),
                 "exit_predictions": nothing if each is None else each.argmax(dim=2).T.tolist(),
                 "exit_confidences": nothing
                 if each is None
@@ -87,6 +88,7 @@ class PerImage:
             "exit": Value("int64"),
             "macs": Value("float64"),
             "ms": Value("float64"),
+            "routers": Sequence(Value("float32")),
             "exit_predictions": Sequence(ClassLabel(names=_distinct(class_names))),
             "exit_confidences": Sequence(Value("float32")),
         }
@@ -95,14 +97,19 @@ class PerImage:
         return buffer.getvalue()
 
 
+def _execute(logits: Tensor) -> Tensor:
+    """Return the (B, L) probability of all options but the cheapest, for (B, L, K) logits."""
+    return 1 - logits.float().softmax(dim=2)[..., 0]
+
+
 def _paths(weights: Tensor) -> list[str]:
     """Return the option of every unit as a character, for (B, L, K) weights."""
     if not weights.shape[1]:
         return [""] * len(weights)
     options = weights.argmax(dim=2)
     left = weights.sum(dim=2) == 0
-    rows = torch.where(left, len(_OPTIONS), options).tolist()
-    return ["".join((_OPTIONS + LEFT)[option] for option in row) for row in rows]
+    rows = torch.where(left, len(OPTIONS), options).tolist()
+    return ["".join((OPTIONS + LEFT)[option] for option in row) for row in rows]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -82,7 +82,7 @@ def lines_of(groups: Sequence[RunGroup]) -> list[tuple[str, list[RunGroup]]]:
     families: dict[str, list[RunGroup]] = {}
     for group in groups:
         families.setdefault(group.results[0].recipe_name, []).append(group)
-    joined = {id(group): _dial(family) for family in families.values() for group in family}
+    joined = {id(group): dial_of(family) for family in families.values() for group in family}
     lines: dict[Any, list[RunGroup]] = {}
     for group in groups:
         recipe = group.results[0].recipe_name
@@ -115,7 +115,7 @@ def _without_seed(result: RunResult) -> dict[str, Any]:
     return recipe | {"training": {key: value for key, value in recipe["training"].items() if key != "seed"}}
 
 
-def _dial(family: Sequence[RunGroup]) -> str | None:
+def dial_of(family: Sequence[RunGroup]) -> str | None:
     """Return the one setting in which groups differ if all of them have a number there."""
     recipes = [_without_seed(group.results[0]) for group in family]
     common = shared_settings(recipes)
@@ -125,12 +125,13 @@ def _dial(family: Sequence[RunGroup]) -> str | None:
     if len(family) < 2 or len(names) != 1:
         return None
     (name,) = names
-    values = [_lookup(recipe, name) for recipe in recipes]
+    values = [setting_of(recipe, name) for recipe in recipes]
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     return name if numbers else None
 
 
-def _lookup(recipe: dict[str, Any], name: str) -> Any:
+def setting_of(recipe: dict[str, Any], name: str) -> Any:
+    """Return a setting by its name with dots, or None where a recipe has none."""
     value: Any = recipe
     for part in name.split("."):
         value = value.get(part) if isinstance(value, dict) else None
@@ -140,9 +141,9 @@ def _lookup(recipe: dict[str, Any], name: str) -> Any:
 def _line_name(line: Sequence[RunGroup]) -> str:
     if len(line) == 1:
         return line[0].name
-    name, dial = _name([group.name for group in line]), _dial(line)
+    name, dial = _name([group.name for group in line]), dial_of(line)
     recipes = [_without_seed(group.results[0]) for group in line]
-    values = sorted(_lookup(recipe, str(dial)) for recipe in recipes)
+    values = sorted(setting_of(recipe, str(dial)) for recipe in recipes)
     return f"{name}, {str(dial).rpartition('.')[2]} {', '.join(f'{value:g}' for value in values)}"
 
 

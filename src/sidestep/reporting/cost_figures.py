@@ -1,0 +1,221 @@
+"""Figures of accuracy over cost, and of what every unit costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from sidestep.errors import RecipeError
+from sidestep.reporting.shown import Figure, ShownRun
+from sidestep.reporting.style import GREY, WIDTH, by_run, data, styled
+from sidestep.results.published import PublishedPoint, published_points
+from sidestep.results.run_groups import RunGroup, run_groups
+from sidestep.results.run_result import RunResult
+
+_MACS, _MS = "M MACs per image, routers in", "ms per image"
+_SECTION = "Accuracy over cost"
+
+
+def accuracy_cost(runs: Sequence[ShownRun]) -> list[Figure]:
+    """Return accuracy over cost of all finished runs, with static networks and published rows.
+
+    Runs that differ in their seed alone are one point with its deviation.
+    """
+    results = [run.result for run in runs if run.result is not None]
+    if not results:
+        return []
+    groups = run_groups(results)
+    rows = [row for group in groups for row in _points(group)] + _milliseconds(runs)
+    theirs = [_published(point) for point in _known(results)]
+    reading = _reading(groups, theirs)
+    names = list(dict.fromkeys(row["run"] for row in rows))
+    columns = ["run", "kind", "axis", "cost", "accuracy", "deviation"]
+    return [
+        Figure(
+            key="accuracy_cost",
+            section=_SECTION,
+            title="Accuracy over cost",
+            reading=reading,
+            columns=columns,
+            rows=[[row[name] for name in columns] for row in [*rows, *theirs]],
+            chart=styled(_chart(rows, theirs, names), reading),
+        )
+    ]
+
+
+def _row(
+    run: str, kind: str, axis: str, cost: float, accuracy: float, deviation: float = 0.0
+) -> dict[str, Any]:
+    return {
+        "run": run,
+        "kind": kind,
+        "axis": axis,
+        "cost": cost,
+        "accuracy": accuracy,
+        "deviation": deviation,
+        "low": accuracy - deviation,
+        "high": accuracy + deviation,
+    }
+
+
+def _points(group: RunGroup) -> list[dict[str, Any]]:
+    """Return the points of a group in MACs: its report, and the curve of its first run."""
+    result = group.results[0]
+    accuracy, deviation = group.percent
+    kind = "static network" if result.savings == "nothing" else "run"
+    rows = [_row(group.name, kind, _MACS, group.gflops[0] * 500, accuracy, deviation)]
+    if result.exits is not None:
+        for kind in ("anytime", "budgeted"):
+            rows += [
+                _row(group.name, kind, _MACS, gflops * 500, percent)
+                for gflops, percent in result.exits.accuracy_cost(kind)
+            ]
+    if result.budgets is not None:
+        points = result.budgets.points
+        rows += [_row(group.name, "budgeted", _MACS, 1e-6 * p.macs, 100 * p.accuracy) for p in points]
+    return rows
+
+
+def _milliseconds(runs: Sequence[ShownRun]) -> list[dict[str, Any]]:
+    """Return the points of runs in milliseconds: by their latency books, and as `bench` measured them."""
+    rows = []
+    for run in runs:
+        table, result = run.table, run.result
+        if table is not None and len(table.ms):
+            accuracy = 100 * float(table.correct.mean())
+            rows.append(_row(run.name, f"book {table.book}", _MS, float(table.ms.mean()), accuracy))
+        for timing in [] if result is None else result.timings:
+            # Of the static origin it is not known here how often it is right.
+            if result is not None and "static" not in timing.runtime:
+                kind = f"{timing.runtime}, {timing.precision}, {timing.batch_size} at once"
+                rows.append(_row(run.name, kind, _MS, timing.ms_per_image, result.percent))
+    return rows
+
+
+def _known(results: Sequence[RunResult]) -> list[PublishedPoint]:
+    """Return what papers say of the data set of the runs, if it is one that they speak of."""
+    sources = " ".join(str(result.recipe["data"].get("source", "")) for result in results).lower()
+    for name in ("cifar100", "cifar10", "imagenet"):
+        if name in sources and "imagenette" not in sources:
+            try:
+                return [point for point in published_points(name) if point.place is None]
+            except RecipeError:
+                return []
+    return []
+
+
+def _published(point: PublishedPoint) -> dict[str, Any]:
+    name = f"{point.system} ({point.backbone})"
+    kind = "published, not checked" if point.read == "memory" else "published"
+    return _row(name, kind, _MACS, point.gflops * 500, point.accuracy)
+
+
+def _chart(rows: list[dict[str, Any]], theirs: list[dict[str, Any]], names: list[str]) -> Any:
+    axes = [axis for axis in (_MACS, _MS) if any(row["axis"] == axis for row in rows)]
+    chosen = alt.param(
+        name="axis",
+        value=axes[0],
+        bind=alt.binding_select(options=axes, name="Cost in ") if len(axes) > 1 else alt.Undefined,
+    )
+    hovered = alt.selection_point(fields=["run"], bind="legend", name="shown")
+    x = alt.X("cost:Q", title=None, scale=alt.Scale(zero=False, padding=12))
+    y = alt.Y("accuracy:Q", title="top-1 accuracy, %", scale=alt.Scale(zero=False, padding=12))
+    tips = ["run:N", "kind:N", alt.Tooltip("cost:Q", format=".4g"), alt.Tooltip("accuracy:Q", format=".2f")]
+    faded = alt.when(hovered).then(alt.value(1.0)).otherwise(alt.value(0.15))
+    own = alt.Chart(data(rows)).transform_filter("datum.axis == axis").encode(x=x, y=y)
+    marks = own.mark_point(size=90, filled=True).encode(**by_run(names), opacity=faded, tooltip=tips)
+    bars = own.transform_filter("datum.deviation > 0").mark_rule(strokeWidth=1.5)
+    bars = bars.encode(y=y, y2="high:Q").encode(y=alt.Y("low:Q"), color=by_run(names)["color"])
+    curves = own.transform_filter("datum.kind == 'budgeted' || datum.kind == 'anytime'").mark_line(
+        strokeWidth=1.5
+    )
+    curves = curves.encode(color=by_run(names)["color"], strokeDash=alt.StrokeDash("kind:N", legend=None))
+    layers = [curves.encode(opacity=faded), bars, marks.add_params(hovered)]
+    if theirs:
+        papers = alt.Chart(data(theirs)).transform_filter("datum.axis == axis").encode(x=x, y=y)
+        layers.insert(0, papers.mark_square(size=45, filled=False, color=GREY).encode(tooltip=tips))
+        layers.insert(
+            1, papers.mark_text(align="left", dx=6, dy=4, fontSize=9, color=GREY).encode(text="run:N")
+        )
+    chart = alt.layer(*layers).properties(width=WIDTH, height=360)
+    title = alt.TitleParams(text=alt.expr("axis"), orient="bottom", fontWeight="normal", fontSize=12)
+    return chart.properties(title=title).add_params(chosen)
+
+
+def _reading(groups: Sequence[RunGroup], theirs: list[dict[str, Any]]) -> str:
+    best = max(groups, key=lambda group: group.percent[0])
+    cheapest = min(groups, key=lambda group: group.gflops[0])
+    text = f"{best.name} is the most accurate: {_said(best)}"
+    if cheapest is not best:
+        text += f"; {cheapest.name} is the cheapest: {_said(cheapest)}"
+    better = [row for row in theirs if row["accuracy"] > best.percent[0]]
+    if theirs:
+        text += (
+            f"; {len(better)} of {len(theirs)} published networks are more accurate than the best of these"
+        )
+    return f"{text}."
+
+
+def _said(group: RunGroup) -> str:
+    accuracy, deviation = group.percent
+    spread = f" ± {deviation:.2f}" if len(group.results) > 1 else ""
+    return f"{accuracy:.2f}{spread} % at {500 * group.gflops[0]:.4g} M MACs an image"
+
+
+def cost_book(run: ShownRun) -> list[Figure]:
+    """Return what every unit, router and exit of a run costs, in MACs and by its latency book."""
+    table = run.table
+    if table is None:
+        return []
+    rows = [{"part": "stem and head", "kind": "always", "macs": 1e-6 * table.fixed_macs, "ms": None}]
+    for index, prices in enumerate(table.option_macs):
+        ms = float(table.option_ms[index, -1]) if len(table.option_ms) else None
+        part = f"unit {index + 1}"
+        rows.append({"part": part, "kind": "executed", "macs": 1e-6 * float(prices[-1]), "ms": ms})
+        if float(prices[0]) > 0:
+            rows.append({"part": part, "kind": "skipped", "macs": 1e-6 * float(prices[0]), "ms": None})
+        if float(table.router_macs[index]) > 0:
+            asked = 1e-6 * float(table.router_macs[index])
+            rows.append({"part": part, "kind": "router", "macs": asked, "ms": None})
+    for index, price in enumerate(table.head_macs):
+        ms = float(table.head_ms[index]) if len(table.head_ms) else None
+        rows.append({"part": f"exit {index + 1}", "kind": "exit", "macs": 1e-6 * float(price), "ms": ms})
+    reading = _book_reading(run.name, rows, table.full_macs)
+    order = list(dict.fromkeys(str(row["part"]) for row in rows))
+    kinds = ["executed", "skipped", "router", "exit", "always"]
+    bars = alt.Chart(data(rows)).mark_bar()
+    y = alt.Y("part:N", sort=order, title=None)
+    color = alt.Color("kind:N", legend=alt.Legend(title=None, orient="bottom"), scale=alt.Scale(
+        domain=kinds, range=["#0072B2", "#56B4E9", "#D55E00", "#009E73", "#7F7F7F"]
+    ))  # fmt: skip
+    x = alt.X("macs:Q", title="M MACs", stack=None)
+    panels = [bars.encode(x=x, y=y, color=color, yOffset=alt.YOffset(
+        "kind:N", sort=kinds
+    ), tooltip=["part:N", "kind:N", "macs:Q"])]  # fmt: skip
+    if any(row["ms"] for row in rows):
+        timed = bars.transform_filter("isValid(datum.ms)")
+        panels.append(timed.encode(x=alt.X("ms:Q", title=f"ms ({table.book})"), y=y, color=color))
+    panels = [panel.properties(width=WIDTH if len(panels) == 1 else 250) for panel in panels]
+    return [
+        Figure(
+            key=f"cost_book-{run.name}",
+            section="What every part costs",
+            title=f"Cost book of {run.name}",
+            reading=reading,
+            columns=["part", "kind", "M MACs", "ms"],
+            rows=[list(row.values()) for row in rows],
+            chart=styled(alt.hconcat(*panels), reading),
+        )
+    ]
+
+
+def _book_reading(name: str, rows: list[dict[str, Any]], full: float) -> str:
+    dearest = max(rows, key=lambda row: row["macs"])
+    routers = sum(row["macs"] for row in rows if row["kind"] == "router")
+    share = 100e6 * routers / full
+    return (
+        f"Of {1e-6 * full:.4g} M MACs of the full network {name} pays most for {dearest['part']} "
+        f"({dearest['kind']}, {dearest['macs']:.4g} M); all routers together cost {share:.2g} % of it."
+    )

@@ -1,0 +1,101 @@
+"""Small pictures of chosen images, all in one."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sidestep.reporting.image_table import Array
+from sidestep.types import Batch
+
+# Pixels of the longer side of a picture, at most, and pictures in a row.
+_SIDE, _COLUMNS = 64, 50
+_QUALITY = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pixels:
+    """How pixels were normalised: (C,) mean and deviation, or None for every image by its own."""
+
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+
+    def pictures(self, images: Tensor) -> Tensor:
+        """Return (B, H, W, C) uint8 pixels of (B, C, H, W) normalised images."""
+        images = images.float().cpu()
+        if self.mean is None or self.std is None:
+            low, high = images.amin(dim=(1, 2, 3), keepdim=True), images.amax(dim=(1, 2, 3), keepdim=True)
+            shown = (images - low) / (high - low).clamp_min(1e-6)
+        else:
+            mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
+            shown = images * std + mean
+        return (255 * shown).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sprite:
+    """Pictures of images in rows of one picture.
+
+    Attributes:
+        ids: numbers of the images in their split, in the order of the pictures.
+        size: (width, height) of one in pixels.
+        columns: pictures in a row.
+        picture: all of them.
+    """
+
+    ids: list[int]
+    size: tuple[int, int]
+    columns: int
+    picture: Image.Image
+
+    def as_uri(self) -> str:
+        """Return the picture as a data URI."""
+        content = BytesIO()
+        self.picture.save(content, format="WEBP", quality=_QUALITY)
+        return "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode()
+
+    def sheet(self, ids: Sequence[int], columns: int) -> Image.Image:
+        """Return a picture of some of the images, in rows."""
+        (width, height), places = self.size, {image: place for place, image in enumerate(self.ids)}
+        sheet = Image.new("RGB", (columns * width, max(1, math.ceil(len(ids) / columns)) * height), "white")
+        for number, image in enumerate(ids):
+            left, top = places[image] % self.columns * width, places[image] // self.columns * height
+            tile = self.picture.crop((left, top, left + width, top + height))
+            sheet.paste(tile, (number % columns * width, number // columns * height))
+        return sheet
+
+
+def make_sprite(batches: Iterable[Batch], chosen: Sequence[int], pixels: Pixels) -> Sprite:
+    """Return small pictures of chosen images.
+
+    Args:
+        batches: all images of the split, in order.
+        chosen: their numbers, rising.
+        pixels: how they were normalised.
+    """
+    tiles: list[Image.Image] = []
+    wanted, start = set(chosen), 0
+    for batch in batches:
+        here = [row for row in range(len(batch.images)) if start + row in wanted]
+        if here:
+            tiles += [_tile(picture) for picture in pixels.pictures(batch.images[here]).numpy()]
+        start += len(batch.images)
+    width, height = tiles[0].size
+    columns = min(_COLUMNS, len(tiles))
+    picture = Image.new("RGB", (columns * width, math.ceil(len(tiles) / columns) * height))
+    for place, tile in enumerate(tiles):
+        picture.paste(tile, (place % columns * width, place // columns * height))
+    return Sprite(ids=list(chosen), size=(width, height), columns=columns, picture=picture)
+
+
+def _tile(picture: Array) -> Image.Image:
+    image = Image.fromarray(picture if picture.shape[2] == 3 else picture[..., 0]).convert("RGB")
+    shrunk = min(1.0, _SIDE / max(image.size))
+    return image.resize((max(1, round(shrunk * image.width)), max(1, round(shrunk * image.height))))

@@ -1,0 +1,54 @@
+"""One style for all figures of a report: colours that the colour-blind tell apart, shapes beside colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+# Okabe and Ito's palette without its yellow, which is too pale for lines on white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+GREY = "#6b6b6b"
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "stroke")
+# One hue from light to dark: readable in grey.
+SEQUENTIAL: Any = "viridis"
+WIDTH = 560
+
+
+def data(rows: Sequence[dict[str, Any]]) -> Any:
+    """Return rows as Altair takes them, without a limit of their number."""
+    return alt.InlineData(values=list(rows))
+
+
+def by_run(names: Sequence[str], *, title: str = "run") -> dict[str, Any]:
+    """Return the encodings that tell runs apart, in colour and in shape.
+
+    Args:
+        names: of the runs, in the order of the legend.
+        title: of the legend.
+    """
+    repeated = [PALETTE[index % len(PALETTE)] for index in range(len(names))]
+    shapes = [SHAPES[index % len(SHAPES)] for index in range(len(names))]
+    legend = alt.Legend(title=title, labelLimit=400, orient="top", columns=3, symbolLimit=0)
+    return {
+        "color": alt.Color("run:N", scale=alt.Scale(domain=list(names), range=repeated), legend=legend),
+        "shape": alt.Shape("run:N", scale=alt.Scale(domain=list(names), range=shapes), legend=legend),
+    }
+
+
+def styled(chart: Any, description: str) -> Any:
+    """Return a chart with the fonts and grid of all, and what screen readers say of it.
+
+    Args:
+        chart: a top-level one.
+        description: its finding.
+    """
+    return (
+        chart.properties(description=description)
+        .configure(font="system-ui, sans-serif", background="white")
+        .configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal", gridColor="#e5e5e5")
+        .configure_legend(labelFontSize=12, titleFontSize=12)
+        .configure_view(stroke=None)
+        .configure_header(labelFontSize=12, titleFontSize=12)
+    )

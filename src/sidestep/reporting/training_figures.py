@@ -1,0 +1,162 @@
+"""Figures of trainings and of sweeps over one setting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from sidestep.reporting.shown import Figure, ShownRun
+from sidestep.reporting.style import PALETTE, SEQUENTIAL, WIDTH, by_run, data, styled
+from sidestep.results.run_groups import RunGroup, dial_of, lines_of, run_groups, setting_of
+
+_SECTION = "Training"
+
+
+def training_curves(runs: Sequence[ShownRun]) -> list[Figure]:
+    """Return accuracy and cost over the steps of all trainings, on training and validation images."""
+    rows = [row for run in runs for epoch in run.epochs for row in _of_epoch(run.name, epoch)]
+    if not rows:
+        return []
+    names = list(dict.fromkeys(row["run"] for row in rows))
+    reading = " ".join(_ended(name, rows) for name in names)
+    base = alt.Chart(data(rows)).encode(x=alt.X("step:Q", title="step"))
+    line = base.mark_line(strokeWidth=1.8)
+    color = by_run(names)["color"]
+    dash = alt.StrokeDash(
+        "images:N", scale=alt.Scale(domain=["validation", "training"], range=[[1, 0], [4, 3]])
+    )
+    panels = []
+    for measure, title in (("accuracy", "top-1 accuracy, %"), ("cost", "cost, % of the full network")):
+        if any(row["measure"] == measure for row in rows):
+            y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
+            tips = ["run:N", "images:N", "step:Q", alt.Tooltip("value:Q", format=".2f")]
+            panel = line.transform_filter(f"datum.measure == '{measure}'")
+            panel = panel.encode(y=y, color=color, strokeDash=dash, tooltip=tips)
+            panels.append(panel.properties(width=WIDTH, height=180))
+    columns = ["run", "step", "images", "measure", "value"]
+    return [
+        Figure(
+            key="training",
+            section=_SECTION,
+            title="Accuracy and cost in training",
+            reading=reading,
+            columns=columns,
+            rows=[[row[name] for name in columns] for row in rows],
+            chart=styled(alt.vconcat(*panels), reading),
+        )
+    ]
+
+
+def _of_epoch(name: str, epoch: Any) -> list[dict[str, Any]]:
+    held_out, train = epoch.get("val") or {}, epoch.get("train") or {}
+    values = [
+        ("validation", "accuracy", held_out.get("accuracy")),
+        ("validation", "cost", held_out.get("fraction_of_full")),
+        ("training", "accuracy", train.get("accuracy")),
+        ("training", "cost", train.get("fraction")),
+    ]
+    return [
+        {"run": name, "step": epoch["step"], "images": images, "measure": measure, "value": 100 * value}
+        for images, measure, value in values
+        if isinstance(value, int | float)
+    ]
+
+
+def _ended(name: str, rows: Sequence[dict[str, Any]]) -> str:
+    own = [row for row in rows if row["run"] == name]
+    held_out = [row for row in own if (row["images"], row["measure"]) == ("validation", "accuracy")]
+    if not held_out:
+        return f"{name} learnt for {own[-1]['step']:,} steps without validation."
+    best = max(held_out, key=lambda row: row["value"])
+    return (
+        f"{name} was best at step {best['step']:,} of {own[-1]['step']:,}, with {best['value']:.2f} % of the "
+        "validation images right."
+    )
+
+
+def keep_rates_over_time(run: ShownRun) -> list[Figure]:
+    """Return the keep rate of every block after every epoch of a run that was validated."""
+    rows = [
+        {"step": epoch["step"], "block": block + 1, "keep rate": float(rate)}
+        for epoch in run.epochs
+        for block, rate in enumerate((epoch.get("val") or {}).get("keep_rates") or [])
+    ]
+    steps = sorted({row["step"] for row in rows})
+    if len(steps) < 2:
+        return []
+    ends = {step: [row["keep rate"] for row in rows if row["step"] == step] for step in (steps[0], steps[-1])}
+    moved = [abs(after - before) for before, after in zip(*ends.values(), strict=True)]
+    block = max(range(len(moved)), key=lambda index: moved[index])
+    reading = (
+        f"Block {block + 1} of {run.name} has moved most since the first validation, by {moved[block]:.2f}."
+    )
+    chart = alt.Chart(data(rows)).mark_rect().encode(
+        x=alt.X("step:O", title="step", axis=alt.Axis(labelOverlap=True, labelAngle=0)),
+        y=alt.Y("block:O", title="block", axis=alt.Axis(labelOverlap=True)),
+        color=alt.Color("keep rate:Q", scale=alt.Scale(scheme=SEQUENTIAL, domain=[0, 1])),
+        tooltip=["step:O", "block:O", "keep rate:Q"],
+    )  # fmt: skip
+    by_step = {step: [row["keep rate"] for row in rows if row["step"] == step] for step in steps}
+    return [
+        Figure(
+            key=f"keep_rates_over_time-{run.name}",
+            section=_SECTION,
+            title=f"Keep rates in the training of {run.name}",
+            reading=reading,
+            columns=["step", *(f"block {index + 1}" for index in range(len(moved)))],
+            rows=[[step, *rates] for step, rates in by_step.items()],
+            chart=styled(chart.properties(width=WIDTH, height=max(80, 10 * len(moved))), reading),
+        )
+    ]
+
+
+def sweeps(runs: Sequence[ShownRun]) -> list[Figure]:
+    """Return accuracy and cost over the one setting in which runs differ, with deviations over seeds."""
+    groups = run_groups([run.result for run in runs if run.result is not None])
+    figures: list[Figure] = []
+    for name, line in lines_of(groups):
+        dial = dial_of(line)
+        if dial is not None:
+            figures.append(_sweep(name, dial, line, len(figures)))
+    return figures
+
+
+def _sweep(name: str, dial: str, line: Sequence[RunGroup], number: int) -> Figure:
+    rows = []
+    for group in sorted(line, key=lambda group: setting_of(group.results[0].recipe, dial)):
+        for measure, (mean, deviation) in (("accuracy", group.percent), ("cost", group.gflops)):
+            scale = 1 if measure == "accuracy" else 500
+            mean, deviation = scale * mean, scale * deviation
+            value = setting_of(group.results[0].recipe, dial)
+            row = {"setting": value, "measure": measure, "mean": mean, "deviation": deviation}
+            rows.append(
+                row | {"seeds": len(group.results), "low": mean - deviation, "high": mean + deviation}
+            )
+    own = [row for row in rows if row["measure"] == "accuracy"]
+    best = max(own, key=lambda row: float(row["mean"]))
+    reading = (
+        f"Accuracy is highest with {dial} {best['setting']:g}: {best['mean']:.2f} "
+        f"± {best['deviation']:.2f} % over {best['seeds']} seeds."
+    )
+    panels = []
+    for measure, title in (("accuracy", "top-1 accuracy, %"), ("cost", "M MACs per image")):
+        base = alt.Chart(data(rows)).transform_filter(f"datum.measure == '{measure}'")
+        base = base.encode(x=alt.X("setting:Q", title=dial, scale=alt.Scale(zero=False, padding=10)))
+        y = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False))
+        marks = base.mark_line(point=True, color=PALETTE[0]).encode(
+            y=y, tooltip=["setting:Q", "mean:Q", "seeds:Q"]
+        )
+        bars = base.mark_rule(color=PALETTE[0]).encode(y=alt.Y("low:Q", title=title), y2="high:Q")
+        panels.append(alt.layer(bars, marks).properties(width=260, height=200))
+    columns = ["setting", "measure", "mean", "deviation", "seeds"]
+    return Figure(
+        key=f"sweep-{number + 1}",
+        section="Sweeps",
+        title=f"What {dial} does ({name})",
+        reading=reading,
+        columns=columns,
+        rows=[[row[column] for column in columns] for row in rows],
+        chart=styled(alt.hconcat(*panels), reading),
+    )

@@ -1,0 +1,186 @@
+"""Tables of what a run did with every image: made once, and kept in its folder with what they belong to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sidestep.cost.latency_book import LatencyBook, read_book
+from sidestep.errors import RecipeError
+from sidestep.evaluation.calibration import fit_temperatures
+from sidestep.evaluation.exit_curve import ExitSurvey
+from sidestep.evaluation.per_image import LEFT, OPTIONS, PerImage
+from sidestep.evaluation.report import evaluate_network
+from sidestep.evaluation.thresholds import thresholds_for_budget
+from sidestep.files import kept
+from sidestep.reporting.image_table import GONE, Array, ImageTable, digest, read_table, save_table
+from sidestep.routing.exit_rule import scores
+from sidestep.runs.at_budget import batches_of, settle, surveys
+from sidestep.runs.latency import LATENCY
+from sidestep.runs.run_folder import OpenedRun
+from sidestep.types import Batch, CostModel
+
+IMAGES = "images.safetensors"
+_VERSION = 1
+_CRITERION = "confidence"
+# Budgets of the slider, as fractions of the full network: every hundredth that can be met.
+_STEPS = 100
+_log = logging.getLogger(__name__)
+
+
+def image_table(opened: OpenedRun, source: str | None = None) -> ImageTable:
+    """Return what a run does with every image of its test split, by arg-max decisions.
+
+    The run folder keeps it; it is made anew once the checkpoint, where images leave, the data that were named
+    or the latency book are others. Where it cannot be kept it is still returned, with an `UnkeptWarning`.
+
+    Args:
+        opened: the run.
+        source: where the data lies now, if not where the recipe says.
+
+    Raises:
+        SidestepError: where the data cannot be read or are others.
+    """
+    path, place = opened.folder / IMAGES, _book_of(opened.folder)
+    rule = opened.exit_rule
+    belongs = {
+        "version": _VERSION,
+        "checkpoint": digest(opened.path),
+        "rule": None if rule is None else asdict(rule),
+        "source": opened.recipe.data.source if source is None else source,
+        "book": None if place is None else digest(place),
+    }
+    known = read_table(path, belongs)
+    if known is not None:
+        _log.info("taking what was said of every image from %s", path)
+        return known
+    table = _made(opened, source, None if place is None else read_book(place))
+    with kept():
+        save_table(path, table, belongs)
+        _log.info("wrote %s", path)
+    return table
+
+
+def _book_of(folder: Path) -> Path | None:
+    """Return the latency book of reports: float32 in the engine, image by image, or the first."""
+    found = sorted(
+        (folder / LATENCY).glob("*.json"), key=lambda path: (path.stem != "engine-float32-1", path)
+    )
+    return found[0] if found else None
+
+
+def _made(opened: OpenedRun, source: str | None, book: LatencyBook | None) -> ImageTable:
+    batches = batches_of(opened, "test", source)
+    rows = _rows(opened, batches, source, book)
+    cost = opened.cost
+    none = np.zeros(0)
+    prices = book.prices if book is not None else None
+    return ImageTable(
+        **rows,
+        **_of_exits(opened, source),
+        **_prices("macs", cost),
+        router_macs=cost.routers.double().numpy(),
+        option_ms=none.reshape(0, 0) if prices is None else _prices("ms", prices)["option_ms"],
+        head_ms=none if prices is None else _prices("ms", prices)["head_ms"],
+        class_names=opened.class_names,
+        full_macs=cost.full,
+        fixed_macs=float(cost.fixed),
+        units_before=np.array(opened.network.units_before, dtype=np.int64),
+        book=None if book is None else book.name,
+    )
+
+
+def _rows(
+    opened: OpenedRun,
+    batches: Callable[[], Iterable[Batch]],
+    source: str | None,
+    book: LatencyBook | None,
+) -> dict[str, Array]:
+    """Return the columns of the table of images as arrays."""
+    noted = PerImage(opened.cost, book)
+    evaluate_network(
+        opened.network,
+        batches(),
+        opened.cost,
+        num_classes=len(opened.class_names),
+        rule=settle(opened, None, source),
+        per_image=noted,
+    )
+    columns = noted.columns()
+    return {
+        "labels": np.array(columns["label"], dtype=np.int64),
+        "predictions": np.array(columns["prediction"], dtype=np.int64),
+        "confidences": np.array(columns["confidence"], dtype=np.float32),
+        "paths": _options(columns["path"]),
+        "routers": _numbers(columns["routers"], np.float32, dims=2),
+        "exits": _numbers(columns["exit"], np.int64),
+        "macs": np.array(columns["macs"], dtype=np.float64),
+        "ms": _numbers(columns["ms"], np.float64),
+    }
+
+
+def _numbers(values: list[Any], kind: Any, dims: int = 1) -> Array:
+    """Return a column as an array, an empty one where a network has nothing to say."""
+    if not values or values[0] is None:
+        return np.zeros((0,) * dims, dtype=kind)
+    return np.array(values, dtype=kind)
+
+
+def _options(paths: list[str]) -> Array:
+    """Return (N, L) options of paths that are texts."""
+    width = len(paths[0]) if paths else 0
+    known = np.full(256, GONE, dtype=np.uint8)
+    for option, letter in enumerate(OPTIONS):
+        known[ord(letter)] = option
+    assert LEFT not in OPTIONS
+    letters = np.frombuffer("".join(paths).encode(), dtype=np.uint8)
+    return known[letters].reshape(len(paths), width)
+
+
+def _of_exits(opened: OpenedRun, source: str | None) -> dict[str, Array]:
+    """Return what all exits say, and the thresholds of budgets as `evaluate --budget` solves them."""
+    none = np.zeros((0, 0))
+    # Exits whose routers are given the budget as well have other scores at every budget.
+    if not opened.network.has_early_exits or opened.given is not None:
+        names = ("exit_scores", "exit_predictions", "exit_macs", "thresholds")
+        return dict.fromkeys(names, none) | {"budgets": np.zeros(0)}
+    tested = surveys(opened, "test", source)[None]
+    held_out = opened.recipe.data.val_fraction > 0
+    solved_on = surveys(opened, "val", source)[None] if held_out else None
+    logits = tested.exit_logits
+    temperatures = [1.0] * len(logits)
+    if solved_on is not None:
+        temperatures = fit_temperatures(solved_on.exit_logits, solved_on.labels)
+    budgets, thresholds = _solved(solved_on, temperatures, opened.cost.full)
+    return {
+        "exit_scores": scores(logits, _CRITERION, temperatures).numpy(),
+        "exit_predictions": logits.argmax(dim=2).numpy(),
+        "exit_macs": tested.macs.numpy(),
+        "budgets": np.array(budgets),
+        "thresholds": np.array(thresholds, dtype=np.float64).reshape(len(budgets), len(logits) - 1),
+    }
+
+
+def _solved(
+    survey: ExitSurvey | None, temperatures: list[float], full: float
+) -> tuple[list[float], list[list[float]]]:
+    """Return the fractions of the full network that can be met on a survey, and their thresholds."""
+    if survey is None:
+        return [], []
+    table, found = survey.table(_CRITERION, temperatures), []
+    for fraction in (step / _STEPS for step in range(1, _STEPS + 1)):
+        with suppress(RecipeError):  # a budget outside of what the exits cost
+            found.append((fraction, thresholds_for_budget(table, fraction * full, _CRITERION).tolist()))
+    return [fraction for fraction, _ in found], [row for _, row in found]
+
+
+def _prices(unit: str, cost: CostModel) -> dict[str, Array]:
+    heads = torch.zeros(0) if cost.exits is None else cost.exits
+    return {f"option_{unit}": cost.options.double().numpy(), f"head_{unit}": heads.double().numpy()}

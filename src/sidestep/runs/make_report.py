@@ -1,0 +1,218 @@
+"""Reports of runs: one page, or a folder of figures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sidestep.errors import CheckpointError, DataError, OutputError, RecipeError, SidestepError
+from sidestep.files import check_writable, made_folder, write_file
+from sidestep.hub.places import run_folder_of
+from sidestep.reporting.contents import figures_of
+from sidestep.reporting.explorer import explorer_data, slider_data
+from sidestep.reporting.figure_folder import write_figures
+from sidestep.reporting.image_choice import chosen_images, galleries
+from sidestep.reporting.image_table import ImageTable, digest
+from sidestep.reporting.page_file import page
+from sidestep.reporting.shown import ShownRun
+from sidestep.reporting.sprite import Pixels, Sprite, make_sprite
+from sidestep.results.run_result import RunResult, read_result
+from sidestep.runs.at_budget import batches_of
+from sidestep.runs.image_tables import IMAGES, image_table
+from sidestep.runs.run_folder import OpenedRun, open_run
+from sidestep.training.metrics import METRICS, read_metrics
+from sidestep.types import Batch
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenReport:
+    """What a report has become.
+
+    Attributes:
+        files: that were written.
+        notes: what could not be shown, a sentence each.
+    """
+
+    files: list[Path]
+    notes: list[str]
+
+
+def report(
+    runs: Sequence[Path | str],
+    out: Path,
+    *,
+    title: str | None = None,
+    images: int = 2000,
+    checkpoint: str = "best",
+    source: str | None = None,
+) -> WrittenReport:
+    """Write what runs do with images as one HTML page, or as a folder of figures, and return the files.
+
+    What a run cannot show is said in a sentence, and the rest is still made.
+
+    Args:
+        runs: run folders or packages.
+        out: a file that ends in .html, or a folder for SVG, PNG, PDF and CSV of every figure.
+        title: of the page; by default the names of the runs.
+        images: most images that can be looked at one by one.
+        checkpoint: "best" or "last".
+        source: where the data lie now, if not where the recipes say.
+
+    Raises:
+        SidestepError: when no run has anything to show, `source` cannot be read, or nothing can be written.
+    """
+    if images < 1:
+        raise RecipeError(f"images must be at least 1, got {images}; 2000 are a page of some megabytes")
+    as_page = out.suffix.lower() in (".html", ".htm")
+    if not as_page and out.is_file():
+        raise OutputError(f"out must be a folder or end in .html, got the file {out}; choose another place")
+    with made_folder(out.parent if as_page else out, what="folder of the report"):
+        if as_page:
+            check_writable(out.parent, what="folder of the report")
+        found = _Found(notes=[], opened={})
+        shown = _shown(runs, checkpoint, source, found)
+        alike = _of_the_same_images(shown, found.notes)
+        sprite = _sprite(alike, found, images, source)
+        figures = figures_of(shown, pictured=[] if sprite is None else alike)
+        if not as_page:
+            return WrittenReport(files=write_figures(out, figures, sprite), notes=found.notes)
+        sliders = [slider for run in shown if (slider := slider_data(run)) is not None]
+        text = page(
+            title or ", ".join(run.name for run in shown),
+            figures,
+            notes=found.notes,
+            explorer=explorer_data(alike, sprite),
+            sliders=sliders,
+        )
+        write_file(out, text, what="report")
+    return WrittenReport(files=[out], notes=found.notes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What is noted on the way: sentences, and opened runs by their names in the report."""
+
+    notes: list[str]
+    opened: dict[str, OpenedRun]
+
+
+def _shown(runs: Sequence[Path | str], checkpoint: str, source: str | None, found: _Found) -> list[ShownRun]:
+    """Return what there is of every run; of one that has nothing a sentence is left."""
+    shown: list[ShownRun] = []
+    first_error: SidestepError | None = None
+    for number, run in enumerate(runs, start=1):
+        _log.info("run %d of %d: %s", number, len(runs), run)
+        try:
+            folder = run_folder_of(run)
+            known = _of_run(folder, _name(folder, shown), checkpoint, source, found)
+        except SidestepError as error:
+            first_error = first_error or error
+            found.notes.append(f"{error}")
+        else:
+            shown.append(known)
+    if not shown:
+        assert first_error is not None  # a command line has a run at least
+        raise first_error
+    return shown
+
+
+def _name(folder: Path, shown: Sequence[ShownRun]) -> str:
+    taken, name, number = {run.name for run in shown}, folder.resolve().name, 1
+    while (unique := name if number == 1 else f"{name} ({number})") in taken:
+        number += 1
+    return unique
+
+
+def _of_run(folder: Path, name: str, checkpoint: str, source: str | None, found: _Found) -> ShownRun:
+    """Return what there is of a run: what it says of itself, and what it does with images."""
+    result, finished = _result(folder)
+    try:
+        opened = open_run(folder, checkpoint)
+    except SidestepError as error:
+        if result is None:
+            raise finished or error from error
+        found.notes.append(f"{error}")
+        return ShownRun(name=name, result=result, epochs=read_metrics(folder / METRICS))
+    if finished is not None:
+        found.notes.append(f"{finished}")
+    found.opened[name] = opened
+    return ShownRun(
+        name=name,
+        result=result,
+        table=_table(opened, name, source, found.notes),
+        epochs=read_metrics(folder / METRICS),
+        checkpoint=digest(opened.path),
+    )
+
+
+def _result(folder: Path) -> tuple[RunResult | None, SidestepError | None]:
+    try:
+        return read_result(folder), None
+    except CheckpointError as error:
+        return None, error
+
+
+def _table(opened: OpenedRun, name: str, source: str | None, notes: list[str]) -> ImageTable | None:
+    try:
+        return image_table(opened, source)
+    except SidestepError as error:
+        # Who names data wants to see them.
+        if source is not None:
+            raise
+        notes.append(f"images of run {name} are not shown: {error}")
+        return None
+
+
+def _of_the_same_images(shown: Sequence[ShownRun], notes: list[str]) -> list[ShownRun]:
+    """Return the runs that saw the images of the first one that has any, and note the others."""
+    with_tables = [run for run in shown if run.table is not None]
+    alike = []
+    for run in with_tables:
+        first, own = with_tables[0].table, run.table
+        assert first is not None and own is not None
+        if own.class_names == first.class_names and np.array_equal(own.labels, first.labels):
+            alike.append(run)
+        else:
+            notes.append(
+                f"run {run.name} must have the images of {with_tables[0].name} to be shown beside it image "
+                "by image, and has others; make a report of its own"
+            )
+    return alike
+
+
+def _sprite(alike: Sequence[ShownRun], found: _Found, most: int, source: str | None) -> Sprite | None:
+    """Return small pictures of the images that are shown, or None where none can be read."""
+    tables = [run.table for run in alike if run.table is not None]
+    if not tables:
+        return None
+    chosen = chosen_images(tables, [gallery for run in alike for gallery in galleries(run)], most)
+    opened = found.opened[alike[0].name]
+    config = opened.recipe.data
+    own = config.per_image_standardization
+    pixels = Pixels(mean=None if own else config.mean, std=None if own else config.std)
+    try:
+        batches = _checked(batches_of(opened, "test", source)(), tables[0], opened)
+        return make_sprite(batches, chosen, pixels)
+    except DataError as error:
+        found.notes.append(f"images are not shown: {error}")
+        return None
+
+
+def _checked(batches: Iterable[Batch], table: ImageTable, opened: OpenedRun) -> Iterator[Batch]:
+    """Yield batches of which the labels are those of a table that was made before."""
+    start = 0
+    for batch in batches:
+        known = table.labels[start : start + len(batch.labels)]
+        if not np.array_equal(batch.labels.numpy(), known):
+            raise DataError(
+                f"the test split must be as when {opened.folder / IMAGES} was made, and has other labels; "
+                "restore the images, or remove that file"
+            )
+        start += len(known)
+        yield batch

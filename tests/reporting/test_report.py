@@ -1,0 +1,216 @@
+"""Reports: they agree with evaluations, keep what they computed, and make what can be made."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sidestep.cli.main import main
+from sidestep.errors import SidestepError
+from sidestep.reporting.contents import figures_of
+from sidestep.reporting.exit_figures import at_budgets
+from sidestep.reporting.explorer import slider_data
+from sidestep.reporting.shown import ShownRun
+from sidestep.runs.at_budget import ExitBudget
+from sidestep.runs.evaluate import calibrate, evaluate
+from sidestep.runs.image_tables import IMAGES, image_table
+from sidestep.runs.make_report import report
+from sidestep.runs.recipe import from_dict
+from sidestep.runs.run_folder import open_run
+from sidestep.runs.train import train
+from tests.training.test_methods_train import tiny
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+_DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return a run with routers and exits, and one with exits alone."""
+    root = tmp_path_factory.mktemp("runs")
+    return [train(tiny(name), root / name.replace(" ", "_")) for name in ("rdi_net with exits", "msdnet")]
+
+
+@pytest.fixture(scope="module")
+def page(runs: list[Path]) -> Path:
+    out = runs[0].parent / "report.html"
+    written = report(runs, out, images=60)
+    assert written.notes == [] and written.files == [out]
+    return out
+
+
+def test_the_table_of_images_is_what_evaluations_say(runs: list[Path]) -> None:
+    for run in runs:
+        table, said = image_table(open_run(run, "best")), evaluate(run)
+        assert float(table.correct.mean()) == said.accuracy
+        assert 2e-9 * float(table.macs.mean()) == pytest.approx(said.gflops)
+        assert table.executed.mean(axis=0).tolist() == pytest.approx(said.keep_rates)
+
+
+def test_budgets_are_those_of_evaluate_to_the_digit(runs: list[Path]) -> None:
+    for run in runs:
+        points = at_budgets(image_table(open_run(run, "best")))
+        assert len(points) > 5
+        for point in points[:: len(points) // 3]:
+            said = evaluate(run, budget=ExitBudget(fraction=point.fraction))
+            assert point.accuracy == said.accuracy
+            assert 2e-9 * point.macs == pytest.approx(said.gflops, rel=1e-6)
+            assert point.exit_rates == said.exit_rates
+
+
+def test_the_slider_counts_what_budgets_bring_from_ranks_alone(runs: list[Path]) -> None:
+    for run in runs:
+        table = image_table(open_run(run, "best"))
+        packed = slider_data(ShownRun(name="x", table=table))
+        assert packed is not None
+        levels = np.frombuffer(base64.b64decode(packed["levels"]), np.uint8).reshape(-1, packed["images"])
+        right = np.frombuffer(base64.b64decode(packed["right"]), np.uint8).reshape(-1, packed["images"])
+        for place, point in enumerate(at_budgets(table)):
+            leaves = [level >= ranks[place] for level, ranks in zip(levels, packed["ranks"], strict=True)]
+            exits = np.argmax([*leaves, np.ones(packed["images"], dtype=bool)], axis=0)
+            assert right[exits, np.arange(len(exits))].mean() == point.accuracy
+
+
+def test_tables_are_kept_until_what_they_belong_to_changes(runs: list[Path], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(runs[1], tmp_path / "run"))
+    first = image_table(open_run(run, "best"))
+    kept = (run / IMAGES).stat().st_mtime_ns
+    assert image_table(open_run(run, "best")).macs.tolist() == first.macs.tolist()
+    assert (run / IMAGES).stat().st_mtime_ns == kept
+    calibrate(run, ExitBudget(fraction=0.7))
+    moved = image_table(open_run(run, "best"))
+    assert moved.macs.mean() < first.macs.mean()
+    (run / IMAGES).write_bytes((run / IMAGES).read_bytes()[:-20])
+    assert image_table(open_run(run, "best")).macs.tolist() == moved.macs.tolist()
+
+
+def test_the_page_asks_no_network_and_has_every_figure_with_sentence_and_table(
+    page: Path, runs: list[Path]
+) -> None:
+    text = page.read_text()
+    markup = re.sub("<script.*?</script>", "", text, flags=re.DOTALL)
+    assert re.findall(r'\b(?:src|href)="(?!#|data:)', markup) == [] and "default-src 'none'" in text
+    figures = re.findall(r"<figure>.*?</figure>", text, re.DOTALL)
+    shown = [
+        ShownRun(name=run.name, result=None, table=image_table(open_run(run, "best")), epochs=[])
+        for run in runs
+    ]
+    assert len(figures) >= len(figures_of(shown, pictured=shown))
+    for figure in figures:
+        assert re.search(r'<p class="reading">[^<]{20,}\.</p>', figure), figure[:200]
+        assert "<details" in figure and "<td>" in figure
+    data = json.loads(next(iter(_DATA.findall(text))))
+    assert len(data["images"]["ids"]) >= 60 and data["images"]["ids"] == sorted(set(data["images"]["ids"]))
+    assert [run["name"] for run in data["runs"]] == [run.name for run in runs]
+    assert all(spec["description"] for spec in data["specs"].values())
+    sprite = len(data["images"]["sprite"])
+    assert len(text) - sprite < 3e6
+
+
+def test_a_folder_gets_every_figure_for_papers(runs: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "figures"
+    assert main(["report", *map(str, runs[:1]), "--out", str(out), "--images", "20"]) == 0
+    names = {path.stem for path in out.glob("*.csv")}
+    name = runs[0].name
+    wanted = ("accuracy_cost", f"keep_map-{name}", f"paths-{name}", f"budgets-{name}", f"confusion-{name}")
+    assert {*wanted, "provenance", "training"} <= names
+    for stem in wanted:
+        assert (out / f"{stem}.svg").read_text().startswith("<svg")
+        assert (out / f"{stem}.pdf").read_bytes()[:4] == b"%PDF"
+        assert (out / f"{stem}.png").read_bytes()[1:4] == b"PNG"
+    assert (out / f"images-{name}.png").is_file() and len((out / "readings.txt").read_text()) > 500
+
+
+def test_what_cannot_be_shown_is_a_sentence_and_the_rest_is_made(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unfinished = Path(shutil.copytree(runs[1], tmp_path / "unfinished"))
+    (unfinished / "report.json").unlink()
+    (tmp_path / "empty").mkdir()
+    folders = [runs[0], unfinished, tmp_path / "empty", tmp_path / "absent"]
+    out = tmp_path / "report.html"
+    assert main(["report", *map(str, folders), "--out", str(out), "--images", "20"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("not shown: ")]
+    assert len(lines) == 3
+    assert "report.json is missing" in lines[0] and "is none" in lines[1] and "is none" in lines[2]
+    assert "Commonest paths of unfinished" in out.read_text()
+
+
+def photographs(root: Path) -> Path:
+    """Write a folder of two classes, and return it."""
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 6)):
+        for label in ("cat", "dog"):
+            (root / split / label).mkdir(parents=True)
+            for number in range(count):
+                pixels = draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / label / f"{number}.png")
+    return root
+
+
+def test_damaged_images_and_other_data_leave_the_rest(runs: list[Path], tmp_path: Path) -> None:
+    source = photographs(tmp_path / "images")
+    recipe = tiny("rdi_net by share").as_dict()
+    recipe["data"] = {"source": str(source), "image_size": 16, "workers": 0}
+    recipe["training"]["batch_size"] = 8
+    run = train(from_dict(recipe, "photographs"), tmp_path / "photographs")
+    written = report([runs[0], run], tmp_path / "both.html", images=20)
+    assert len(written.notes) == 1 and "must have the images of" in written.notes[0]
+    (run / IMAGES).unlink()
+    picture = source / "test" / "cat" / "0.png"
+    picture.write_bytes(picture.read_bytes()[:40])
+    written = report([run], tmp_path / "damaged.html")
+    assert len(written.notes) == 1 and "0.png" in written.notes[0]
+    text = (tmp_path / "damaged.html").read_text()
+    assert "Accuracy over cost" in text and "One image at a time" in text
+    with pytest.raises(SidestepError, match=r"0\.png"):
+        report([run], tmp_path / "named.html", source=str(source))
+    assert not (tmp_path / "named.html").exists()
+
+
+def test_names_of_users_are_texts_and_no_markup(runs: list[Path], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(runs[1], tmp_path / "<script>alert(1)<"))
+    report([run], tmp_path / "report.html", title="a < b & </script>", images=10)
+    text = (tmp_path / "report.html").read_text()
+    assert "<script>alert" not in text and "<title>a &lt; b &amp; &lt;/script&gt;</title>" in text
+    assert len(_DATA.findall(text)) == 1 and json.loads(_DATA.findall(text)[0])["runs"][0]["name"] == run.name
+
+
+@pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium on this machine: the page is not opened in a browser"
+)
+def test_a_browser_draws_everything_and_its_slider_says_what_evaluate_says(
+    page: Path, runs: list[Path]
+) -> None:
+    assert CHROMIUM is not None
+    table = image_table(open_run(runs[1], "best"))
+    place = len(table.budgets) // 2
+    budget = float(table.budgets[place])
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=20000",
+        "--dump-dom",
+    ]
+    image = json.loads(_DATA.findall(page.read_text())[0])["images"]["ids"][7]
+    done = subprocess.run(
+        [*command, f"{page.as_uri()}#image={image}&budget={round(100 * budget)}"],
+        capture_output=True,
+        timeout=180,
+    )
+    shown = done.stdout.decode()
+    head = shown[: shown.index("<head>")]
+    specs = json.loads(_DATA.findall(page.read_text())[0])["specs"]
+    assert "data-errors" not in head and f'data-drawn="{len(specs)}"' in head
+    said = evaluate(runs[1], budget=ExitBudget(fraction=budget))
+    wanted = f"budget {100 * budget:.0f} %: {100 * said.accuracy:.2f} % right at {said.gflops:.4f} GFLOPs"
+    assert wanted in shown
+    assert 'data-image="' in head and 'data-found="' in head
