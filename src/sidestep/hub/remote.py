@@ -93,12 +93,12 @@ def upload(folder: Path, text: str, *, private: bool, message: str) -> str:
 
 def _why(error: Exception) -> str:
     """Return what an error of the hub's library means, and what can be done about it."""
-    from huggingface_hub import errors, is_offline_mode
+    from huggingface_hub import constants, errors
 
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-        if is_offline_mode():
+        if constants.HF_HUB_OFFLINE:
             return "HF_HUB_OFFLINE is set, and it is not in the cache; download it once without"
         return "the hub cannot be reached, and it is not in the cache; check the connection"
     if isinstance(error, errors.RevisionNotFoundError):
