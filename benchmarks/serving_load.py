@@ -129,15 +129,21 @@ class Clients:
             return Reply(status=0, seconds=time.monotonic() - due)
         self.count += not self.idle
         connection = self.idle.pop() if self.idle else None
-        try:
-            if connection is None:
-                connection = await asyncio.open_connection("127.0.0.1", self.port)
-            status, body = await exchange(*connection, request.raw)
-        except (OSError, asyncio.IncompleteReadError, ValueError):
-            self.count -= 1
-            if connection is not None:
-                connection[1].close()
-            return Reply(status=0, seconds=time.monotonic() - due)
+        # A server may close an idle connection just when it is used again; every client tries another then.
+        for is_last in (connection is None, True):
+            try:
+                if connection is None:
+                    connection = await asyncio.open_connection("127.0.0.1", self.port)
+                status, body = await exchange(*connection, request.raw)
+                break
+            except (OSError, asyncio.IncompleteReadError, ValueError):
+                if connection is not None:
+                    connection[1].close()
+                connection = None
+                if is_last:
+                    self.count -= 1
+                    return Reply(status=0, seconds=time.monotonic() - due)
+        assert connection is not None  # the loop ends with one, or returns
         self.idle.append(connection)
         seconds = time.monotonic() - due
         if status != 200:

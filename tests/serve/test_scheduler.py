@@ -16,6 +16,7 @@ import pytest
 from sidestep.errors import ServeError
 from sidestep.plan.levels import Level
 from sidestep.serve.ladder import Ladder
+from sidestep.serve.lateness import Lateness
 from sidestep.serve.queueing import Answer, ImageQueue, Job
 from sidestep.serve.refusal import RefusedError
 from sidestep.serve.runner import Row
@@ -283,3 +284,19 @@ def test_a_server_has_bounds_of_its_own() -> None:
     assert single.bounds(1.0, None, None) == (0, 0)
     with pytest.raises(RefusedError, match=r"budget must be at least 1\.0"):
         single.bounds(0.5, None, None)
+
+
+def test_an_event_loop_that_is_behind_says_so() -> None:
+    async def all_of_it() -> None:
+        lateness = Lateness()
+        lateness.start()
+        await asyncio.sleep(0.1)
+        before = lateness.seconds
+        time.sleep(0.5)  # something holds the loop
+        await asyncio.sleep(0.01)
+        assert lateness.seconds > max(0.4, before)
+        while lateness.seconds > 0.2:
+            await asyncio.sleep(0.02)
+        lateness.stop()
+
+    asyncio.run(all_of_it())

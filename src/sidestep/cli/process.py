@@ -79,4 +79,9 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if self.is_first():
-            print(record.getMessage(), file=sys.stderr, flush=True)
+            try:
+                print(record.getMessage(), file=sys.stderr, flush=True)
+            except BrokenPipeError:
+                raise
+            except OSError:
+                pass  # a full disk: what cannot be told is done all the same

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from sidestep.serve.body import GONE, disconnected, read_body
 from sidestep.serve.describe import INFER, REFUSALS, metadata, page, server_metadata
 from sidestep.serve.guard import Guard
+from sidestep.serve.lateness import Lateness
 from sidestep.serve.protocol import InferRequest, outputs_of, read_request, summary
 from sidestep.serve.queueing import Answer, Job
 from sidestep.serve.refusal import RefusedError
@@ -53,14 +54,16 @@ def create_app(models: Sequence[ServedModel], settings: ServeSettings) -> FastAP
     Raises:
         ServeError: when the token cannot be read.
     """
-    meters, token = Meters(), settings.token()
+    meters, token, lateness = Meters(), settings.token(), Lateness()
     endpoints = {model.name: _Endpoint(model, settings, meters) for model in models}
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
+        lateness.start()
         for endpoint in endpoints.values():
             endpoint.scheduler.start()
         yield
+        lateness.stop()
         for endpoint in endpoints.values():
             await endpoint.scheduler.stop()
 
@@ -69,7 +72,7 @@ def create_app(models: Sequence[ServedModel], settings: ServeSettings) -> FastAP
 
     app.add_middleware(Guard, token=token)
     _add_descriptions(app, endpoints, meters, needs_token=token is not None)
-    _add_inference(app, endpoints, settings)
+    _add_inference(app, endpoints, settings, lateness)
     return app
 
 
@@ -148,7 +151,9 @@ def _add_descriptions(
         return HTMLResponse(text, headers={"Content-Security-Policy": policy})
 
 
-def _add_inference(app: FastAPI, endpoints: dict[str, _Endpoint], settings: ServeSettings) -> None:
+def _add_inference(
+    app: FastAPI, endpoints: dict[str, _Endpoint], settings: ServeSettings, lateness: Lateness
+) -> None:
     """Add the route that answers."""
 
     @app.post("/v2/models/{name}/infer", tags=["models"], openapi_extra=INFER, responses=REFUSALS)
@@ -157,11 +162,12 @@ def _add_inference(app: FastAPI, endpoints: dict[str, _Endpoint], settings: Serv
     )
     async def infer(request: Request, name: str, version: str | None = None) -> Response:
         """Answer images."""
-        arrived = time.monotonic()
         endpoint = _find(endpoints, name, version)
         code = 500
         try:
             body = await read_body(request, most=settings.max_body_bytes, seconds=settings.client_seconds)
+            # A slow client's own time is not the server's; what the event loop is behind is.
+            arrived = time.monotonic() - lateness.seconds
             response = await _infer(request, endpoint, settings, body, arrived)
             code = response.status_code
             return response

@@ -1,0 +1,159 @@
+"""The server for a long time among clients that break off, send nonsense, and go: what is lost, and memory.
+
+Requests come at random at a mean rate. At the same time clients close their connections in the middle, and
+send random bytes, torn requests and wrong JSON; where schemathesis is installed, it reads `/openapi.json` and
+tries what that allows and forbids. The server's log is a full disk. After half of the time it is told to stop
+while requests are on their way, which all must be answered, and it starts again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from measure import options, publish, table
+from serving_load import Clients, Request, exchange, first_answer, poisson, requests_of
+
+_RATE, _ABUSE = 50.0, 20.0
+# By which memory may grow between the first quarter of a half and its end.
+AIM = 1.1
+
+
+@contextmanager
+def server(run: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Yield a server whose log goes to a full disk, and its port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "sidestep", "serve", f"model={run}", "--port", str(port)]
+    with open("/dev/full", "wb") as full:
+        process = subprocess.Popen([*command, "--client-seconds", "2"], stderr=full, stdout=full)
+    try:
+        yield process, port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def memory_mb(process: subprocess.Popen[bytes]) -> float:
+    """Return the resident memory of a process."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("VmRSS:"))
+    return int(line.split()[1]) / 1000
+
+
+async def abuse(port: int, requests: Sequence[Request], end: float, seen: Counter[str]) -> None:
+    """Let clients break off and send nonsense, and count what servers say to that."""
+    draw = random.Random(0)
+    while time.monotonic() < end:
+        await asyncio.sleep(draw.expovariate(_ABUSE))
+        raw = draw.choice(requests).raw
+        head, _, body = raw.partition(b"\r\n\r\n")
+        nonsense = bytes(draw.randrange(256) for _ in range(len(body)))
+        kind, content = draw.choice(
+            [
+                ("closed in the middle", raw[: draw.randrange(1, len(raw))]),
+                ("closed before the answer", raw),
+                ("random body", head + b"\r\n\r\n" + nonsense),
+                ("random bytes", nonsense + b"\r\n\r\n"),
+                ("wrong JSON", head + b"\r\n\r\n" + body.replace(b"image", b"imago", 1)),
+            ]
+        )
+        seen[await one_abuse(port, content, closes=kind.startswith("closed"))] += 1
+
+
+async def one_abuse(port: int, content: bytes, *, closes: bool) -> str:
+    """Return what a server says to some bytes."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return "no connection"
+    try:
+        if closes:
+            writer.write(content)
+            await writer.drain()
+            return "closed by the client"
+        async with asyncio.timeout(20):
+            status, _ = await exchange(reader, writer, content)
+        return f"status {status // 100}xx"
+    except (OSError, asyncio.IncompleteReadError, ValueError):
+        return "closed by the server"
+    except TimeoutError:
+        return "no answer"
+    finally:
+        writer.close()
+
+
+def fuzzer(port: int, seconds: float) -> subprocess.Popen[bytes] | None:
+    """Return schemathesis at work on the description of the API, or None where it is not installed."""
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    command = shutil.which("schemathesis", path=places)
+    if command is None:
+        return None
+    place = f"http://127.0.0.1:{port}/openapi.json"
+    flags = ["--checks", "not_a_server_error", "--max-examples", str(max(10, int(seconds)))]
+    nowhere = subprocess.DEVNULL
+    return subprocess.Popen([command, "run", place, *flags], stdout=nowhere, stderr=nowhere)
+
+
+async def half(run: Path, requests: Sequence[Request], seconds: float, *, number: int) -> list[str]:
+    """Return a row: what became of requests, abuse and memory, until the server was told to stop."""
+    with server(run) as (process, port):
+        await first_answer(port, requests[0], time.monotonic(), lambda: process.poll() is None)
+        end, seen = time.monotonic() + seconds, Counter[str]()
+        tried = fuzzer(port, seconds)
+        load = asyncio.create_task(poisson(port, requests, _RATE, seconds, seed=number))
+        bad = asyncio.create_task(abuse(port, requests, end, seen))
+        await asyncio.sleep(seconds / 4)
+        early = memory_mb(process)
+        replies = await load
+        await bad
+        late = memory_mb(process)
+        found = "not installed"
+        if tried is not None:
+            found = "5xx" if await asyncio.to_thread(tried.wait) else "no 5xx"
+        # The stop: requests are on their way, and are answered all the same.
+        clients = Clients(port)
+        last = [asyncio.create_task(clients.ask(each, time.monotonic())) for each in requests[:64]]
+        await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        stopped = await asyncio.gather(*last)
+        code = await asyncio.to_thread(process.wait, 60)
+    lost = sum(reply.status not in (200, 429) for reply in replies)
+    accepted = sum(reply.status == 200 for reply in stopped)
+    said = ", ".join(f"{count} {what}" for what, count in sorted(seen.items()))
+    fails = "5xx" in said or found == "5xx"
+    # Python ends with 120 where standard error could not be written to the last.
+    good = lost == 0 and late <= AIM * early and code in (0, 120) and not fails
+    return [str(number), f"{len(replies):,}", f"{lost:,}", said, found, f"{early:.0f}", f"{late:.0f}",
+            f"{accepted} of {len(stopped)}", str(code), "yes" if good else "no"]  # fmt: skip
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add what this script alone is told."""
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--source", help="where the run's data lies now (as data.source)")
+
+
+def main() -> None:
+    chosen = options("The server for a long time, seconds of all of it", seconds=1200.0, more=arguments)
+    requests = requests_of(chosen.run, chosen.source, 500)
+    rows = [asyncio.run(half(chosen.run, requests, chosen.seconds / 2, number=n)) for n in (1, 2)]
+    heads = ["half", "requests", "lost", "broken clients", "schemathesis", "memory after a quarter, MB",
+             "at the end, MB", "answered after SIGTERM", "exit code", "met"]  # fmt: skip
+    publish("The server among broken clients, its log on a full disk", [table(heads, rows)], chosen)
+
+
+if __name__ == "__main__":
+    main()

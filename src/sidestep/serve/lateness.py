@@ -1,0 +1,40 @@
+"""How far the event loop is behind: what waits in front of it no queue can see."""
+
+from __future__ import annotations
+
+import asyncio
+
+_EVERY = 0.02
+
+
+class Lateness:
+    """Notes how late the event loop calls what it was to call at a time.
+
+    Requests that have come and are not read yet wait for so long about; where HTTP itself is what costs, that
+    is most of their wait.
+
+    Attributes:
+        seconds: how late it was lately.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def start(self) -> None:
+        """Begin, in the event loop that is meant."""
+        self._loop = asyncio.get_running_loop()
+        self._later()
+
+    def stop(self) -> None:
+        """Note nothing more."""
+        self._handle.cancel()
+
+    def _later(self) -> None:
+        self._due = self._loop.time() + _EVERY
+        self._handle = self._loop.call_at(self._due, self._note)
+
+    def _note(self) -> None:
+        late = max(0.0, self._loop.time() - self._due)
+        # It rises at once, and falls over some rounds.
+        self.seconds = max(late, self.seconds + 0.2 * (late - self.seconds))
+        self._later()
