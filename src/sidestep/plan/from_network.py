@@ -26,7 +26,7 @@ from sidestep.routing.router import Router
 from sidestep.types import CostModel
 
 # By which images can leave a plan.
-_CRITERIA = ("confidence", "margin", "entropy", "patience", "agreement")
+CRITERIA_OF_PLANS = ("confidence", "margin", "entropy", "patience", "agreement")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +127,10 @@ def _check(network: DynamicNetwork, rule: ExitRule | None) -> None:
         raise ExportError(
             f"an exit rule must have the network's {network.num_exits} exits, got {rule.num_exits}"
         )
-    if rule is not None and rule.criterion not in _CRITERIA:
-        raise ExportError(f"plans know no {rule.criterion} at exits; calibrate with {', '.join(_CRITERIA)}")
+    if rule is not None and rule.criterion not in CRITERIA_OF_PLANS:
+        raise ExportError(
+            f"plans know no {rule.criterion} at exits; calibrate with {', '.join(CRITERIA_OF_PLANS)}"
+        )
 
 
 class _Export(Visitor):

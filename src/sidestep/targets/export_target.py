@@ -83,7 +83,12 @@ def plan_of(exportable: Exportable) -> Plan:
             "plans subtract one mean from all images, and data.per_image_standardization every image's own; "
             "train without it"
         )
-    card = PlanCard(
+    return export_plan(exportable.network, card_of(exportable), exportable.rule)
+
+
+def card_of(exportable: Exportable) -> PlanCard:
+    """Return what a plan of a network says beside its steps."""
+    return PlanCard(
         input_size=exportable.input_size,
         preparation=exportable.preparation,
         mean=exportable.mean,
@@ -93,7 +98,6 @@ def plan_of(exportable: Exportable) -> Plan:
         about=exportable.about,
         levels=exportable.levels,
     )
-    return export_plan(exportable.network, card, exportable.rule)
 
 
 def _write_plan(exportable: Exportable, path: Path) -> str:

@@ -11,12 +11,12 @@ from typing import Any
 from sidestep.errors import ExportError
 from sidestep.files import write_file
 from sidestep.plan.format import Plan
-from sidestep.targets.export_target import Exportable
+from sidestep.targets.export_target import Exportable, plan_of
 from sidestep.targets.map_shapes import Shape
 from sidestep.targets.onnx_graph import OnnxGraph, Port, check_onnx
 from sidestep.targets.onnx_ops import write_op
 from sidestep.targets.onnx_segments import value_name
-from sidestep.targets.segment_folder import all_shapes, prepared, summary_of
+from sidestep.targets.segment_folder import all_shapes, check_cut, frozen, summary_of
 from sidestep.targets.segment_route import decided, limits_of_rule
 from sidestep.targets.segments import Branch, Segment, cut
 
@@ -39,7 +39,8 @@ def write_onnx_if(exportable: Exportable, path: Path) -> str:
         ExportError: for a network that cannot be cut.
     """
     check_onnx()
-    plan, freezing = prepared(exportable)
+    check_cut(exportable)
+    plan, freezing = plan_of(exportable), frozen(exportable)
     segments = cut(plan, freezing.units, freezing.exits)
     limits = limits_of_rule(exportable.rule, freezing, len(plan.document["classes"]))
     model = _IfWriter(plan, segments, all_shapes(plan, segments), limits).model()

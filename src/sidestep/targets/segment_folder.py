@@ -15,16 +15,18 @@ from typing import Any
 
 from torch import Tensor
 
-from sidestep.errors import ExportError
+from sidestep.errors import ExportError, SidestepError
 from sidestep.plan.format import Plan
-from sidestep.routing.exit_rule import ExitRule
-from sidestep.targets.export_target import Exportable, plan_of
+from sidestep.plan.from_network import CRITERIA_OF_PLANS
+from sidestep.routing.router import Router
+from sidestep.targets.export_target import Exportable, card_of, plan_of
 from sidestep.targets.freezing import Freezing, check_segments, freeze
 from sidestep.targets.map_shapes import Shape, add_shapes, multiply_adds, shapes_of
 from sidestep.targets.onnx_graph import SharedWeights, check_onnx
 from sidestep.targets.onnx_segments import branch_model
-from sidestep.targets.segment_route import component_name, route_of
+from sidestep.targets.segment_route import component_name, route_of, segment_entry
 from sidestep.targets.segments import Branch, Segment, cut
+from sidestep.targets.traced_segments import TracedNetwork, trace, traced_onnx
 from sidestep.types import Batch
 
 RUNNER = "sidestep_segments.py"
@@ -39,12 +41,14 @@ class GraphFormat:
         suffix: of their files.
         variant: what the manifest says of every branch's file, by its name.
         make: (branch, name, weights of the plan, shapes of all values) -> content of its file.
+        traced: (network, name of a branch) -> content of its file, for a network without a plan.
         rest: -> files that all share, by name, when all branches are made.
     """
 
     suffix: str
     variant: Callable[[str], dict[str, Any]]
     make: Callable[[Branch, str, Mapping[str, Tensor], Mapping[int, Shape]], bytes]
+    traced: Callable[[TracedNetwork, str], bytes]
     rest: Callable[[], dict[str, bytes]]
 
 
@@ -68,7 +72,8 @@ def write_segments(exportable: Exportable, path: Path) -> str:
             "executor_info": {"ort": {"model_file": file}},
         },
         make=partial(branch_model, shared=shared),
-        rest=lambda: {_WEIGHTS: bytes(shared.content)},
+        traced=traced_onnx,
+        rest=lambda: {_WEIGHTS: bytes(shared.content)} if shared.content else {},
     )
     return write_folder(exportable, path, onnx)
 
@@ -76,11 +81,17 @@ def write_segments(exportable: Exportable, path: Path) -> str:
 def write_folder(exportable: Exportable, path: Path, form: GraphFormat) -> str:
     """Write a folder of segments in some format and return a few words about it; arguments as above."""
     check_new(path)
-    plan, freezing = prepared(exportable)
-    segments = cut(plan, freezing.units, freezing.exits)
+    check_cut(exportable)
+    plan, freezing = _plan_or_none(exportable), frozen(exportable)
     with new_folder(path) as folder:
-        components, macs = _write_graphs(folder, plan, segments, form)
-        route = route_of(segments, plan.document, exportable.rule, freezing, exportable.levels, macs)
+        (folder / _GRAPHS).mkdir()
+        if plan is None:
+            components, entries = _write_traced(folder, exportable, freezing, form)
+        else:
+            components, entries = _write_graphs(folder, plan, cut(plan, freezing.units, freezing.exits), form)
+        document = card_of(exportable).as_dict() if plan is None else plan.document
+        count = num_units(exportable)
+        route = route_of(entries, document, exportable.rule, freezing, exportable.levels, count)
         manifest = {
             "schema_version": "1.0",
             "package_name": exportable.about.get("recipe", "network"),
@@ -91,12 +102,60 @@ def write_folder(exportable: Exportable, path: Path, form: GraphFormat) -> str:
         }
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n")
         (folder / RUNNER).write_bytes(files("sidestep.targets").joinpath(RUNNER).read_bytes())
-    count = len(segments)
+    count = len(entries)
     return f"{count} segment{'s' * (count != 1)} in {len(components)} graphs{summary_of(freezing)}"
 
 
-def prepared(exportable: Exportable) -> tuple[Plan, Freezing]:
-    """Return what every export in segments begins with: the plan, and what is frozen.
+def _plan_or_none(exportable: Exportable) -> Plan | None:
+    """Return the plan of a network, or None for one without that PyTorch's exporter may write.
+
+    Raises:
+        ExportError: for a network that cannot be written at all.
+    """
+    network, rule = exportable.network, exportable.rule
+    try:
+        return plan_of(exportable)
+    except ExportError:
+        parts = [] if network.router is None else network.router.modules()
+        obstacles = any(isinstance(part, Router) and part.plan_obstacle for part in parts)
+        foreign = rule is not None and rule.criterion not in CRITERIA_OF_PLANS
+        if exportable.per_image_standardization or obstacles or foreign:
+            raise
+        return None
+
+
+def num_units(exportable: Exportable) -> int:
+    """Return the number of units that a network decides about."""
+    return 0 if exportable.network.router is None else len(exportable.network.units)
+
+
+def _write_traced(
+    folder: Path, exportable: Exportable, freezing: Freezing, form: GraphFormat
+) -> tuple[dict[str, object], list[dict[str, Any]]]:
+    """Write every branch of a network without a plan; return components and segments of the manifest."""
+    traced = trace(exportable.network, exportable.input_size, exportable.rule, freezing)
+    components: dict[str, object] = {}
+    for name in traced.branches:
+        try:
+            content = form.traced(traced, name)
+        except SidestepError:
+            raise
+        except Exception as error:  # of many kinds, by what a network is made of
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ExportError(
+                f"{name} has no plan, and PyTorch's exporter cannot write it ({reason}); replace that"
+            ) from error
+        (folder / _GRAPHS / f"{name}{form.suffix}").write_bytes(content)
+        components[name] = _component(name, form)
+    return components, traced.entries
+
+
+def _component(name: str, form: GraphFormat) -> dict[str, object]:
+    return {"variants": {"cpu": {"variant_directory": _GRAPHS, **form.variant(f"{name}{form.suffix}")}}}
+
+
+def check_cut(exportable: Exportable) -> None:
+    """Return if a network can be cut.
 
     Raises:
         ExportError: for a network that cannot be cut.
@@ -108,13 +167,17 @@ def prepared(exportable: Exportable) -> tuple[Plan, Freezing]:
             "segments of a network with early exits need thresholds, and this run has none; "
             "`sidestep calibrate` solves them"
         )
-    plan = plan_of(exportable)
-    return plan, _freezing(exportable, plan, rule)
 
 
-def _freezing(exportable: Exportable, plan: Plan, rule: ExitRule | None) -> Freezing:
-    decisions, count = plan.num_units + plan.num_exits, exportable.num_segments
-    if not plan.num_units and (count is None or decisions < count):
+def frozen(exportable: Exportable) -> Freezing:
+    """Return what of a network is frozen.
+
+    Raises:
+        ExportError: where images are needed to tell, and missing.
+    """
+    network, rule = exportable.network, exportable.rule
+    units, count = num_units(exportable), exportable.num_segments
+    if not units and (count is None or network.num_exits <= count):
         return Freezing()
     return freeze(exportable.network, _images(exportable), exportable.cost, rule, count)
 
@@ -157,9 +220,8 @@ def all_shapes(plan: Plan, segments: Sequence[Segment]) -> dict[int, Shape]:
 
 def _write_graphs(
     folder: Path, plan: Plan, segments: Sequence[Segment], form: GraphFormat
-) -> tuple[dict[str, object], dict[str, int]]:
-    """Write every branch, and return the components of the manifest and their multiply-adds."""
-    (folder / _GRAPHS).mkdir()
+) -> tuple[dict[str, object], list[dict[str, Any]]]:
+    """Write every branch of a plan's segments; return components and segments of the manifest."""
     shapes = all_shapes(plan, segments)
     components: dict[str, object] = {}
     macs: dict[str, int] = {}
@@ -171,11 +233,10 @@ def _write_graphs(
             file = f"{name}{form.suffix}"
             (folder / _GRAPHS / file).write_bytes(form.make(branch, name, plan.tensors, shapes))
             macs[name] = sum(multiply_adds(op, shapes, plan.tensors) for op in branch.ops)
-            variant = {"variant_directory": _GRAPHS, **form.variant(file)}
-            components[name] = {"variants": {"cpu": variant}}
+            components[name] = _component(name, form)
     for file, content in form.rest().items():
         (folder / _GRAPHS / file).write_bytes(content)
-    return components, macs
+    return components, [segment_entry(number, segment, macs) for number, segment in enumerate(segments)]
 
 
 def check_new(path: Path) -> None:

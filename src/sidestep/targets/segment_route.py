@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from sidestep.evaluation.rivals import installed
 from sidestep.plan.levels import Level
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.targets.freezing import Freezing, without_exits
@@ -16,6 +17,8 @@ from sidestep.targets.onnx_segments import value_name
 from sidestep.targets.segments import Decision, Segment
 
 FORMAT = 1
+# Whose releases the manifest names, as far as they are here.
+_MAKERS = ("sidestep", "onnx", "torch")
 # What stands for infinity in JSON.
 _LARGEST = 3e38
 
@@ -42,28 +45,28 @@ def _limit(threshold: float, criterion: str, num_classes: int) -> float:
 
 
 def route_of(
-    segments: Sequence[Segment],
+    segments: Sequence[dict[str, Any]],
     document: dict[str, Any],
     rule: ExitRule | None,
     freezing: Freezing,
     levels: Sequence[Level],
-    macs: dict[str, int],
+    num_units: int,
 ) -> dict[str, Any]:
     """Return what the manifest says beside the files.
 
     Args:
-        segments: in order.
-        document: of the plan.
+        segments: their entries, in order.
+        document: of the plan, or the same without steps.
         rule: where images leave, or None.
         freezing: what is no longer decided.
         levels: budgets of exits.
-        macs: multiply-adds of every component.
+        num_units: that are decided about, frozen ones included.
     """
     num_classes = len(document["classes"])
     return decided(document, rule, freezing) | {
         "cost": document["cost"],
-        "num_units": sum("choose" in step for step in document["steps"]),
-        "segments": [_segment_entry(number, segment, macs) for number, segment in enumerate(segments)],
+        "num_units": num_units,
+        "segments": list(segments),
         "budgets": [
             {
                 "fraction": level.macs / document["cost"]["full_macs"],
@@ -83,7 +86,7 @@ def decided(document: dict[str, Any], rule: ExitRule | None, freezing: Freezing)
         "input": document["input"],
         "classes": document["classes"],
         "about": document["about"],
-        "versions": {name: importlib.metadata.version(name) for name in ("sidestep", "onnx", "torch")}
+        "versions": {name: importlib.metadata.version(name) for name in _MAKERS if installed(name)}
         | {"opset": OPSET},
         "criterion": "" if rule is None else rule.criterion,
         "limits": limits_of_rule(rule, freezing, len(document["classes"])),
@@ -113,15 +116,27 @@ def _frozen_entry(freezing: Freezing) -> dict[str, Any]:
 
 
 def component_name(number: int, segment: Segment, option: int | None) -> str:
-    """Return what a branch is called, which is what its file is called."""
+    """Return what a branch of a segment is called."""
+    return branch_name(number, option, len(segment.branches))
+
+
+def branch_name(number: int, option: int | None, num_options: int) -> str:
+    """Return what a branch of segment `number` is called, which is what its file is called."""
     if option is None:
         return f"segment_{number}"
-    if len(segment.branches) == 2:
+    if num_options == 2:
         return f"{'execute' if option else 'skip'}_{number}"
     return f"option_{option}_{number}"
 
 
-def _segment_entry(number: int, segment: Segment, macs: dict[str, int]) -> dict[str, Any]:
+def segment_entry(number: int, segment: Segment, macs: dict[str, int]) -> dict[str, Any]:
+    """Return what the manifest says of a segment.
+
+    Args:
+        number: of the segment.
+        segment: of a plan.
+        macs: multiply-adds of every component.
+    """
     branches = []
     for branch in segment.branches:
         component = component_name(number, segment, branch.option)

@@ -99,17 +99,23 @@ def _affine(op: Op, given: Sequence[Tensor], named: Sequence[Tensor], shapes: An
     return given[0] * factor + shift
 
 
-def _doubt(op: Op, given: Sequence[Tensor], *rest: Any) -> Tensor:
-    """Return how uncertain an exit is, as docs/segments.md says."""
-    if op["criterion"] in ("patience", "agreement"):
-        return -_count(op["criterion"], given)
-    ordered = (given[0].double() / op["temperature"]).sort(dim=1, descending=True).values
+def doubt_of(criterion: str, temperature: float, given: Sequence[Tensor]) -> Tensor:
+    """Return (B,) how uncertain an exit is, as docs/segments.md says.
+
+    Args:
+        criterion: of the exit.
+        temperature: by which logits are divided first.
+        given: its (B, C) logits, or the (B, 1) classes that all exits so far have named.
+    """
+    if criterion in ("patience", "agreement"):
+        return -_count(criterion, given)
+    ordered = (given[0].double() / temperature).sort(dim=1, descending=True).values
     behind = ordered[:, 1:] - ordered[:, :1]
     powers = behind.exp()
     rest_of: Tensor = powers.sum(dim=1)
-    if op["criterion"] == "confidence":
+    if criterion == "confidence":
         doubt = rest_of
-    elif op["criterion"] == "margin":
+    elif criterion == "margin":
         doubt = (rest_of + powers[:, 0]) / (1 + rest_of)
     else:
         doubt = torch.log1p(rest_of) - (behind * powers).sum(dim=1) / (1 + rest_of)
@@ -158,6 +164,6 @@ _OPS: dict[str, Callable[..., Tensor]] = {
     "vlog_softmax": _with(lambda x: x.log_softmax(dim=1)),
     "vlogaddexp": _with(torch.logaddexp),
     "choice": _with(lambda x: x.argmax(dim=1)),
-    "doubt": _doubt,
+    "doubt": lambda op, given, *rest: doubt_of(op["criterion"], op["temperature"], given),
     "label": _with(lambda x: x.argmax(dim=1, keepdim=True).float()),
 }

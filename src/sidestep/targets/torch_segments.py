@@ -16,6 +16,7 @@ from sidestep.targets.map_shapes import Shape
 from sidestep.targets.segment_folder import GraphFormat, write_folder
 from sidestep.targets.segments import Branch
 from sidestep.targets.torch_ops import run_op
+from sidestep.targets.traced_segments import TracedNetwork
 
 
 class BranchModule(nn.Module):
@@ -60,12 +61,23 @@ def branch_archive(
         shapes: of all values.
     """
     example = tuple(torch.zeros(2, *shapes[value]) for value in branch.reads)
+    return _archive(BranchModule(branch, tensors, shapes), example)
+
+
+def _traced_archive(traced: TracedNetwork, name: str) -> bytes:
+    """Return the archive of a branch of a network without a plan."""
+    module, given, _, _ = traced.branches[name]
+    return _archive(module, tuple(each.clone() for each in given))
+
+
+def _archive(module: nn.Module, example: tuple[Tensor, ...]) -> bytes:
     batch = torch.export.Dim("batch", min=1)
-    module = BranchModule(branch, tensors, shapes).eval()
     with torch.no_grad(), warnings.catch_warnings():
         # The exporter's own deprecations are none of the user's business.
         warnings.simplefilter("ignore")
-        program = torch.export.export(module, example, dynamic_shapes=(tuple({0: batch} for _ in example),))
+        program = torch.export.export(
+            module.eval(), example, dynamic_shapes=(tuple({0: batch} for _ in example),)
+        )
         content = io.BytesIO()
         torch.export.save(program, content)
     return content.getvalue()
@@ -85,6 +97,7 @@ def write_torch(exportable: Exportable, path: Path) -> str:
         suffix=".pt2",
         variant=lambda file: {"executor_info": {"torch": {"model_file": file}}},
         make=branch_archive,
+        traced=_traced_archive,
         rest=dict,
     )
     return write_folder(exportable, path, archives)
