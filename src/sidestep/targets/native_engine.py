@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -82,7 +82,7 @@ def evaluate_engine(
     """
     seen = Seen()
     for batch in batches:
-        output = routed(engine(batch.images.cpu().numpy()), cost)
+        output = routed(engine(batch.images.cpu().numpy()), cost, exits_in(engine.plan.steps))
         seen.add(output, batch.labels, cost)
         if per_image is not None:
             per_image.add(output, batch)
@@ -113,9 +113,23 @@ def engine_paths(engine: Any, *, chooses: bool) -> PathRunner:
     return PathRunner(convert=lambda images: images.contiguous().numpy(), run=run)
 
 
-def routed(output: Any, cost: CostModel) -> RoutedOutput:
-    """Return what an engine says as networks say it."""
+def exits_in(steps: Sequence[dict[str, Any]]) -> int:
+    """Return the number of exits in front of the end, given the steps of a plan."""
+    return sum("exit" in step for step in steps)
+
+
+def routed(output: Any, cost: CostModel, num_exits: int) -> RoutedOutput:
+    """Return what an engine says as networks say it.
+
+    Args:
+        output: of the engine.
+        cost: price list of the network.
+        num_exits: early exits of the plan: none where nobody calibrated the network, so that all images stay
+            to its last exit.
+    """
     options, left = torch.from_numpy(output.options), torch.from_numpy(output.exits)
+    if cost.exits is not None:
+        left = left + (len(cost.exits) - 1 - num_exits)
     num_units, num_options = cost.options.shape
     if not options.shape[1]:  # a static network has no choices: all units in front of the exit ran
         ran = torch.arange(num_units).expand(len(options), -1)

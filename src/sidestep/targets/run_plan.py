@@ -14,7 +14,7 @@ from sidestep.data.preparation import Pixels, Preparation, pixels_of, pixels_of_
 from sidestep.data.split import decoding, open_encoded, shown_name
 from sidestep.errors import ExecutionError
 from sidestep.plan.format import preparation_in
-from sidestep.targets.native_engine import EnginePrecision, engine_of, routed
+from sidestep.targets.native_engine import EnginePrecision, engine_of, exits_in, routed
 from sidestep.types import CostModel
 
 
@@ -60,7 +60,7 @@ def run_plan(
     preparation = preparation_in(content)
     output = engine(np.stack([_pixels(path, engine.plan, preparation) for path in images]))
     cost = cost_of(engine.plan.cost)
-    said = routed(output, cost)
+    said = routed(output, cost, exits_in(engine.plan.steps))
     executed, fractions = said.decisions.execution().sum(dim=1), cost.fraction(said.decisions)
     best = said.probabilities.max(dim=1)
     names = engine.plan.classes
