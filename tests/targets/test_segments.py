@@ -32,11 +32,11 @@ from tests.targets.segment_folders import exportable_of, labels_of, runner
 
 RUNTIMES = ("onnxruntime", "openvino")
 COUNT = 24
-# OpenVINO takes seconds to compile the graphs of one network.
+# Of every kind one runs always; OpenVINO takes seconds to compile the graphs of one network.
+QUICK = ("rdi_net", "three_options", "squeeze_excite", "skipnet", "blockdrop", "codinet", "static")
+ALWAYS = {("onnxruntime", name) for name in QUICK} | {("openvino", "skipnet")}
 BOTH = [
-    pytest.param(
-        name, runtime, marks=[pytest.mark.slow] if runtime == "openvino" and name != "skipnet" else []
-    )
+    pytest.param(name, runtime, marks=[] if (runtime, name) in ALWAYS else [pytest.mark.slow])
     for runtime in RUNTIMES
     for name in CASES
 ]
