@@ -16,6 +16,7 @@ from sidestep.results.run_result import RunResult
 
 _MACS, _MS = "M MACs per image, routers in", "ms per image"
 _SECTION = "Accuracy over cost"
+_KINDS = {"executed": "#0072B2", "router": "#D55E00", "exit": "#009E73", "always": "#7F7F7F"}
 
 
 def accuracy_cost(runs: Sequence[ShownRun]) -> list[Figure]:
@@ -136,12 +137,21 @@ def _chart(rows: list[dict[str, Any]], theirs: list[dict[str, Any]], names: list
     if theirs:
         papers = alt.Chart(data(theirs)).transform_filter("datum.axis == axis").encode(x=x, y=y)
         layers.insert(0, papers.mark_square(size=45, filled=False, color=GREY).encode(tooltip=tips))
-        layers.insert(
-            1, papers.mark_text(align="left", dx=6, dy=4, fontSize=9, color=GREY).encode(text="run:N")
-        )
+        layers.insert(1, _named(x, y, theirs))
     chart = alt.layer(*layers).properties(width=WIDTH, height=360)
     title = alt.TitleParams(text=alt.expr("axis"), orient="bottom", fontWeight="normal", fontSize=12)
     return chart.properties(title=title).add_params(chosen)
+
+
+def _named(x: Any, y: Any, theirs: list[dict[str, Any]]) -> Any:
+    """Return the names of published networks that no cheaper one surpasses; all have theirs in tooltips."""
+    best = [
+        row
+        for row in theirs
+        if all(other["accuracy"] < row["accuracy"] for other in theirs if other["cost"] < row["cost"])
+    ]
+    papers = alt.Chart(data(best)).transform_filter("datum.axis == axis").encode(x=x, y=y, text="run:N")
+    return papers.mark_text(align="left", dx=6, dy=4, fontSize=9, color=GREY)
 
 
 def _reading(groups: Sequence[RunGroup], theirs: list[dict[str, Any]]) -> str:
@@ -184,20 +194,18 @@ def cost_book(run: ShownRun) -> list[Figure]:
         rows.append({"part": f"exit {index + 1}", "kind": "exit", "macs": 1e-6 * float(price), "ms": ms})
     reading = _book_reading(run.name, rows, table.full_macs)
     order = list(dict.fromkeys(str(row["part"]) for row in rows))
-    kinds = ["executed", "skipped", "router", "exit", "always"]
-    bars = alt.Chart(data(rows)).mark_bar()
-    y = alt.Y("part:N", sort=order, title=None)
-    color = alt.Color("kind:N", legend=alt.Legend(title=None, orient="bottom"), scale=alt.Scale(
-        domain=kinds, range=["#0072B2", "#56B4E9", "#D55E00", "#009E73", "#7F7F7F"]
-    ))  # fmt: skip
-    x = alt.X("macs:Q", title="M MACs", stack=None)
-    panels = [bars.encode(x=x, y=y, color=color, yOffset=alt.YOffset(
-        "kind:N", sort=kinds
-    ), tooltip=["part:N", "kind:N", "macs:Q"])]  # fmt: skip
+    # What skipping costs is in the table: beside what executing costs, and not on top of it.
+    bars = alt.Chart(data([row for row in rows if row["kind"] != "skipped"])).mark_bar()
+    y = alt.Y("part:N", sort=order, title=None, scale=alt.Scale(domain=order))
+    scale = alt.Scale(domain=list(_KINDS), range=list(_KINDS.values()))
+    color = alt.Color("kind:N", legend=alt.Legend(title=None, orient="top"), scale=scale)
+    tips = ["part:N", "kind:N", "macs:Q", "ms:Q"]
+    panels = [bars.encode(x=alt.X("macs:Q", title="M MACs"), y=y, color=color, tooltip=tips)]
     if any(row["ms"] for row in rows):
-        timed = bars.transform_filter("isValid(datum.ms)")
-        panels.append(timed.encode(x=alt.X("ms:Q", title=f"ms ({table.book})"), y=y, color=color))
-    panels = [panel.properties(width=WIDTH if len(panels) == 1 else 250) for panel in panels]
+        timed = bars.encode(x=alt.X("ms:Q", title=f"ms ({table.book})"), y=y, color=color, tooltip=tips)
+        panels.append(timed)
+    width = WIDTH - 60 if len(panels) == 1 else 220
+    panels = [panel.properties(width=width, height=alt.Step(13)) for panel in panels]
     return [
         Figure(
             key=f"cost_book-{run.name}",
@@ -215,7 +223,8 @@ def _book_reading(name: str, rows: list[dict[str, Any]], full: float) -> str:
     dearest = max(rows, key=lambda row: row["macs"])
     routers = sum(row["macs"] for row in rows if row["kind"] == "router")
     share = 100e6 * routers / full
+    asked = f"all routers together cost {share:.2g} % of it" if routers else "there are no routers"
     return (
         f"Of {1e-6 * full:.4g} M MACs of the full network {name} pays most for {dearest['part']} "
-        f"({dearest['kind']}, {dearest['macs']:.4g} M); all routers together cost {share:.2g} % of it."
+        f"({dearest['kind']}, {dearest['macs']:.4g} M); {asked}."
     )

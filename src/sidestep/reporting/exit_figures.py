@@ -66,7 +66,7 @@ def reliability(run: ShownRun) -> list[Figure]:
     confident, correct = curves[-1][1], curves[-1][2]
     word = "more" if confident.mean() > correct.mean() else "less"
     reading = (
-        f"The {name} of {run.name} is {word} confident than right: {confident.mean():.1%} against "
+        f"{name.capitalize()} of {run.name} is {word} confident than right: {confident.mean():.1%} against "
         f"{correct.mean():.1%}, with an expected calibration error of {error:.2%}."
     )
     unit, palette = alt.Scale(domain=[0, 1]), alt.Scale(range=list(PALETTE))

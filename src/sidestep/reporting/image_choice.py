@@ -25,11 +25,16 @@ def galleries(run: ShownRun) -> list[Gallery]:
         return []
     rising = np.lexsort((-table.confidences, table.macs))
     falling = np.lexsort((-table.confidences, -table.macs))
-    found = [
-        Gallery(title=f"Cheapest paths of {run.name}", ids=rising[:_ENDS].tolist()),
-        Gallery(title=f"Dearest paths of {run.name}", ids=falling[:_ENDS].tolist()),
-    ]
     names = np.array(path_names(table))
+    # Where all cost the same none is cheap or dear.
+    found = (
+        []
+        if np.ptp(table.macs) == 0
+        else [
+            Gallery(title=f"Cheapest paths of {run.name}", ids=rising[:_ENDS].tolist()),
+            Gallery(title=f"Dearest paths of {run.name}", ids=falling[:_ENDS].tolist()),
+        ]
+    )
     for path, count in Counter(names.tolist()).most_common(_PATHS):
         own = np.flatnonzero(names == path)
         label = int(np.bincount(table.labels[own]).argmax())

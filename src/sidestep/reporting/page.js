@@ -42,7 +42,7 @@
     const [range, output, rates] = [box.querySelector("input"), box.querySelector("output"), box.querySelector(".rates")];
     const show = () => {
       const place = Number(range.value), point = atBudget(known, place);
-      const thresholds = known.thresholds[place].map((threshold) => threshold.toFixed(4)).join(", ");
+      const thresholds = known.thresholds[place].map((threshold) => threshold.toPrecision(6)).join(", ");
       const said = `budget ${percent(known.budgets[place], 0)}: ${percent(point.accuracy, 2)} right at ` +
         `${(2e-9 * point.macs).toFixed(4)} GFLOPs, ${percent(point.macs / known.full)} of the full network`;
       output.textContent = `${said}; thresholds ${thresholds}`;

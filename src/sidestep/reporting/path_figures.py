@@ -67,7 +67,7 @@ def keep_map(run: ShownRun) -> list[Figure]:
     ]
     reading = _map_reading(run.name, table, rates)
     chosen = alt.selection_point(fields=["class"], name="class_shown", empty=False)
-    x = alt.X("block:O", title="block", axis=alt.Axis(labelOverlap=True, labelAngle=0))
+    x = alt.X("block:O", title="block", axis=alt.Axis(labelOverlap="greedy", labelSeparation=6, labelAngle=0))
     names = [table.class_names[label] for label in present]
     cells = alt.Chart(data(rows)).mark_rect().encode(
         x=x,
@@ -116,7 +116,7 @@ def common_paths(run: ShownRun) -> list[Figure]:
     base = alt.Chart(data(rows))
     bars = base.mark_bar(color=PALETTE[0]).encode(
         x=alt.X("sum(images):Q", title="images"),
-        y=alt.Y("path:N", sort=order, title="path", axis=alt.Axis(**font)),  # type: ignore[arg-type]
+        y=alt.Y("path:N", sort=order, title=None, axis=alt.Axis(**font)),  # type: ignore[arg-type]
         opacity=alt.when(chosen).then(alt.value(1.0)).otherwise(alt.value(0.3)),
         tooltip=["path:N", alt.Tooltip("sum(images):Q")],
     )
@@ -190,6 +190,8 @@ def distances(run: ShownRun) -> list[Figure]:
     if table is None or table.path_rows().shape[1] < 2 or len(table.labels) < 2:
         return []
     known, rows = path_numbers_of(table), table.path_rows()
+    if known.paths == 1:
+        return []
     draw = np.random.default_rng(0)
     first, second = draw.integers(0, len(rows), (2, _PAIRS))
     apart = first != second
@@ -247,7 +249,7 @@ def information(runs: Sequence[ShownRun]) -> list[Figure]:
         x=alt.X("bits:Q", title="bits", scale=alt.Scale(domainMin=0)),
         y=alt.Y("run:N", title=None, sort=list(found), axis=alt.Axis(labelLimit=300)),
         yOffset=alt.YOffset("about:N", sort=["image", "class"]),
-        color=alt.Color("about:N", scale=alt.Scale(range=list(PALETTE[:2]))),
+        color=alt.Color("about:N", scale=alt.Scale(domain=["image", "class"], range=list(PALETTE[:2]))),
         tooltip=["run:N", "about:N", "bits:Q"],
     )  # fmt: skip
     columns = ["run", "paths", "bits about the image", "bits about the class", "inside", "between"]
@@ -262,9 +264,16 @@ def information(runs: Sequence[ShownRun]) -> list[Figure]:
                 [name, known.paths, known.image_bits, known.class_bits, known.inside, known.between]
                 for name, known in found.items()
             ],
-            chart=styled(chart.properties(width=WIDTH - 160), reading),
+            chart=styled(alt.layer(chart, _numbers(chart)).properties(width=WIDTH - 160), reading),
         )
     ]
+
+
+def _numbers(bars: Any) -> Any:
+    """Return the numbers behind bars: a bar of 0 bits cannot be seen."""
+    return bars.mark_text(align="left", dx=3, fontSize=10, color="black").encode(
+        text=alt.Text("bits:Q", format=".2f"), color=alt.value("black")
+    )
 
 
 def path_names(table: ImageTable) -> list[str]:

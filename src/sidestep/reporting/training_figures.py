@@ -30,7 +30,8 @@ def training_curves(runs: Sequence[ShownRun]) -> list[Figure]:
     panels = []
     for measure, title in (("accuracy", "top-1 accuracy, %"), ("cost", "cost, % of the full network")):
         if any(row["measure"] == measure for row in rows):
-            y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
+            scale = alt.Scale(domainMin=0) if measure == "cost" else alt.Scale(zero=False)
+            y = alt.Y("value:Q", title=title, scale=scale)
             tips = ["run:N", "images:N", "step:Q", alt.Tooltip("value:Q", format=".2f")]
             panel = line.transform_filter(f"datum.measure == '{measure}'")
             panel = panel.encode(y=y, color=color, strokeDash=dash, tooltip=tips)
@@ -89,9 +90,11 @@ def keep_rates_over_time(run: ShownRun) -> list[Figure]:
     ends = {step: [row["keep rate"] for row in rows if row["step"] == step] for step in (steps[0], steps[-1])}
     moved = [abs(after - before) for before, after in zip(*ends.values(), strict=True)]
     block = max(range(len(moved)), key=lambda index: moved[index])
-    reading = (
-        f"Block {block + 1} of {run.name} has moved most since the first validation, by {moved[block]:.2f}."
-    )
+    reading = f"No block of {run.name} has another keep rate than after the first validation."
+    if moved[block] > 0:
+        reading = (
+            f"Block {block + 1} of {run.name} has moved most since validation began: {moved[block]:.2f}."
+        )
     chart = alt.Chart(data(rows)).mark_rect().encode(
         x=alt.X("step:O", title="step", axis=alt.Axis(labelOverlap=True, labelAngle=0)),
         y=alt.Y("block:O", title="block", axis=alt.Axis(labelOverlap=True)),

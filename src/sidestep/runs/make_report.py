@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sidestep.data.image_set import eval_batch_size
 from sidestep.errors import CheckpointError, DataError, OutputError, RecipeError, SidestepError
 from sidestep.files import check_writable, made_folder, write_file
 from sidestep.hub.places import run_folder_of
@@ -21,9 +22,8 @@ from sidestep.reporting.page_file import page
 from sidestep.reporting.shown import ShownRun
 from sidestep.reporting.sprite import Pixels, Sprite, make_sprite
 from sidestep.results.run_result import RunResult, read_result
-from sidestep.runs.at_budget import batches_of
 from sidestep.runs.image_tables import IMAGES, image_table
-from sidestep.runs.run_folder import OpenedRun, open_run
+from sidestep.runs.run_folder import OpenedRun, data_of, open_run
 from sidestep.training.metrics import METRICS, read_metrics
 from sidestep.types import Batch
 
@@ -197,8 +197,11 @@ def _sprite(alike: Sequence[ShownRun], found: _Found, most: int, source: str | N
     own = config.per_image_standardization
     pixels = Pixels(mean=None if own else config.mean, std=None if own else config.std)
     try:
-        batches = _checked(batches_of(opened, "test", source)(), tables[0], opened)
-        return make_sprite(batches, chosen, pixels)
+        _log.info("making small pictures of %d images", len(chosen))
+        images = data_of(opened, "test", source).test
+        assert images is not None  # a table was made of them
+        batches = images.eval_batches(batch_size=eval_batch_size(opened.input_size))
+        return make_sprite(_checked(batches, tables[0], opened), chosen, pixels)
     except DataError as error:
         found.notes.append(f"images are not shown: {error}")
         return None
