@@ -183,7 +183,7 @@ def publish(title: str, parts: Sequence[str], chosen: argparse.Namespace) -> Non
         f"- versions: {', '.join(f'{name} {version}' for name, version in versions().items())}",
         f"- commit: {commit()}",
         f"- date: {datetime.now(UTC):%Y-%m-%d}",
-        f"- limit: {chosen.seconds:g} s a group",
+        *([f"- limit: {chosen.seconds:g} s a group"] if "seconds" in chosen else []),
     ]
     text = "\n\n".join([f"# {title}", "\n".join(circumstances), *parts])
     print(text)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from sidestep.runs.push import push
     from sidestep.runs.recipe import Recipe, load_recipe
     from sidestep.runs.run_folder import load
+    from sidestep.runs.saved import save
     from sidestep.runs.timing import bench
     from sidestep.runs.train import train
     from sidestep.runs.wrap import wrap
@@ -110,6 +111,7 @@ _HOMES = {
     "register_model": "networks.models",
     "register_source": "data.sources",
     "register_target": "targets",
+    "save": "runs.saved",
     "train": "runs.train",
     "wrap": "runs.wrap",
     "write_file": "files",
@@ -171,6 +173,7 @@ __all__ = [
     "register_model",
     "register_source",
     "register_target",
+    "save",
     "train",
     "wrap",
     "write_file",

@@ -22,7 +22,7 @@ def export(
     """Write a run's network for other programs to run.
 
     Args:
-        run: run folder, or a package such as hf-hub:org/name.
+        run: run folder, package such as hf-hub:org/name, or a file that `sidestep.save` has written.
         to: format: plan, see docs/plan.md; onnx, onnx-if or torch, see docs/segments.md; timm, see
             docs/hub.md; or a registered one.
         segments: that an image runs at most, of a network with units; the rest is frozen (default: 8).

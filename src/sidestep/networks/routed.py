@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,6 +15,21 @@ from sidestep.networks.walk import ExitStop, Stop, UnitStop
 from sidestep.routing.router import Router
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wrapping:
+    """What `wrap` was asked for, in plain values.
+
+    Attributes:
+        method: its name.
+        units: what units are.
+        settings: of the method.
+    """
+
+    method: str
+    units: str | list[str]
+    settings: dict[str, Any]
+
+
 class RoutedNetwork(DynamicNetwork):
     """Asks a router in front of every unit, samples its logits, and runs the unit accordingly.
 
@@ -21,6 +38,9 @@ class RoutedNetwork(DynamicNetwork):
         router: who decides; None executes every unit and makes the network static.
         exits: early exits, each maps features to (B, C); the backbone's head is one more, the last one.
         units_before: number of units in front of every early exit, rising.
+
+    Attributes:
+        wrapping: how `wrap` has made it, or None.
     """
 
     def __init__(
@@ -36,6 +56,7 @@ class RoutedNetwork(DynamicNetwork):
         self.router = router
         self.exits = nn.ModuleList(exits)
         self._units_before = (*units_before, len(backbone.units))
+        self.wrapping: Wrapping | None = None
 
     def stem(self, images: Tensor) -> Tensor:
         return self.backbone.stem(images)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from torch import nn
+
 from sidestep.errors import CheckpointError, ExecutionError, ExportError, RecipeError
 from sidestep.evaluation.bench import ENGINE
 from sidestep.evaluation.exit_curve import ExitCurve
@@ -20,6 +22,7 @@ from sidestep.results.kept_curve import EXITS, read_exit_curve
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.at_budget import ExitBudget, batches_of, settle
 from sidestep.runs.run_folder import OpenedRun, open_run
+from sidestep.runs.saved import is_saved, open_saved
 from sidestep.targets import TARGETS, Exportable, ExportTarget
 from sidestep.targets.export_target import plan_of
 from sidestep.targets.native_engine import EnginePrecision, engine_installed, engine_of, engine_runner
@@ -51,6 +54,7 @@ def export_run(
     checkpoint: str = "best",
     budget: float | None = None,
     source: str | None = None,
+    model: nn.Module | None = None,
 ) -> Exported:
     """Write a run's network for another program, and return where it is.
 
@@ -58,7 +62,7 @@ def export_run(
     all budgets is written for the one that `calibrate` or the recipe has said.
 
     Args:
-        run: a run folder.
+        run: a run folder, or a file that `save` has written.
         out: the file or folder; by default named like the checkpoint in the run folder, `best.plan` or
             `last.segments`.
         to: an export target: "plan" (docs/plan.md), "onnx" (docs/segments.md), "timm" (docs/hub.md), or one
@@ -69,6 +73,7 @@ def export_run(
         budget: of exits or routers instead, as a fraction of the full network's MACs.
         source: where the data lies now on which exits are solved for a budget, and what is frozen is
             measured, if not where the recipe says.
+        model: the static network of a file that `save` has written, where that is not timm's.
 
     Raises:
         CheckpointError: when the folder holds no such checkpoint, or it is damaged.
@@ -78,12 +83,26 @@ def export_run(
     """
     target = TARGETS[to]
     _check_effect(target, segments, None if budget is not None else source)
+    if is_saved(run):
+        if budget is not None or segments is not None or source is not None:
+            raise RecipeError(
+                f"budget, segments and source must go with a run folder, got the file {run}; drop them"
+            )
+        saved = open_saved(Path(run), model)
+        path = saved.path.with_suffix(target.suffix) if out is None else Path(out)
+        return _written(target, saved.exportable(), path)
+    if model is not None:
+        raise RecipeError(f"model must go with a file that save has written, got run {run}; drop it")
     opened = open_run(run, checkpoint)
     path = opened.path.with_suffix(target.suffix) if out is None else Path(out)
     rule = settle(opened, None if budget is None else ExitBudget(fraction=budget), source)
     _log.info("writing the network of %s as %s", run, to)
+    return _written(target, exportable(opened, rule, source=source, segments=segments), path)
+
+
+def _written(target: ExportTarget, what: Exportable, path: Path) -> Exported:
     try:
-        summary = target.write(exportable(opened, rule, source=source, segments=segments), path)
+        summary = target.write(what, path)
     except OSError as error:
         raise ExportError(
             f"{path} could not be written ({error.strerror}); choose another with --out"

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 from sidestep.backbones.static_weights import load_weights
 from sidestep.cost.macs import measure_cost
@@ -36,6 +37,7 @@ from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.assemble import untrained
 from sidestep.runs.recipe import Recipe, from_dict
 from sidestep.runs.run_lock import LOCK
+from sidestep.runs.saved import is_saved, open_saved
 from sidestep.training.checkpoint import Checkpoint, load_checkpoint
 from sidestep.training.loop import BEST, LAST
 from sidestep.training.metrics import METRICS
@@ -239,21 +241,28 @@ def check_same_data(checkpoint: Checkpoint, data: Data, source: str) -> None:
         )
 
 
-def load(run: Path | str, *, checkpoint: str = "best", budget: float | None = None) -> DynamicNetwork:
+def load(
+    run: Path | str, *, checkpoint: str = "best", budget: float | None = None, model: nn.Module | None = None
+) -> DynamicNetwork:
     """Return the trained network of a run, in evaluation mode, ready for `network(images)`.
 
     Images leave a network with early exits where `calibrate` has said: that is its `exit_rule`. A network for
     all budgets decides at the one that `calibrate` or else the recipe has said.
 
     Args:
-        run: a run folder, `hf-hub:org/name[@revision]`, or `local-dir:path`.
+        run: a run folder, `hf-hub:org/name[@revision]`, `local-dir:path`, or a file that `save` has written.
         checkpoint: "best" or "last".
         budget: of a network for all budgets instead, as a fraction of the full network's MACs.
+        model: the static network of a file that `save` has written, where that is not timm's.
 
     Raises:
         CheckpointError: when the folder holds no such checkpoint, or it is damaged.
         SidestepError: for a budget that the network was not trained for.
     """
+    if is_saved(run) and budget is None:
+        return open_saved(Path(run), model).network
+    if model is not None:
+        raise RecipeError(f"model must go with a file that save has written, got run {run}; drop it")
     opened = open_run(run, checkpoint)
     if budget is not None:
         if opened.network.has_early_exits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import nn
@@ -9,7 +10,7 @@ from torch import nn
 from sidestep.backbones.wrapping import Units, wrap_network
 from sidestep.errors import RecipeError
 from sidestep.methods import METHODS, Method
-from sidestep.networks.routed import RoutedNetwork
+from sidestep.networks.routed import RoutedNetwork, Wrapping
 from sidestep.runs.recipe import method_settings
 
 
@@ -57,6 +58,11 @@ def wrap(
         weight = next(model.parameters())
         router.to(device=weight.device, dtype=weight.dtype).train(model.training)
     network = RoutedNetwork(backbone, router)
+    network.wrapping = Wrapping(
+        method=method,
+        units=units if isinstance(units, str) else list(units),
+        settings=copy.deepcopy(settings),
+    )
     # train() would reach parts of the model that were set apart, such as a BatchNorm that is frozen.
     network.training = network.exits.training = model.training
     return network
