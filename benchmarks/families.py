@@ -74,8 +74,8 @@ NAMES = ["family", "network", "units", "free", "option 1", "out of MACs", "execu
 LEGEND = (
     "`units`: residual blocks that can be skipped; `free`: those whose skipping computes nothing; "
     "`option 1`: the block's class; `out of MACs`: share of the network's MACs that is spared where every "
-    "unit is skipped; `executed`: largest difference of logits to the original's with every unit executed, as "
-    "a share of the largest logit; `gathered`: the same of gathered to masked execution under random "
+    "unit is skipped; `executed`: largest difference of logits to the original's with every unit executed, "
+    "as a share of the largest logit; `gathered`: the same of gathered to masked execution under random "
     "decisions. Two images at the network's own size, 1,000 classes."
 )
 
@@ -98,8 +98,10 @@ def row(family: str, name: str) -> list[str]:
     else:
         network, size = torchvision.models.get_model(short, weights=None).eval(), (224, 224)
     for parameter in network.parameters():
-        # What begins at zero would hide what a block does.
-        if not parameter.any():
+        # Scales of branches and heads that begin at zero, or near it, would hide what a block does.
+        if parameter.squeeze().dim() == 1 and float(parameter.detach().abs().max()) < 0.01:
+            nn.init.uniform_(parameter, 0.3, 0.6)
+        elif not parameter.any():
             nn.init.normal_(parameter, std=0.1)
     try:
         backbone = wrap_network(network)

@@ -109,7 +109,7 @@ def check(family: str, num_classes: int, channels: int, size: Size) -> None:
     enliven(network)
     for parameter in network.parameters():
         # Scales of branches, norms behind them and heads begin at zero or near it.
-        if parameter.dim() == 1 and float(parameter.detach().abs().max()) < 0.01:
+        if parameter.squeeze().dim() == 1 and float(parameter.detach().abs().max()) < 0.01:
             nn.init.uniform_(parameter, 0.3, 0.6)
         elif not parameter.any():
             nn.init.normal_(parameter, std=0.1)
