@@ -8,6 +8,7 @@ from typing import Any
 import altair as alt
 
 from sidestep.errors import RecipeError
+from sidestep.reporting.exit_figures import at_budgets
 from sidestep.reporting.shown import Figure, ShownRun
 from sidestep.reporting.style import GREY, WIDTH, by_run, data, styled
 from sidestep.results.published import PublishedPoint, published_points
@@ -16,6 +17,7 @@ from sidestep.results.run_result import RunResult
 
 _MACS, _MS = "M MACs per image, routers in", "ms per image"
 _SECTION = "Accuracy over cost"
+_MOST_BUDGETS = 20
 _KINDS = {"executed": "#0072B2", "router": "#D55E00", "exit": "#009E73", "always": "#7F7F7F"}
 
 
@@ -25,12 +27,12 @@ def accuracy_cost(runs: Sequence[ShownRun]) -> list[Figure]:
     Runs that differ in their seed alone are one point with its deviation.
     """
     results = [run.result for run in runs if run.result is not None]
-    if not results:
-        return []
     groups = run_groups(results)
-    rows = [row for group in groups for row in _points(group)] + _milliseconds(runs)
+    rows = [row for group in groups for row in _points(group)] + _of_tables(runs) + _milliseconds(runs)
+    if not rows:
+        return []
     theirs = [_published(point) for point in _known(results)]
-    reading = _reading(groups, theirs)
+    reading = _reading(rows, theirs)
     names = list(dict.fromkeys(row["run"] for row in rows))
     columns = ["run", "kind", "axis", "cost", "accuracy", "deviation"]
     return [
@@ -76,6 +78,23 @@ def _points(group: RunGroup) -> list[dict[str, Any]]:
     if result.budgets is not None:
         points = result.budgets.points
         rows += [_row(group.name, "budgeted", _MACS, 1e-6 * p.macs, 100 * p.accuracy) for p in points]
+    return rows
+
+
+def _of_tables(runs: Sequence[ShownRun]) -> list[dict[str, Any]]:
+    """Return what tables of images say beyond results: unfinished runs, and budgets without a kept curve."""
+    rows = []
+    for run in runs:
+        table = run.table
+        if table is None:
+            continue
+        if run.result is None:
+            accuracy = 100 * float(table.correct.mean())
+            rows.append(_row(run.name, "not finished", _MACS, 1e-6 * float(table.macs.mean()), accuracy))
+        if run.result is None or run.result.exits is None:
+            points = at_budgets(table)
+            some = points[:: max(1, len(points) // _MOST_BUDGETS)]
+            rows += [_row(run.name, "budgeted", _MACS, 1e-6 * p.macs, 100 * p.accuracy) for p in some]
     return rows
 
 
@@ -127,10 +146,10 @@ def _chart(rows: list[dict[str, Any]], theirs: list[dict[str, Any]], names: list
     faded = alt.when(hovered).then(alt.value(1.0)).otherwise(alt.value(0.15))
     own = alt.Chart(data(rows)).transform_filter("datum.axis == axis").encode(x=x, y=y)
     marks = own.mark_point(size=90, filled=True).encode(**by_run(names), opacity=faded, tooltip=tips)
-    bars = own.transform_filter("datum.deviation > 0").mark_rule(strokeWidth=1.5)
+    bars = own.transform_filter("datum.deviation > 0").mark_rule(strokeWidth=1.5, aria=False)
     bars = bars.encode(y=y, y2="high:Q").encode(y=alt.Y("low:Q"), color=by_run(names)["color"])
     curves = own.transform_filter("datum.kind == 'budgeted' || datum.kind == 'anytime'").mark_line(
-        strokeWidth=1.5
+        strokeWidth=1.5, aria=False
     )
     curves = curves.encode(color=by_run(names)["color"], strokeDash=alt.StrokeDash("kind:N", legend=None))
     layers = [curves.encode(opacity=faded), bars, marks.add_params(hovered)]
@@ -151,16 +170,17 @@ def _named(x: Any, y: Any, theirs: list[dict[str, Any]]) -> Any:
         if all(other["accuracy"] < row["accuracy"] for other in theirs if other["cost"] < row["cost"])
     ]
     papers = alt.Chart(data(best)).transform_filter("datum.axis == axis").encode(x=x, y=y, text="run:N")
-    return papers.mark_text(align="left", dx=6, dy=4, fontSize=9, color=GREY)
+    return papers.mark_text(align="left", dx=6, dy=4, fontSize=9, color=GREY, aria=False)
 
 
-def _reading(groups: Sequence[RunGroup], theirs: list[dict[str, Any]]) -> str:
-    best = max(groups, key=lambda group: group.percent[0])
-    cheapest = min(groups, key=lambda group: group.gflops[0])
-    text = f"{best.name} is the most accurate: {_said(best)}"
+def _reading(rows: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
+    own = [row for row in rows if row["axis"] == _MACS]
+    best = max(own, key=lambda row: (row["accuracy"], -row["cost"]))
+    cheapest = min(own, key=lambda row: (row["cost"], -row["accuracy"]))
+    text = f"{best['run']} is the most accurate: {_said(best)}"
     if cheapest is not best:
-        text += f"; {cheapest.name} is the cheapest: {_said(cheapest)}"
-    better = [row for row in theirs if row["accuracy"] > best.percent[0]]
+        text += f"; {cheapest['run']} is the cheapest: {_said(cheapest)}"
+    better = [row for row in theirs if row["accuracy"] > best["accuracy"]]
     if theirs:
         text += (
             f"; {len(better)} of {len(theirs)} published networks are more accurate than the best of these"
@@ -168,10 +188,9 @@ def _reading(groups: Sequence[RunGroup], theirs: list[dict[str, Any]]) -> str:
     return f"{text}."
 
 
-def _said(group: RunGroup) -> str:
-    accuracy, deviation = group.percent
-    spread = f" ± {deviation:.2f}" if len(group.results) > 1 else ""
-    return f"{accuracy:.2f}{spread} % at {500 * group.gflops[0]:.4g} M MACs an image"
+def _said(row: dict[str, Any]) -> str:
+    spread = f" ± {row['deviation']:.2f}" if row["deviation"] else ""
+    return f"{row['accuracy']:.2f}{spread} % at {row['cost']:.4g} M MACs an image"
 
 
 def cost_book(run: ShownRun) -> list[Figure]:

@@ -75,7 +75,7 @@ def _section(
 def _figure(figure: Figure, number: str, sliders: Sequence[dict[str, Any]]) -> str:
     parts = [f"<h3>{escape(figure.title)}</h3>", f'<p class="reading">{escape(figure.reading)}</p>']
     if figure.chart is not None:
-        parts.append(f'<div class="chart" id="{number}"></div>')
+        parts.append(_scrolling(figure.title, f'<div class="chart" id="{number}"></div>'))
     if figure.galleries:
         parts.append(f'<div class="galleries" id="{number}"></div>')
     for place, slider in enumerate(sliders):
@@ -105,10 +105,13 @@ def _table(figure: Figure) -> str:
     if len(figure.rows) > _MOST_ROWS:
         more = f"<p>The first {_MOST_ROWS} of {len(figure.rows):,} rows; a folder of figures has all.</p>"
     label = escape(figure.title)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Table: {label}"><table><caption>{label}'
-        f"</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{more}"
-    )
+    table = f"<table><caption>{label}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return _scrolling(f"Table: {figure.title}", table) + more
+
+
+def _scrolling(label: str, content: str) -> str:
+    """Return a part of the page that may be wider than a screen, and scrolls by keyboard too."""
+    return f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(label)}">{content}</div>'
 
 
 def _anchor(name: str) -> str:

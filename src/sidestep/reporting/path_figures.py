@@ -80,7 +80,10 @@ def keep_map(run: ShownRun) -> list[Figure]:
     y = alt.Y("keep rate:Q", scale=alt.Scale(domain=[0, 1]))
     bars = mean.mark_bar(color="#b8cfe3").encode(x=x, y=y)
     line = (
-        alt.Chart(data(rows)).transform_filter(chosen).mark_line(color="#D55E00", point=True).encode(x=x, y=y)
+        alt.Chart(data(rows))
+        .transform_filter(chosen)
+        .mark_line(color="#D55E00", point=alt.OverlayMarkDef(aria=False), aria=False)
+        .encode(x=x, y=y)
     )
     tall = max(100, min(14 * len(present), 700))
     chart = alt.vconcat(

@@ -22,7 +22,7 @@ def training_curves(runs: Sequence[ShownRun]) -> list[Figure]:
     names = list(dict.fromkeys(row["run"] for row in rows))
     reading = " ".join(_ended(name, rows) for name in names)
     base = alt.Chart(data(rows)).encode(x=alt.X("step:Q", title="step"))
-    line = base.mark_line(strokeWidth=1.8)
+    line = base.mark_line(strokeWidth=1.8, point=alt.OverlayMarkDef(size=18))
     color = by_run(names)["color"]
     dash = alt.StrokeDash(
         "images:N", scale=alt.Scale(domain=["validation", "training"], range=[[1, 0], [4, 3]])
