@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from sidestep.runs.compose import make_cascade
     from sidestep.runs.evaluate import calibrate, curve, evaluate
     from sidestep.runs.export import export_run
+    from sidestep.runs.make_report import report
     from sidestep.runs.push import push
     from sidestep.runs.recipe import Recipe, load_recipe
     from sidestep.runs.run_folder import load
@@ -106,6 +107,7 @@ _HOMES = {
     "masked": "execution.execution",
     "measure_cost": "cost.macs",
     "push": "runs.push",
+    "report": "runs.make_report",
     "register_criterion": "routing.exit_rule",
     "register_method": "methods",
     "register_model": "networks.models",
@@ -173,6 +175,7 @@ __all__ = [
     "register_model",
     "register_source",
     "register_target",
+    "report",
     "save",
     "train",
     "wrap",

@@ -3,7 +3,8 @@
 A run folder holds `recipe.yaml` (resolved), `metrics.jsonl`, TensorBoard events, `last.safetensors` and
 `best.safetensors`, `environment.json`, after the last epoch `report.json`, for networks with units
 `keep_rates.png` and for those for all budgets `budgets.json`, `budgets.csv` and `budgets.png`; `bench` leaves
-what it measured last as `bench.json`, `curve` `exits.json`, `exits.csv` and `exits.png`, or those of budgets.
+what it measured last as `bench.json`, `curve` `exits.json`, `exits.csv` and `exits.png`, or those of budgets,
+and `report` what was said of every image as `images.safetensors`.
 """
 
 from __future__ import annotations
