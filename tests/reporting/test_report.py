@@ -27,6 +27,9 @@ from sidestep.runs.train import train
 from tests.training.test_methods_train import tiny
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+NEEDS_BROWSER = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium on this machine: the page is not opened in a browser"
+)
 _DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
 
@@ -182,35 +185,46 @@ def test_names_of_users_are_texts_and_no_markup(runs: list[Path], tmp_path: Path
     assert len(_DATA.findall(text)) == 1 and json.loads(_DATA.findall(text)[0])["runs"][0]["name"] == run.name
 
 
-@pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium on this machine: the page is not opened in a browser"
-)
-def test_a_browser_draws_everything_and_its_slider_says_what_evaluate_says(
-    page: Path, runs: list[Path]
-) -> None:
+def in_browser(address: str) -> str:
+    """Return the page as a browser has it after its scripts, without a network."""
     assert CHROMIUM is not None
-    table = image_table(open_run(runs[1], "best"))
-    place = len(table.budgets) // 2
-    budget = float(table.budgets[place])
     command = [
         CHROMIUM,
         "--headless",
         "--no-sandbox",
         "--disable-gpu",
-        "--virtual-time-budget=20000",
-        "--dump-dom",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
     ]
-    image = json.loads(_DATA.findall(page.read_text())[0])["images"]["ids"][7]
-    done = subprocess.run(
-        [*command, f"{page.as_uri()}#image={image}&budget={round(100 * budget)}"],
-        capture_output=True,
-        timeout=180,
-    )
-    shown = done.stdout.decode()
+    command += ["--virtual-time-budget=20000", "--dump-dom", address]
+    return subprocess.run(command, capture_output=True, timeout=180).stdout.decode()
+
+
+@NEEDS_BROWSER
+def test_a_browser_draws_everything_and_its_slider_says_what_evaluate_says(
+    page: Path, runs: list[Path]
+) -> None:
+    table = image_table(open_run(runs[1], "best"))
+    budget = float(table.budgets[len(table.budgets) // 2])
+    data = json.loads(_DATA.findall(page.read_text())[0])
+    shown = in_browser(f"{page.as_uri()}#image={data['images']['ids'][7]}&budget={round(100 * budget)}")
     head = shown[: shown.index("<head>")]
-    specs = json.loads(_DATA.findall(page.read_text())[0])["specs"]
-    assert "data-errors" not in head and f'data-drawn="{len(specs)}"' in head
+    assert "data-errors" not in head and f'data-drawn="{len(data["specs"])}"' in head
     said = evaluate(runs[1], budget=ExitBudget(fraction=budget))
     wanted = f"budget {100 * budget:.0f} %: {100 * said.accuracy:.2f} % right at {said.gflops:.4f} GFLOPs"
     assert wanted in shown
-    assert 'data-image="' in head and 'data-found="' in head
+    assert f'data-image="{data["images"]["ids"][7]}"' in head and "blocks that ran: " in shown
+
+
+@NEEDS_BROWSER
+def test_filters_show_the_images_that_they_name(page: Path, runs: list[Path], tmp_path: Path) -> None:
+    """A key that changes a list of choices does what the script here does."""
+    chosen = {"by-run": 1, "by-answer": "wrong", "by-class": 3}
+    moves = "".join(f"document.getElementById('{name}').value = '{value}';" for name, value in chosen.items())
+    event = "document.getElementById('filters').dispatchEvent(new Event('change'));"
+    text = page.read_text()
+    where = text.rindex("</body>")
+    changed = tmp_path / "filtered.html"
+    changed.write_text(f"{text[:where]}<script>{moves}{event}</script>{text[where:]}")
+    table, ids = image_table(open_run(runs[1], "best")), json.loads(_DATA.findall(text)[0])["images"]["ids"]
+    wanted = int((~table.correct[ids] & (table.labels[ids] == 3)).sum())
+    assert wanted and f'data-found="{wanted}"' in in_browser(changed.as_uri())
