@@ -198,7 +198,9 @@ def cost_book(run: ShownRun) -> list[Figure]:
     table = run.table
     if table is None:
         return []
-    rows = [{"part": "stem and head", "kind": "always", "macs": 1e-6 * table.fixed_macs, "ms": None}]
+    rows = [
+        {"part": "stem and head", "kind": "always", "macs": 1e-6 * table.fixed_macs, "ms": table.fixed_ms}
+    ]
     for index, prices in enumerate(table.option_macs):
         ms = float(table.option_ms[index, -1]) if len(table.option_ms) else None
         part = f"unit {index + 1}"

@@ -64,9 +64,10 @@ def reliability(run: ShownRun) -> list[Figure]:
         rows += [{"answer of": name, **row} for row in bins]
     name, error = list(errors.items())[-1]
     confident, correct = curves[-1][1], curves[-1][2]
+    who = name.capitalize() if table.num_exits else "The answer"
     word = "more" if confident.mean() > correct.mean() else "less"
     reading = (
-        f"{name.capitalize()} of {run.name} is {word} confident than right: {confident.mean():.1%} against "
+        f"{who} of {run.name} is {word} confident than right: {confident.mean():.1%} against "
         f"{correct.mean():.1%}, with an expected calibration error of {error:.2%}."
     )
     unit, palette = alt.Scale(domain=[0, 1]), alt.Scale(range=list(PALETTE))

@@ -51,6 +51,7 @@ class ImageTable:
         full_macs: of the full network.
         fixed_macs: of stem and head.
         book: name of the latency book, or None.
+        fixed_ms: of what every image pays, by that book.
     """
 
     labels: Array
@@ -76,6 +77,7 @@ class ImageTable:
     full_macs: float
     fixed_macs: float
     book: str | None = None
+    fixed_ms: float | None = None
 
     @property
     def correct(self) -> Array:
@@ -116,7 +118,7 @@ _ARRAYS = (
     "exit_predictions", "exit_macs", "budgets", "thresholds", "option_macs", "router_macs", "head_macs",
     "option_ms", "head_ms", "units_before",
 )  # fmt: skip
-_VALUES = ("class_names", "full_macs", "fixed_macs", "book")
+_VALUES = ("class_names", "full_macs", "fixed_macs", "book", "fixed_ms")
 
 
 def save_table(path: Path, table: ImageTable, belongs: dict[str, Any]) -> None:

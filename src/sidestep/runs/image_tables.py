@@ -28,7 +28,7 @@ from sidestep.runs.run_folder import OpenedRun
 from sidestep.types import Batch, CostModel
 
 IMAGES = "images.safetensors"
-_VERSION = 1
+_VERSION = 2
 _CRITERION = "confidence"
 # Budgets of the slider, as fractions of the full network: every hundredth that can be met.
 _STEPS = 100
@@ -94,6 +94,7 @@ def _made(opened: OpenedRun, source: str | None, book: LatencyBook | None) -> Im
         fixed_macs=float(cost.fixed),
         units_before=np.array(opened.network.units_before, dtype=np.int64),
         book=None if book is None else book.name,
+        fixed_ms=None if prices is None else float(prices.fixed),
     )
 
 
