@@ -53,7 +53,7 @@ def wanted(network: DynamicNetwork, x: Tensor, paths: Paths) -> Tensor:
         ("static with exits", "pytorch"),
         ("msdnet", "pytorch"),
         ("routed with exits", "onnxruntime"),
-        ("routed", "openvino"),
+        pytest.param("routed", "openvino", marks=pytest.mark.slow),
         pytest.param("static with exits", "openvino", marks=pytest.mark.slow),
         pytest.param("msdnet", "onnxruntime", marks=pytest.mark.slow),
     ],

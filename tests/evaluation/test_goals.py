@@ -28,7 +28,7 @@ def risk_of(table: ExitTable, thresholds: Tensor) -> float:
     return (table.correct[-1] & ~table.correct.gather(0, exits)[0]).double().mean().item()
 
 
-@pytest.mark.parametrize("risk", [0.02, 0.05])
+@pytest.mark.parametrize("risk", [pytest.param(0.02, marks=pytest.mark.slow), 0.05])
 def test_a_promised_risk_is_exceeded_in_at_most_as_many_splits_as_was_said(risk: float) -> None:
     generator = torch.Generator().manual_seed(7)
     everybody = task(generator, 200_000)

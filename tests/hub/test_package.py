@@ -77,6 +77,7 @@ def test_what_is_loaded_from_a_package_is_the_run(run: Path, package: Path, cach
     assert len(list(cache.glob("packages/*/*"))) == 1
 
 
+@pytest.mark.slow
 def test_every_command_takes_a_package(
     package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

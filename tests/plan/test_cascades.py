@@ -13,6 +13,7 @@ from sidestep.networks.network import DynamicNetwork
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.plan.from_network import PlanCard, export_plan
 from sidestep.routing.exit_rule import ExitRule, scores
+from tests.marks import slow_where
 from tests.networks.test_cascade_network import INPUT, OTHER, SMALL, cascade, images, routed, static
 
 engine = pytest.importorskip("sidestep_engine")
@@ -66,9 +67,12 @@ def agree(network: CascadeNetwork, criterion: str, version: int, size: tuple[int
     assert len(set(loaded(x.numpy()).exits.tolist())) >= 2
 
 
-@pytest.mark.parametrize("combine", ["last", "log_probs"])
-@pytest.mark.parametrize("kinds", [(static, static), (routed, static), (routed, routed)])
-@pytest.mark.parametrize("criterion", ["confidence", "margin"])
+@pytest.mark.parametrize("combine", slow_where(lambda name: name == "last", ["last", "log_probs"]))
+@pytest.mark.parametrize(
+    "kinds",
+    slow_where(lambda kinds: kinds[0] is static, [(static, static), (routed, static), (routed, routed)]),
+)
+@pytest.mark.parametrize("criterion", slow_where(lambda name: name == "margin", ["confidence", "margin"]))
 def test_the_engine_decides_as_masked_pytorch(
     combine: Combine, kinds: tuple[Callable[..., RoutedNetwork], ...], criterion: str
 ) -> None:
@@ -76,9 +80,13 @@ def test_the_engine_decides_as_masked_pytorch(
     agree(cascade([*members, static(20, 3)], [OTHER, INPUT, OTHER], combine), criterion, version=1)
 
 
-@pytest.mark.parametrize("combine", ["last", "log_probs", "probs"])
-@pytest.mark.parametrize("kinds", [(static, static), (routed, static)])
-@pytest.mark.parametrize("inputs", [(SMALL, NARROW, INPUT), (NARROW, SMALL, WIDE)])
+@pytest.mark.parametrize("combine", slow_where(lambda name: name == "last", ["last", "log_probs", "probs"]))
+@pytest.mark.parametrize(
+    "kinds", slow_where(lambda kinds: kinds[0] is static, [(static, static), (routed, static)])
+)
+@pytest.mark.parametrize(
+    "inputs", slow_where(lambda inputs: inputs[0] == SMALL, [(SMALL, NARROW, INPUT), (NARROW, SMALL, WIDE)])
+)
 def test_members_see_pixels_of_their_own(
     combine: Combine, kinds: tuple[Callable[..., RoutedNetwork], ...], inputs: tuple[MemberInput, ...]
 ) -> None:

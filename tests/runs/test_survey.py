@@ -8,6 +8,7 @@ import torch
 
 from sidestep.backbones.static_weights import load_static_weights
 from sidestep.cli.main import main
+from sidestep.evaluation import bench
 from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.results.survey_page import save_survey
 from sidestep.runs.latency import Way
@@ -55,7 +56,8 @@ def test_a_page_says_what_blocks_are_worth_and_how_to_begin(
     from_dict({**recipe, "data": DIGITS, "training": {"phases": [{"name": "joint", "epochs": 1}]}})
 
 
-def test_units_of_a_run_are_timed(tmp_path: Path) -> None:
+def test_units_of_a_run_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_PAUSE_SECONDS", 0.0)
     folder = train(tiny("convnet_aig"), tmp_path / "run")
     found = survey(str(folder), data=DIGITS, images=20, pairs=False, way=Way(runtime="pytorch", seconds=0.01))
     assert found.ms is not None and len(found.ms) == len(found.survey.without) == 3

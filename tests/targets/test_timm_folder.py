@@ -26,7 +26,10 @@ def trained(folder: Path, model: str, method: str = "static", **settings: Any) -
     return sidestep.train(from_dict(values), folder)
 
 
-@pytest.mark.parametrize("model", ["resnet18", "timm/vit_tiny_patch16_224", "preact_resnet50"])
+@pytest.mark.parametrize(
+    "model",
+    slow_where(lambda name: name != "resnet18", ["resnet18", "timm/vit_tiny_patch16_224", "preact_resnet50"]),
+)
 def test_timm_says_what_the_run_says(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, folder = trained(tmp_path / "run", model), tmp_path / "folder"
     assert main(["export", str(run), "--to", "timm", "--out", str(folder)]) == 0

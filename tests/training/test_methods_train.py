@@ -144,7 +144,7 @@ def test_every_method_is_here() -> None:
 
 
 # One of every kind: routed, halting, with exits. The others are marked slow.
-QUICK = ("rdi_net, three options", "rdi_net by share", "rdi_net for all budgets", "skipnet", "act", "msdnet")
+QUICK = ("rdi_net by share", "rdi_net for all budgets", "act", "msdnet")
 
 
 @pytest.mark.parametrize("variant", slow_where(lambda name: name not in QUICK, VARIANTS))

@@ -81,7 +81,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("method", slow_where(lambda name: name not in ("rdi_net", "exits"), METHODS))
+@pytest.mark.parametrize("method", slow_where(lambda name: name != "rdi_net", METHODS))
 def test_recorded_steps_have_the_curve_of_eager_ones(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
