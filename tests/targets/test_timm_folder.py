@@ -28,7 +28,11 @@ def trained(folder: Path, model: str, method: str = "static", **settings: Any) -
 
 @pytest.mark.parametrize(
     "model",
-    slow_where(lambda name: name != "resnet18", ["resnet18", "timm/vit_tiny_patch16_224", "preact_resnet50"]),
+    [
+        "resnet18",
+        pytest.param("timm/vit_tiny_patch16_224", marks=pytest.mark.slow),
+        pytest.param("preact_resnet50", marks=pytest.mark.slow),
+    ],
 )
 def test_timm_says_what_the_run_says(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, folder = trained(tmp_path / "run", model), tmp_path / "folder"
