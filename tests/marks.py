@@ -13,4 +13,18 @@ def slow_where(slow: Callable[[Any], bool], values: Iterable[Any]) -> list[Any]:
         slow: whether a parameter takes long.
         values: the parameters.
     """
-    return [pytest.param(value, marks=pytest.mark.slow) if slow(value) else value for value in values]
+    return _marked(pytest.mark.slow, slow, values)
+
+
+def exhaustive_where(exhaustive: Callable[[Any], bool], values: Iterable[Any]) -> list[Any]:
+    """Return parameters, of which some are marked exhaustive: members of a family that is tested by others.
+
+    Args:
+        exhaustive: whether a parameter is one of many.
+        values: the parameters.
+    """
+    return _marked(pytest.mark.exhaustive, exhaustive, values)
+
+
+def _marked(mark: pytest.MarkDecorator, chosen: Callable[[Any], bool], values: Iterable[Any]) -> list[Any]:
+    return [pytest.param(value, marks=mark) if chosen(value) else value for value in values]

@@ -142,7 +142,7 @@ def test_a_family_computes_what_it_did_and_gathers_what_it_masks(family: str) ->
     check(family, 3, 1, (64, 96))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_does_for_other_classes_channels_and_shapes(family: str) -> None:
     square, oblong = SIDES.get(family, ((64, 64), (64, 96)))

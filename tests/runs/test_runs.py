@@ -20,7 +20,7 @@ from sidestep.cli.main import main
 from sidestep.errors import CheckpointError, RecipeError
 from sidestep.networks.models import build_backbone
 from sidestep.runs.recipe import from_dict, load_recipe
-from tests.marks import slow_where
+from tests.marks import exhaustive_where
 from tests.paths import RECIPES
 
 ALL = sorted(RECIPES.glob("*.yaml"))
@@ -182,7 +182,7 @@ def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"rdi_net", "static", "fixed_path"} <= json.loads(capsys.readouterr().out).keys()
 
 
-# One of every kind; the others are trained by the slow tests.
+# One of every kind; the others are trained by the exhaustive tests.
 _QUICK = (
     "quickstart",
     "rdi_net_resnet20_cifar10_fast",
@@ -192,11 +192,11 @@ _QUICK = (
 
 
 def _is_large(recipe: Path) -> bool:
-    """Return whether slow tests train a recipe."""
+    """Return whether the exhaustive tests alone train a recipe."""
     return recipe.stem not in _QUICK
 
 
-@pytest.mark.parametrize("path", slow_where(_is_large, ALL), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", exhaustive_where(_is_large, ALL), ids=lambda path: path.stem)
 def test_every_recipe_trains_two_steps_on_synthetic_data(path: Path, tmp_path: Path) -> None:
     """The digits stand in for the images, and a fresh network for the static weights."""
     # ConvNeXt divides the size by 32.

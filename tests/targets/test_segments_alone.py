@@ -35,7 +35,7 @@ np.savez("said.npz", one=one.logits, logits=several.logits, exits=several.exits,
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_the_folder_needs_numpy_and_one_runtime(runtime: str, tmp_path: Path) -> None:
     model = SMALL | {"exits": {"at": ["layer1", "layer2"], "width": 4}}
