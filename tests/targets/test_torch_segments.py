@@ -10,6 +10,7 @@ import torch
 from sidestep.targets.torch_segments import write_torch
 from tests import strategies
 from tests.doubles import shared_exit_network
+from tests.marks import exhaustive_where
 from tests.plan.networks import network_of
 from tests.plan.test_cascades import INPUT, NARROW, WIDE, cascade, static
 from tests.plan.test_network import CASES, RDI_NET
@@ -32,7 +33,7 @@ def test_archives_decide_as_the_masked_network(tmp_path: Path) -> None:
         runner(tmp_path / "out", "openvino")(images.numpy())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", CASES)
 def test_archives_of_every_kind(name: str, tmp_path: Path) -> None:
     network, images = network_of(*CASES[name]), strategies.images(COUNT, 1, size=16)
@@ -40,8 +41,13 @@ def test_archives_of_every_kind(name: str, tmp_path: Path) -> None:
     assert_same(tmp_path / "out", network, images, None, "torch")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("criterion", ["confidence", "margin", "patience", "agreement"])
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        pytest.param("confidence", marks=pytest.mark.slow),
+        *exhaustive_where(lambda name: True, ["margin", "patience", "agreement"]),
+    ],
+)
 def test_archives_of_exits_and_members(criterion: str, tmp_path: Path) -> None:
     network = cascade([static(8, 8), static(14, 14), static(20, 3)], [NARROW, WIDE, INPUT], "probs")
     for place, each in enumerate((shared_exit_network("ranet_lg"), network)):

@@ -26,8 +26,8 @@ CONVNEXT: dict[str, Any] = {"name": "timm/test_convnext"}
     [
         (VIT, "onnxruntime"),
         pytest.param(CONVNEXT, "onnxruntime", marks=pytest.mark.slow),
-        pytest.param(VIT, "openvino", marks=pytest.mark.slow),
-        pytest.param(CONVNEXT, "openvino", marks=pytest.mark.slow),
+        pytest.param(VIT, "openvino", marks=pytest.mark.exhaustive),
+        pytest.param(CONVNEXT, "openvino", marks=pytest.mark.exhaustive),
     ],
 )
 def test_networks_without_a_plan_are_cut_too(model: dict[str, Any], runtime: str, tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_networks_without_a_plan_are_cut_too(model: dict[str, Any], runtime: str
     assert answer.macs.min() < answer.macs.max()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("criterion", ["margin", "patience"])
 def test_exits_of_networks_without_a_plan(criterion: str, tmp_path: Path) -> None:
     model = VIT | {"exits": {"at": ["blocks.1"]}}
