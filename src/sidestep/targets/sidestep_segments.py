@@ -64,6 +64,9 @@ class Segments:
         if self.shares:
             import onnxruntime
 
+            # Older releases give every session threads of its own.
+            self.shares = hasattr(onnxruntime.SessionOptions, "use_per_session_threads")
+        if self.shares:
             try:
                 onnxruntime.set_global_thread_pool_sizes(num_threads, 1)
             except Exception as error:  # of a kind that ONNX Runtime does not name
@@ -195,8 +198,9 @@ class Segments:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.use_per_session_threads = not self.shares
-        if not self.shares:
+        if self.shares:
+            options.use_per_session_threads = False
+        else:
             options.intra_op_num_threads, options.inter_op_num_threads = self.num_threads, 1
             # Threads that wait for work would take the time of those that have some.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
