@@ -16,9 +16,8 @@ from torch import Tensor
 
 from sidestep.cost.latency_book import LatencyBook
 from sidestep.cost.macs import measure_cost
-from sidestep.data import Data, load_data
+from sidestep.data import Data
 from sidestep.data.image_set import eval_batch_size
-from sidestep.data.preparation import Preparation
 from sidestep.errors import (
     CheckpointError,
     ExecutionError,
@@ -34,11 +33,10 @@ from sidestep.files import read_safetensors, write_file
 from sidestep.networks.network import DynamicNetwork
 from sidestep.runs.cascade_model import load_member
 from sidestep.runs.latency import Way, measured, version_of
-from sidestep.runs.members import NamedMember, check_classes, distinct, member_of
+from sidestep.runs.members import NamedMember, check_classes, data_for, distinct, exportable_member, member_of
 from sidestep.runs.run_folder import open_run
 from sidestep.runs.schema import as_plain
 from sidestep.runs.sections import DATA
-from sidestep.targets.export_target import Exportable
 from sidestep.types import CostModel
 
 # Images that candidates are timed on.
@@ -147,19 +145,8 @@ class _Images:
         wanted = member.settings.input
         key = json.dumps(as_plain(wanted))
         if key not in self._sets:
-            errors: list[str] = []
-            values = {**self._data, "mean": list(wanted.mean), "std": list(wanted.std), "val_fraction": 0.0}
-            config = DATA.build({**values, "channels": len(wanted.mean)}, "data", errors)
-            if errors:
-                raise RecipeError("; ".join(errors))
-            preparation = Preparation(
-                size=wanted.size,
-                crop_share=wanted.crop_share,
-                interpolation=wanted.interpolation,
-                channels=config.channels,
-            )
             _log.info("reading the test split at %s", " x ".join(map(str, wanted.size)))
-            self._sets[key] = load_data(config, preparation=preparation, splits=["test"])
+            self._sets[key] = data_for(member, {**self._data, "val_fraction": 0.0}, "test")
         return self._sets[key]
 
     def labels(self) -> Tensor:
@@ -218,19 +205,7 @@ def _book(
 ) -> LatencyBook | None:
     """Return the latency book of a candidate, or None where the runtime cannot run it."""
     assert data.test is not None  # a test split was asked for
-    seen = member.settings.input
-    export = Exportable(
-        network=network,
-        cost=cost,
-        rule=None,
-        input_size=seen.size,
-        preparation=None,
-        mean=seen.mean,
-        std=seen.std,
-        per_image_standardization=False,
-        class_names=data.class_names,
-        about={},
-    )
+    export = exportable_member(member, network, cost, data.class_names)
     images = next(iter(data.test.eval_batches(batch_size=max(way.batch_size, _TIMED_IMAGES)))).images
     _log.info("timing %s in %s", member.text, way.runtime)
     try:

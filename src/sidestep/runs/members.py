@@ -11,15 +11,21 @@ from typing import Any
 from sidestep.cost.macs import measure_cost
 from sidestep.data.data_config import DataConfig
 from sidestep.data.decode import PHOTO_CROP
-from sidestep.data.split import class_difference, shown_name
+from sidestep.data.load import Data, load_data
+from sidestep.data.preparation import Preparation
+from sidestep.data.split import Role, class_difference, shown_name
 from sidestep.errors import CheckpointError, RecipeError
 from sidestep.files import read_safetensors
 from sidestep.hub.places import is_place
 from sidestep.networks.cascade_network import MemberInput
 from sidestep.networks.models import MODELS
+from sidestep.networks.network import DynamicNetwork
 from sidestep.runs.cascade_model import MemberSettings
 from sidestep.runs.published_weights import ABOUT
 from sidestep.runs.run_folder import open_run
+from sidestep.runs.sections import DATA
+from sidestep.targets.export_target import Exportable
+from sidestep.types import CostModel
 
 _TIMM = "timm/"
 _PIXELS = ("mean", "std")
@@ -100,6 +106,51 @@ def check_classes(member: NamedMember, class_names: Sequence[str]) -> None:
             f"member {member.text} must have the classes of the data, by name and order, and has others: "
             f"{difference}; leave it out, or name the data that it was trained on"
         )
+
+
+def data_for(member: NamedMember, data: dict[str, Any], split: Role) -> Data:
+    """Return a split prepared as a member asks, whatever the keys of `data` say of that.
+
+    Args:
+        member: the network.
+        data: keys of a recipe's `data:`.
+        split: "test" or "val".
+
+    Raises:
+        RecipeError: for keys that contradict each other or the member.
+    """
+    wanted = member.settings.input
+    errors: list[str] = []
+    values = {**data, "mean": list(wanted.mean), "std": list(wanted.std), "channels": len(wanted.mean)}
+    config = DATA.build(values, "data", errors)
+    if errors:
+        raise RecipeError("; ".join(errors))
+    preparation = Preparation(
+        size=wanted.size,
+        crop_share=wanted.crop_share,
+        interpolation=wanted.interpolation,
+        channels=config.channels,
+    )
+    return load_data(config, preparation=preparation, splits=[split])
+
+
+def exportable_member(
+    member: NamedMember, network: DynamicNetwork, cost: CostModel, class_names: Sequence[str]
+) -> Exportable:
+    """Return a member's network with what a runtime has to know to time it."""
+    seen = member.settings.input
+    return Exportable(
+        network=network,
+        cost=cost,
+        rule=None,
+        input_size=seen.size,
+        preparation=None,
+        mean=seen.mean,
+        std=seen.std,
+        per_image_standardization=False,
+        class_names=tuple(class_names),
+        about={},
+    )
 
 
 def macs_of(member: MemberSettings, num_classes: int) -> float:

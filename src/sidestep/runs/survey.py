@@ -14,18 +14,16 @@ from sidestep.backbones.backbone import Backbone
 from sidestep.backbones.static_weights import load_static_weights
 from sidestep.cost.macs import measure_cost
 from sidestep.data.image_set import eval_batch_size
-from sidestep.data.load import Data, load_data
-from sidestep.data.preparation import Preparation
+from sidestep.data.load import Data
 from sidestep.errors import RecipeError
 from sidestep.evaluation.unit_survey import SurveyOf, survey_units
 from sidestep.networks.models import build_backbone
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.router import ConstantRouter
 from sidestep.runs.latency import Way, measured
-from sidestep.runs.members import NamedMember, check_classes, member_of
+from sidestep.runs.members import NamedMember, check_classes, data_for, exportable_member, member_of
 from sidestep.runs.run_folder import open_run
 from sidestep.runs.sections import DATA
-from sidestep.targets.export_target import Exportable
 from sidestep.types import Batch, CostModel
 
 _log = logging.getLogger(__name__)
@@ -65,7 +63,7 @@ def survey(
     if errors:
         raise RecipeError("; ".join(errors))
     member = member_of(model, config, given=data)
-    found = _data(member, data, split)
+    found = data_for(member, data, split)
     check_classes(member, found.class_names)
     backbone = _backbone(member, len(found.class_names))
     network = RoutedNetwork(backbone, ConstantRouter.keep([1.0] * len(backbone.units))).eval()
@@ -83,22 +81,6 @@ def survey(
     timed = None if way is None else f"{way.runtime}, {way.batch_size} images per call"
     ms = None if way is None else _timed(network, cost, member, found, batches, way)
     return SurveyOf(text=model, source=str(config.source), split=split, survey=made, ms=ms, timed=timed)
-
-
-def _data(member: NamedMember, data: dict[str, Any], split: Literal["test", "val"]) -> Data:
-    wanted = member.settings.input
-    errors: list[str] = []
-    values = {**data, "mean": list(wanted.mean), "std": list(wanted.std), "channels": len(wanted.mean)}
-    config = DATA.build(values, "data", errors)
-    if errors:
-        raise RecipeError("; ".join(errors))
-    preparation = Preparation(
-        size=wanted.size,
-        crop_share=wanted.crop_share,
-        interpolation=wanted.interpolation,
-        channels=config.channels,
-    )
-    return load_data(config, preparation=preparation, splits=[split])
 
 
 def _some(data: Data, split: str, count: int) -> list[Batch]:
@@ -152,19 +134,7 @@ def _timed(
     way: Way,
 ) -> list[float]:
     """Return what every unit takes in milliseconds an image, by a latency book."""
-    seen = member.settings.input
-    export = Exportable(
-        network=network,
-        cost=cost,
-        rule=None,
-        input_size=seen.size,
-        preparation=None,
-        mean=seen.mean,
-        std=seen.std,
-        per_image_standardization=False,
-        class_names=data.class_names,
-        about={},
-    )
+    export = exportable_member(member, network, cost, data.class_names)
     _log.info("timing units in %s", way.runtime)
     book = measured(export, torch.cat([batch.images for batch in batches])[:32], way, {"survey": member.text})
     return (book.prices.options[:, -1] - book.prices.options[:, 0]).tolist()
