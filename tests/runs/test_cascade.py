@@ -278,6 +278,19 @@ def test_weights_of_timms_networks_from_elsewhere_may_bring_pixels_of_their_own(
     assert member_of("timm/test_efficientnet", asked, given=("mean",)).settings.input == timms
 
 
+def test_weights_that_say_no_pixels_are_told_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    state = build_backbone(ModelConfig(name="cifar_resnet20"), num_classes=10).state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    text = f"cifar_resnet20={tmp_path / 'w.safetensors'}"
+    member_of(text, DataConfig(mean=(0.4,) * 3), given=("mean",))
+    (said,) = caplog.messages
+    assert f"member {text} does not say the std" in said and "--data.std" in said
+    assert "--data.mean" not in said
+    caplog.clear()
+    member_of(text, DataConfig(), given=("mean", "std"))
+    assert not caplog.messages
+
+
 def timm_state(folder: Path, name: str) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 

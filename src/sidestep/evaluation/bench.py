@@ -127,7 +127,9 @@ def bench_network(
     return BenchResult(hardware=hardware(device), versions=versions(), rows=rows)
 
 
-def interleave(calls: Mapping[str, Callable[[], object]], *, seconds: float) -> dict[str, float]:
+def interleave(
+    calls: Mapping[str, Callable[[], object]], *, seconds: float, turn_seconds: float | None = None
+) -> dict[str, float]:
     """Return the median milliseconds of every call.
 
     After a warm-up the calls take turns of 20 ms or one call, whichever is longer, with a pause before each
@@ -136,6 +138,7 @@ def interleave(calls: Mapping[str, Callable[[], object]], *, seconds: float) -> 
     Args:
         calls: what is timed, by name; each returns when its work is done.
         seconds: time limit without the warm-up; three rounds are played in any case.
+        turn_seconds: length of a turn, if not 20 ms.
     """
     for call in calls.values():
         call()
@@ -145,7 +148,7 @@ def interleave(calls: Mapping[str, Callable[[], object]], *, seconds: float) -> 
     while rounds < _MIN_ROUNDS or time.monotonic() < end:
         for name in order:
             time.sleep(_PAUSE_SECONDS)
-            times[name] += turn(calls[name])
+            times[name] += turn(calls[name], turn_seconds)
         order.reverse()
         rounds += 1
     return {name: 1e3 * median(durations) for name, durations in times.items()}
@@ -188,10 +191,10 @@ def _measure(runners: Mapping[str, Runner], batches: Sequence[Tensor], seconds: 
     return {name: ms / len(batches) for name, ms in rounds.items()}
 
 
-def turn(call: Callable[[], object]) -> list[float]:
-    """Return the durations in seconds of as many calls as fit into 20 ms, but at least one."""
+def turn(call: Callable[[], object], seconds: float | None = None) -> list[float]:
+    """Return the durations in seconds of calls that fit into a turn of 20 ms or `seconds`, at least one."""
     durations: list[float] = []
-    while sum(durations) < _TURN_SECONDS:
+    while sum(durations) < (_TURN_SECONDS if seconds is None else seconds):
         start = time.perf_counter()
         call()
         durations.append(time.perf_counter() - start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from sidestep.types import CostModel
 _TIMM = "timm/"
 _PIXELS = ("mean", "std")
 _CIFAR_SIDE, _PHOTO_SIDE = 32, 224
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +83,7 @@ def member_of(text: str, data: DataConfig, *, given: Collection[str] = ()) -> Na
         raise CheckpointError(f"weights {file} of member {name} must be a file, and there is none")
     model: dict[str, Any] = {"name": name} if equals else {"name": name, "pretrained": True}
     if not name.startswith(_TIMM):
-        wanted = _of_weights(name, Path(file), data)
+        wanted = _of_weights(text, Path(file), data, given)
     elif equals:
         wanted = _of_timm_with(name, Path(file), {key: getattr(data, key) for key in _PIXELS if key in given})
     else:
@@ -231,10 +233,20 @@ def _about(file: Path) -> dict[str, Any]:
     return about
 
 
-def _of_weights(name: str, file: Path, data: DataConfig) -> MemberInput:
+def _of_weights(text: str, file: Path, data: DataConfig, given: Collection[str]) -> MemberInput:
     """Return the pixels of static weights: what their file says, and else what the command does."""
     about = _about(file)
-    photos = not name.startswith("cifar_")
+    unsaid = [key for key in _PIXELS if key not in about and key not in given]
+    if unsaid:
+        _log.warning(
+            "member %s does not say the %s of the pixels that it was trained on; the default is taken (%s), "
+            "and another needs %s",
+            text,
+            " and ".join(unsaid),
+            ", ".join(f"{key} {list(getattr(data, key))}" for key in unsaid),
+            " ".join(f"--data.{key}" for key in unsaid),
+        )
+    photos = not text.startswith("cifar_")
     side = _PHOTO_SIDE if photos else _CIFAR_SIDE
     return MemberInput(
         size=data.size or (side, side),
