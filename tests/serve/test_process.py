@@ -125,6 +125,28 @@ def test_workers_share_a_port_and_what_they_count(run: Path) -> None:
         assert 'sidestep_requests_total{code="200",model="run"} 6.0' in metrics
 
 
+def test_workers_end_with_a_server_that_is_killed(run: Path) -> None:
+    command = [sys.executable, "-m", "sidestep", "serve", str(run), "--port", "0", "--workers", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        found = next(filter(None, (re.search(r"serving at http://(\S+)", line) for line in process.stderr)))
+        ready(found[1]).close()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.kill()
+        assert len(children) >= 2
+        for _ in range(200):
+            # Of a zombie that nobody has buried the command line is empty.
+            left = [
+                pid
+                for pid in children
+                if (file := Path(f"/proc/{pid}/cmdline")).exists() and file.read_bytes()
+            ]
+            if not left:
+                break
+            time.sleep(0.1)
+        assert not left
+
+
 def test_a_stop_answers_what_was_accepted_and_clients_that_hang_are_left(run: Path) -> None:
     body = json.dumps(asking(encoded(8) * 25, "BYTES", [200])).encode()
 

@@ -90,7 +90,7 @@ def with_scheduler(
 ) -> Any:
     async def all_of_it() -> Any:
         telemetry = Telemetry(Meters(), "slow")
-        scheduler = Scheduler(runner, ladder(), telemetry, deadline=deadline, queue=queue)
+        scheduler = Scheduler([runner], ladder(), telemetry, deadline=deadline, queue=queue)
         scheduler.start()
         try:
             return await talk(scheduler)

@@ -23,8 +23,8 @@ def export(
 
     Args:
         run: run folder, package such as hf-hub:org/name, or a file that `sidestep.save` has written.
-        to: format: plan, see docs/plan.md; onnx, onnx-if or torch, see docs/segments.md; timm, see
-            docs/hub.md; or a registered one.
+        to: format: plan, see docs/plan.md; onnx, onnx-if, torch or triton, see docs/segments.md; timm,
+            see docs/hub.md; or a registered one.
         segments: that an image runs at most, of a network with units; the rest is frozen (default: 8).
         out: file or folder (default: best.plan, or the like, in the run folder).
         budget: mean MACs as a fraction of the full network's (default: what calibrate has kept).

@@ -1,4 +1,4 @@
-"""The command that serves runs and plans over HTTP."""
+"""The command that serves networks over HTTP."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def serve(
     """Answer images over HTTP (Open Inference Protocol), with budgets that follow the load.
 
     Args:
-        models: run folders, packages and plans; NAME=PATH gives one another name.
+        models: run folders, packages, plans and folders of ONNX segments; NAME=PATH gives one another name.
         host: address to listen at.
         port: to listen at; 0 takes a free one.
         workers: processes that share the machine's threads.

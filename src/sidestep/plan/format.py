@@ -88,11 +88,15 @@ def preparation_in(content: bytes) -> Preparation | None:
         ExecutionError: for a preparation that is not known here.
     """
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    images = json.loads(header["__metadata__"][KEY])["input"]
+    return preparation_of(json.loads(header["__metadata__"][KEY])["input"])
+
+
+def preparation_of(images: dict[str, Any]) -> Preparation | None:
+    """Return how pictures are prepared by the `input` of a plan or a manifest; errors as above."""
     entry = images.get("preparation")
     if entry is None:
         return None
-    rule = f"the plan's input.preparation must be as docs/plan.md says, got {entry}"
+    rule = f"input.preparation must be as docs/plan.md says, got {entry}"
     try:
         height, width = images["size"]
         preparation = Preparation(

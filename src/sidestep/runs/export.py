@@ -17,8 +17,9 @@ from sidestep.evaluation.bench import ENGINE
 from sidestep.evaluation.exit_curve import ExitCurve
 from sidestep.evaluation.rivals import Runner
 from sidestep.execution.prepare import Precision
+from sidestep.files import read_json
 from sidestep.plan.levels import Level, rising
-from sidestep.results.kept_curve import EXITS, read_exit_curve
+from sidestep.results.kept_curve import BUDGETS, EXITS, budget_curve_from, read_exit_curve
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.at_budget import ExitBudget, batches_of, settle
 from sidestep.runs.run_folder import OpenedRun, open_run
@@ -171,6 +172,48 @@ def served(opened: OpenedRun) -> Exportable:
             thresholds=levels[-1].thresholds, criterion=drawn.criterion, temperatures=drawn.temperatures
         )
     return exportable(opened, rule)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutersBudget:
+    """A budget of a network for all budgets.
+
+    Attributes:
+        level: what comes out, as a curve has measured it.
+        asked: what its routers are asked for.
+    """
+
+    level: Level
+    asked: float
+
+
+def served_budgets(opened: OpenedRun) -> list[RoutersBudget]:
+    """Return the budgets of a run for all budgets, as its curve has them, cheapest first.
+
+    There are none for other runs, beside early exits, or where the curve is another checkpoint's.
+
+    Raises:
+        CheckpointError: when the curve is damaged, or of another network.
+    """
+    path = opened.folder / BUDGETS
+    if opened.given is None or opened.network.has_early_exits or not path.is_file():
+        return []
+    again = f"draw it again with `sidestep curve {opened.folder}`"
+    values = read_json(path, what="curve", way_out=again)
+    try:
+        curve, checkpoint = budget_curve_from(values), values["checkpoint"]
+        asked = {(float(point.macs), float(point.accuracy)): float(point.asked) for point in curve.points}
+        same = math.isclose(curve.full_macs, opened.cost.full, rel_tol=1e-6)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"curve {path} must be what `curve` wrote; {again}") from error
+    if checkpoint != opened.path.stem:
+        return []
+    if not same or not all(opened.given.low <= each <= 1 for each in asked.values()):
+        raise CheckpointError(f"curve {path} must be of the run's network, and is not; {again}")
+    levels = rising(
+        [Level(macs=macs, accuracy=right, exit_rates=[1.0], thresholds=[]) for macs, right in asked]
+    )
+    return [RoutersBudget(level=level, asked=asked[level.macs, level.accuracy]) for level in levels]
 
 
 def _levels(opened: OpenedRun, rule: ExitRule | None) -> list[Level]:

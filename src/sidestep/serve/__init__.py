@@ -1,1 +1,1 @@
-"""The HTTP server: runs and plans behind the Open Inference Protocol, with budgets that follow the load."""
+"""The HTTP server: networks behind the Open Inference Protocol, with budgets that follow the load."""

@@ -40,7 +40,7 @@ class _Endpoint:
         self.model = model
         self.telemetry = Telemetry(meters, model.name)
         self.scheduler = Scheduler(
-            model.runner,
+            model.runners,
             model.ladder,
             self.telemetry,
             deadline=1e-3 * settings.deadline_ms,

@@ -100,12 +100,12 @@ def server_metadata() -> dict[str, Any]:
 def metadata(model: ServedModel) -> dict[str, Any]:
     """Return what a model takes, what it says, and its budgets."""
     (height, width), channels = model.pictures.size, model.pictures.channels
-    ladder = model.ladder
+    ladder, runner = model.ladder, model.runners[0]
     sides = {"classes": len(model.class_names) or -1, "units": -1}
     return {
         "name": model.name,
         "versions": ["1"],
-        "platform": f"sidestep_{model.runner.name}",
+        "platform": f"sidestep_{runner.name}",
         "inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}],
         "outputs": [
             {"name": name, "datatype": datatype, "shape": [-1, sides[side]] if side else [-1]}
@@ -122,8 +122,8 @@ def metadata(model: ServedModel) -> dict[str, Any]:
                 for number, rung in enumerate(ladder.rungs)
                 if ladder.bottom <= number <= ladder.top
             ],
-            "precision": model.runner.precision,
-            "threads": model.runner.num_threads,
+            "precision": runner.precision,
+            "threads": runner.num_threads,
             "fallback": model.fallback,
             "about": model.about,
         },

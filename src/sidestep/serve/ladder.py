@@ -30,11 +30,13 @@ class Rung:
         budget: mean MACs as a share of the static network's; 1 for a network with one budget.
         macs: mean MACs per image; None where nobody has measured them.
         accuracy: top-1 in [0, 1]; None where nobody has measured it.
+        runner: index of what runs it, where a network's routers are asked for budgets.
     """
 
     budget: float
     macs: float | None
     accuracy: float | None
+    runner: int = 0
 
 
 class Ladder:
@@ -50,6 +52,7 @@ class Ladder:
         thresholds: (E) of the network with one budget.
         num_exits: number E of early exits.
         share: (smallest, largest) budget that the server is asked for; None is no limit.
+        runners: index of what runs each level; None where one runner runs all.
     """
 
     def __init__(
@@ -60,11 +63,13 @@ class Ladder:
         thresholds: Sequence[float],
         num_exits: int,
         share: tuple[float | None, float | None] = (None, None),
+        runners: Sequence[int] | None = None,
     ) -> None:
+        of = runners or [0] * max(len(levels), 1)
         if levels:
             self.rungs = [
-                Rung(budget=level.macs / full_macs, macs=level.macs, accuracy=level.accuracy)
-                for level in levels
+                Rung(budget=level.macs / full_macs, macs=level.macs, accuracy=level.accuracy, runner=each)
+                for level, each in zip(levels, of, strict=True)
             ]
             self.thresholds = np.array([level.thresholds for level in levels], dtype=np.float64)
             self.rates = np.array([level.exit_rates for level in levels])
@@ -72,7 +77,7 @@ class Ladder:
             self.rungs = [Rung(budget=1.0, macs=None, accuracy=None)]
             self.thresholds = np.array([thresholds], dtype=np.float64).reshape(1, num_exits)
             self.rates = np.full((1, num_exits + 1), 1 / (num_exits + 1))
-        self.exit_ms = np.ones(num_exits + 1)
+        self.exit_ms = np.ones((max(of) + 1, num_exits + 1))
         self.correction = 1.0
         smallest, largest = share
         self.top = len(self.rungs) - 1 if largest is None or largest >= 1 else self._at_most(largest)
@@ -93,26 +98,27 @@ class Ladder:
 
     def ms(self, rung: int) -> float:
         """Return the predicted mean milliseconds of an image in a full batch, on all threads."""
-        return float(self.rates[rung] @ self.exit_ms) * self.correction
+        return float(self.rates[rung] @ self.exit_ms[self.rungs[rung].runner]) * self.correction
 
-    def measure(self, runner: Runner, images: npt.NDArray[np.uint8]) -> None:
+    def measure(self, runners: Sequence[Runner], images: npt.NDArray[np.uint8]) -> None:
         """Measure what leaving at every exit takes.
 
         Args:
-            runner: of the network.
+            runners: of the network.
             images: (H, W, C) pixels of one picture; which one does not matter, since all exits are forced.
         """
-        batch = np.repeat(images[None], _PER_THREAD * runner.num_threads, axis=0)
         with open(os.devnull, "wb", buffering=0) as nobody:
-            for exit in range(runner.num_exits + 1):
-                forced = np.full((len(batch), runner.num_exits), runner.never)
-                forced[:, exit:] = runner.always
-                seconds = []
-                for _ in range(3):  # the first one fills caches
-                    out, began = runner.room_for(len(batch)), time.perf_counter()
-                    runner.run(batch, forced, out, nobody.fileno())
-                    seconds.append(time.perf_counter() - began)
-                self.exit_ms[exit] = 1e3 * min(seconds) / len(batch)
+            for place, runner in enumerate(runners):
+                batch = np.repeat(images[None], _PER_THREAD * runner.num_threads, axis=0)
+                for exit in range(runner.num_exits + 1):
+                    forced = np.full((len(batch), runner.num_exits), runner.never)
+                    forced[:, exit:] = runner.always
+                    seconds = []
+                    for _ in range(3):  # the first one fills caches
+                        out, began = runner.room_for(len(batch)), time.perf_counter()
+                        runner.run(batch, forced, out, nobody.fileno())
+                        seconds.append(time.perf_counter() - began)
+                    self.exit_ms[place, exit] = 1e3 * min(seconds) / len(batch)
 
     def bounds(
         self, budget: float | None, budget_ms: float | None, min_accuracy: float | None
@@ -173,12 +179,12 @@ class Ladder:
             ms: that the batch took.
             full: whether it was large enough for every thread to have had its share.
         """
-        expected = float(self.exit_ms[list(exits)].sum())
+        expected = float(self.exit_ms[[self.rungs[rung].runner for rung in rungs], list(exits)].sum())
         if full and expected > 0:
             self.correction += _NEWEST * (ms / expected - self.correction)
         for rung in set(rungs):
             left = [exit for of, exit in zip(rungs, exits, strict=True) if of == rung]
-            seen = np.bincount(left, minlength=len(self.exit_ms)) / len(left)
+            seen = np.bincount(left, minlength=self.rates.shape[1]) / len(left)
             # One image says less than many.
             weight = _NEWEST * min(1.0, len(left) / 16)
             self.rates[rung] += weight * (seen - self.rates[rung])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,11 +51,26 @@ class Answers(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class KeptRows:
+    """`Answers` that are kept as they come."""
+
+    rows: dict[int, Row] = field(default_factory=dict)
+
+    def row(self, index: int) -> Row:
+        return self.rows[index]
+
+    def keep(self, index: int, row: Row, done: int) -> None:
+        """Keep what a network says about an image, and tell a file descriptor its index."""
+        self.rows[index] = row
+        os.write(done, index.to_bytes(8, "little"))
+
+
 class Runner(Protocol):
     """A network that is ready to run.
 
     Attributes:
-        name: "engine" or "pytorch".
+        name: "engine", "pytorch", "onnxruntime" or "openvino".
         precision: of weights and maps.
         num_threads: that share a batch.
         num_exits: number E of early exits.

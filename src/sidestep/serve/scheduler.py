@@ -49,7 +49,7 @@ class Scheduler:
     """Runs one network's images, one batch at a time, in a thread of its own.
 
     Args:
-        runner: of the network.
+        runners: of the network, by the indices of its ladder.
         ladder: its budgets, measured.
         telemetry: what is counted.
         deadline: in seconds, of images whose client names none.
@@ -57,11 +57,17 @@ class Scheduler:
     """
 
     def __init__(
-        self, runner: Runner, ladder: Ladder, telemetry: Telemetry, *, deadline: float, queue: int
+        self,
+        runners: Sequence[Runner],
+        ladder: Ladder,
+        telemetry: Telemetry,
+        *,
+        deadline: float,
+        queue: int,
     ) -> None:
-        self.runner, self.ladder, self.telemetry = runner, ladder, telemetry
+        self.runners, self.ladder, self.telemetry = runners, ladder, telemetry
         self.deadline, self.most_waiting = deadline, queue
-        threads = runner.num_threads
+        threads = self.num_threads = runners[0].num_threads
         fits = int(_BATCH * 1e3 * deadline / max(ladder.ms(ladder.top), 1e-6))
         self.batch = min(max(fits, threads), max(_MOST, threads))
         self.pending = 0
@@ -145,8 +151,9 @@ class Scheduler:
             try:
                 thresholds = thresholds_of(self.ladder, [job.rung for job in batch.jobs])
                 images = np.stack([job.image for job in batch.jobs])
-                batch.out = self.runner.room_for(len(batch.jobs))
-                self.runner.run(images, thresholds, batch.out, self._writing)
+                runner = self.runners[self.ladder.rungs[batch.jobs[0].rung].runner]
+                batch.out = runner.room_for(len(batch.jobs))
+                runner.run(images, thresholds, batch.out, self._writing)
             except Exception as error:
                 _log.exception("a batch of %s images could not be run", len(batch.jobs))
                 batch.error = error
@@ -173,7 +180,8 @@ class Scheduler:
         jobs: list[Job] = []
         while len(self._queue) and len(jobs) < self.batch:
             job = self._queue.next()
-            if jobs and job.image.dtype != jobs[0].image.dtype:
+            job.rung = min(max(rung, job.lowest), job.highest)
+            if jobs and not self._fits(job, jobs[0]):
                 break
             self._queue.pop()
             if job.answer.done():  # its client has gone
@@ -181,9 +189,14 @@ class Scheduler:
             if now > job.expires:
                 self._loop.call_soon_threadsafe(self._expire, job)
                 continue
-            job.rung = min(max(rung, job.lowest), job.highest)
             jobs.append(job)
         return jobs
+
+    def _fits(self, job: Job, other: Job) -> bool:
+        """Return whether two images can run in one batch."""
+        rungs = self.ladder.rungs
+        same = rungs[job.rung].runner == rungs[other.rung].runner
+        return same and job.image.dtype == other.image.dtype
 
     # What the event loop does.
 
@@ -230,7 +243,7 @@ class Scheduler:
         exits = batch.exits
         if batch.error is None and exits:
             rungs = [batch.jobs[index].rung for index in exits]
-            full = len(exits) >= max(self.batch // 2, self.runner.num_threads)
+            full = len(exits) >= max(self.batch // 2, self.num_threads)
             ms = 1e3 * (batch.ended - batch.began)
             with self._ready:
                 self.ladder.learn(rungs, list(exits.values()), ms, full=full)

@@ -1,4 +1,4 @@
-"""Networks ready to be served: from run folders and plan files."""
+"""Networks ready to be served: from run folders, plan files and folders of segments."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ import numpy as np
 from sidestep.data.preparation import Channels
 from sidestep.errors import ExecutionError, ExportError, ServeError
 from sidestep.hub.places import is_place
-from sidestep.plan.format import preparation_in
+from sidestep.plan.format import preparation_in, preparation_of
 from sidestep.plan.levels import levels_in
 from sidestep.routing.exit_rule import ExitRule
-from sidestep.runs.export import served
+from sidestep.runs.export import served, served_budgets
 from sidestep.runs.run_folder import open_run
 from sidestep.serve.engine_runner import EngineRunner
 from sidestep.serve.ladder import Ladder
 from sidestep.serve.runner import Runner
+from sidestep.serve.segment_runner import SegmentRunner
 from sidestep.serve.settings import ServeSettings
 from sidestep.serve.tensor_images import Pictures
 from sidestep.serve.torch_runner import TorchRunner
 from sidestep.targets.export_target import Exportable, plan_of
 from sidestep.targets.native_engine import MISSING, engine_installed, engine_of
+from sidestep.targets.read_segments import MANIFEST, open_segments
 from sidestep.targets.run_plan import cost_of, read_content
 
 _UNNAMED = ("best", "last")
@@ -38,16 +40,16 @@ class ServedModel:
 
     Attributes:
         name: by which clients ask for it.
-        runner: runs it.
+        runners: run it: one, or where its routers are given the budget one for every budget.
         ladder: its budgets, measured here.
         pictures: how images become what it takes.
         class_names: in the order of its scores; may be empty.
         about: what people may want to know.
-        fallback: why it does not run in the engine; None where it does.
+        fallback: why a run does not run in the engine; None where it does.
     """
 
     name: str
-    runner: Runner
+    runners: Sequence[Runner]
     ladder: Ladder
     pictures: Pictures
     class_names: tuple[str, ...]
@@ -59,8 +61,8 @@ def open_models(sources: Sequence[Path | str], settings: ServeSettings) -> list[
     """Return networks ready to be served, their times measured.
 
     Args:
-        sources: run folders, packages (`hf-hub:org/name`, `local-dir:path`) and plan files; NAME=PATH gives
-            one another name.
+        sources: run folders, packages (`hf-hub:org/name`, `local-dir:path`), plan files and folders of
+            segments; NAME=PATH gives one another name.
         settings: of the server.
 
     Raises:
@@ -84,13 +86,17 @@ def _name_of(source: str) -> tuple[str, Path]:
     place = Path(source)
     if is_place(source):
         return source.partition(":")[2].partition("@")[0].rstrip("/").rpartition("/")[2], place
-    if place.is_dir():
+    if place.is_dir() and not (place / MANIFEST).is_file():
         return place.resolve().name, place
     return (place.resolve().parent.name if place.stem in _UNNAMED else place.stem), place
 
 
 def _open(name: str, path: Path, settings: ServeSettings) -> ServedModel:
-    return _from_plan(name, path, settings) if path.is_file() else _from_run(name, path, settings)
+    if path.is_file():
+        return _from_plan(name, path, settings)
+    if (path / MANIFEST).is_file():
+        return _from_segments(name, path, settings)
+    return _from_run(name, path, settings)
 
 
 def _from_plan(name: str, path: Path, settings: ServeSettings) -> ServedModel:
@@ -113,11 +119,41 @@ def _from_plan(name: str, path: Path, settings: ServeSettings) -> ServedModel:
     )
     return ServedModel(
         name=name,
-        runner=runner,
+        runners=[runner],
         ladder=ladder,
         pictures=pictures,
         class_names=tuple(plan.classes),
         about=plan.about,
+    )
+
+
+def _from_segments(name: str, path: Path, settings: ServeSettings) -> ServedModel:
+    if settings.precision == "bfloat16":
+        raise ServeError(
+            "precision bfloat16 is the engine's, and segments are float32; serve the run or a plan"
+        )
+    opened = open_segments(path)
+    route, runner = opened.route, SegmentRunner(opened)
+    ladder = Ladder(
+        opened.levels,
+        full_macs=route["cost"]["full_macs"],
+        thresholds=route["limits"],
+        num_exits=runner.num_exits,
+        share=(settings.min_budget, settings.budget),
+    )
+    pictures = Pictures(
+        preparation_of(route["input"]),
+        size=tuple(route["input"]["size"]),
+        channels=route["input"]["channels"],
+        max_pixels=1e6 * settings.max_megapixels,
+    )
+    return ServedModel(
+        name=name,
+        runners=[runner],
+        ladder=ladder,
+        pictures=pictures,
+        class_names=tuple(route["classes"]),
+        about=route["about"],
     )
 
 
@@ -132,15 +168,24 @@ def _from_run(name: str, path: Path, settings: ServeSettings) -> ServedModel:
     if export.network.has_early_exits and export.rule is None:
         _log.info("all images leave %s at the last exit; `sidestep curve %s` gives it budgets", name, path)
         export = replace(export, rule=ExitRule(thresholds=[2.0] * (export.network.num_exits - 1)))
-    runner, thresholds, levels, reason = _runner_of(export, settings)
+    budgets = served_budgets(opened)
+    if budgets:
+        made = []
+        for budget in budgets:
+            opened.ask(budget.asked)
+            made.append(_runner_of(served(opened), settings))
+    else:
+        made = [_runner_of(export, settings)]
+    runners, (_, thresholds, levels, reason) = [each for each, *_ in made], made[-1]
     if reason is not None:
         _log.warning("%s runs in PyTorch: %s", name, reason)
     ladder = Ladder(
-        levels,
+        [budget.level for budget in budgets] or levels,
         full_macs=export.cost.full,
         thresholds=thresholds,
-        num_exits=runner.num_exits,
+        num_exits=runners[0].num_exits,
         share=(settings.min_budget, settings.budget),
+        runners=range(len(budgets)) or None,
     )
     channels: Channels = 1 if export.network.image_channels == 1 else 3
     pictures = Pictures(
@@ -151,7 +196,7 @@ def _from_run(name: str, path: Path, settings: ServeSettings) -> ServedModel:
     )
     return ServedModel(
         name=name,
-        runner=runner,
+        runners=runners,
         ladder=ladder,
         pictures=pictures,
         class_names=export.class_names,
@@ -193,7 +238,8 @@ def _measure(model: ServedModel) -> None:
     """Measure how long a network takes with every budget."""
     (height, width), channels = model.pictures.size, model.pictures.channels
     noise = np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
-    model.ladder.measure(model.runner, noise)
+    model.ladder.measure(model.runners, noise)
+    runner = model.runners[0]
     cheapest, dearest = (model.ladder.ms(rung) for rung in (model.ladder.bottom, model.ladder.top))
     _log.info(
         "%s: %s budgets, %.3g to %.3g ms an image, in %s (%s, %s threads)",
@@ -201,7 +247,7 @@ def _measure(model: ServedModel) -> None:
         model.ladder.top - model.ladder.bottom + 1,
         cheapest,
         dearest,
-        model.runner.name,
-        model.runner.precision,
-        model.runner.num_threads,
+        runner.name,
+        runner.precision,
+        runner.num_threads,
     )

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import math
+import multiprocessing
 import os
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -36,10 +39,10 @@ _log = logging.getLogger(__name__)
 
 
 def serve(sources: Sequence[Path | str], settings: ServeSettings) -> None:
-    """Serve runs and plans until the process is told to stop; what was accepted is answered first.
+    """Serve networks until the process is told to stop; what was accepted is answered first.
 
     Args:
-        sources: run folders and plan files; NAME=PATH gives one another name.
+        sources: as `open_models` takes them.
         settings: of the server.
 
     Raises:
@@ -85,10 +88,24 @@ def _serve_with_workers(given: str, settings: ServeSettings, listening: socket.s
 
 def worker_app() -> FastAPI:
     """Return the application of one of several workers, which has its share of the threads."""
+    _end_with_parent()
     given = os.environ[_SERVED]
     workers: int = json.loads(given)["settings"]["workers"]
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
     return _app(given)
+
+
+def _end_with_parent() -> None:
+    """Let a worker stop in order when the process that has started it is gone, killed for example."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="sidestep-parent", daemon=True).start()
 
 
 def _app(given: str) -> FastAPI:

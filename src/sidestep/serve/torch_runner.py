@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,16 +18,8 @@ from sidestep.networks.network import DynamicNetwork
 from sidestep.networks.walk import walk
 from sidestep.routing.exit_rule import Certainty, ExitRule
 from sidestep.routing.samplers import argmax
-from sidestep.serve.runner import Doubles, Row
+from sidestep.serve.runner import Doubles, KeptRows, Row
 from sidestep.types import CostModel, Decisions
-
-
-@dataclass(slots=True)
-class _TorchAnswers:
-    rows: dict[int, Row] = field(default_factory=dict)
-
-    def row(self, index: int) -> Row:
-        return self.rows[index]
 
 
 class TorchRunner:
@@ -65,11 +55,11 @@ class TorchRunner:
         self.mean = torch.tensor(mean).view(-1, 1, 1)
         self.std = torch.tensor(std).view(-1, 1, 1)
 
-    def room_for(self, count: int) -> _TorchAnswers:
-        return _TorchAnswers()
+    def room_for(self, count: int) -> KeptRows:
+        return KeptRows()
 
     @torch.inference_mode()
-    def run(self, images: npt.NDArray[Any], thresholds: Doubles, out: _TorchAnswers, done: int) -> None:
+    def run(self, images: npt.NDArray[Any], thresholds: Doubles, out: KeptRows, done: int) -> None:
         x = torch.from_numpy(np.ascontiguousarray(images))
         if x.dtype == torch.uint8:
             x = (x.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
@@ -79,14 +69,14 @@ class TorchRunner:
             paths = _paths(decisions)
             temperatures = None if self.rule is None else self.rule.temperatures
             for place, index in enumerate(indices):
-                out.rows[index] = Row(
+                row = Row(
                     logits=logits[place].float().numpy(),
                     temperature=1.0 if temperatures is None else temperatures[exit],
                     path=paths[place].numpy(),
                     exit=exit,
                     macs=macs[place],
                 )
-                os.write(done, index.to_bytes(8, "little"))
+                out.keep(index, row, done)
 
         x = x.contiguous(memory_format=torch.channels_last)
         if self.rule is None or not self.network.has_early_exits:

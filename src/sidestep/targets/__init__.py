@@ -8,6 +8,7 @@ from sidestep.targets.onnx_if import write_onnx_if
 from sidestep.targets.segment_folder import write_segments
 from sidestep.targets.timm_folder import TIMM
 from sidestep.targets.torch_segments import write_torch
+from sidestep.targets.triton_repository import write_triton
 
 _ONNX = ExportTarget(
     name="onnx",
@@ -33,7 +34,17 @@ _TORCH = ExportTarget(
     takes_segments=True,
 )
 
-TARGETS: Registry[ExportTarget] = Registry("export target", [PLAN, _ONNX, _ONNX_IF, _TORCH, TIMM], key="to")
+_TRITON = ExportTarget(
+    name="triton",
+    summary="model repository for Triton: segments, and a model that calls them (docs/segments.md)",
+    suffix=".triton",
+    write=write_triton,
+    takes_segments=True,
+)
+
+TARGETS: Registry[ExportTarget] = Registry(
+    "export target", [PLAN, _ONNX, _ONNX_IF, _TORCH, _TRITON, TIMM], key="to"
+)
 
 
 def register_target(target: ExportTarget) -> None:

@@ -73,6 +73,7 @@ def route_of(
                 "limits": limits_of_rule(_at(rule, level), freezing, num_classes),
                 "accuracy": level.accuracy,
                 "macs": level.macs,
+                "exit_rates": _rates_of(level, freezing),
             }
             for level in levels
         ],
@@ -101,6 +102,16 @@ def limits_of_rule(rule: ExitRule | None, freezing: Freezing, num_classes: int) 
     kept = without_exits(rule, freezing.exits)
     assert kept is not None  # as there is a rule
     return limits_of(kept.thresholds, rule.criterion, num_classes)
+
+
+def _rates_of(level: Level, freezing: Freezing) -> list[float]:
+    """Return the share of images that leave at every exit; those of exits that are left out take the next."""
+    found, late = [], 0.0
+    for index, rate in enumerate(level.exit_rates):
+        late += rate
+        found.append(0.0 if index in freezing.exits else late)
+        late -= found[-1]
+    return found
 
 
 def _at(rule: ExitRule | None, level: Level) -> ExitRule | None:

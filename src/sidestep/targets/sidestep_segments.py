@@ -9,12 +9,15 @@ An image runs one branch of every segment until it leaves; batches shrink, and a
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+# Computes a graph: values that it reads by name -> those that it gives, in order.
+Graph = Callable[[dict[str, Array], list[str]], list[Array]]
 
 
 class Answer(NamedTuple):
@@ -33,7 +36,8 @@ class Segments:
 
     Args:
         folder: with manifest.json; by default the one in which this file lies.
-        runtime: "onnxruntime" or "openvino"; "torch" for a folder of its archives.
+        runtime: "onnxruntime" or "openvino"; "torch" for a folder of its archives; or a function that returns
+            what computes a component, given its name.
         num_threads: of the one pool that all segments share; 0 leaves their number to the runtime.
         share_threads: whether ONNX Runtime gets that pool. The pool is the whole process's: other sessions in
             it then need `use_per_session_threads = False` too. False gives every segment threads of its own.
@@ -42,78 +46,77 @@ class Segments:
     def __init__(
         self,
         folder: Path | str | None = None,
-        runtime: str = "onnxruntime",
+        runtime: str | Callable[[str], Graph] = "onnxruntime",
         num_threads: int = 0,
         share_threads: bool = True,
     ) -> None:
-        if runtime not in ("onnxruntime", "openvino", "torch"):
-            raise ValueError(f"runtime must be onnxruntime, openvino or torch, got {runtime!r}")
         self.folder = Path(__file__).parent if folder is None else Path(folder)
         manifest = json.loads((self.folder / "manifest.json").read_bytes())
         self.components: dict[str, Any] = manifest["components"]
         self.route: dict[str, Any] = manifest["additional_metadata"]["sidestep"]
-        if self.route["format"] != 1:
-            raise ValueError(
-                f"format of the segments must be 1, got {self.route['format']}; take its own runner"
-            )
-        self.runtime, self.num_threads = runtime, num_threads
-        self.shares = share_threads and runtime == "onnxruntime"
+        if (version := self.route["format"]) != 1:
+            raise ValueError(f"format of the segments must be 1, got {version}; take its own runner")
+        makers = {"onnxruntime": _onnxruntime, "openvino": _openvino, "torch": _torch}
+        if isinstance(runtime, str) and runtime not in makers:
+            raise ValueError(f"runtime must be onnxruntime, openvino or torch, got {runtime!r}")
+        self.runtime = runtime
+        self.make: Any = runtime
+        if isinstance(runtime, str):
+            self.make = makers[runtime](num_threads, share_threads)
         self.classes: list[str] = self.route["classes"]
-        self._made: dict[Any, Any] = {}
-        self._core: Any = None
-        if self.shares:
-            import onnxruntime
+        self.made: dict[Any, Graph] = {}
 
-            # Older releases give every session threads of its own.
-            self.shares = hasattr(onnxruntime.SessionOptions, "use_per_session_threads")
-        if self.shares:
-            try:
-                onnxruntime.set_global_thread_pool_sizes(num_threads, 1)
-            except Exception as error:  # of a kind that ONNX Runtime does not name
-                if "already" not in str(error):
-                    raise  # the pool of an earlier network is this one's too
-
-    def __call__(self, images: Array, budget: float | None = None) -> Answer:
+    def __call__(self, images: Array, budget: float | None = None, limits: Any = None) -> Answer:
         """Return what the network says about (N, C, H, W) normalised images, float32.
 
         Args:
             images: as `pixels` makes them.
             budget: mean MACs as a fraction of the full network's; the largest that the manifest lists up to
                 it is taken. None takes the thresholds that the network was exported with.
+            limits: instead of a budget, as `leaving` takes them.
+        """
+        limits = self.limits(budget) if limits is None else limits
+        rows, answers = zip(*self.leaving(images, limits), strict=True)
+        order = np.argsort(np.concatenate(rows))
+        return Answer(*(np.concatenate(column)[order] for column in zip(*answers, strict=True)))
+
+    def leaving(self, images: Array, limits: Any) -> Iterator[tuple[Array, Answer]]:
+        """Yield images as soon as they leave: the rows that they had, and what the network says about them.
+
+        Args:
+            images: as above.
+            limits: (E) largest doubts with which images leave, as `limits` finds them, or (N, E) of each.
         """
         images, route = np.ascontiguousarray(images, np.float32), self.route
         size = [route["input"]["channels"], *route["input"]["size"]]
         if list(images.shape[1:]) != size or not len(images):
-            raise ValueError(
-                f"images must be (N, {', '.join(map(str, size))}) with N of 1 or more, got {images.shape}"
-            )
-        limits, count = self.limits(budget), len(images)
-        logits = np.zeros((count, len(self.classes)), np.float32)
-        scales, exits = np.ones((count, 1), np.float32), np.zeros(count, np.int64)
+            wanted = ", ".join(map(str, size))
+            raise ValueError(f"images must be (N, {wanted}) with N of 1 or more, got {images.shape}")
+        limits, count = np.asarray(limits, np.float32), len(images)
+        limits = np.broadcast_to(limits, (count, limits.shape[-1]))
         options, macs = np.full((count, route["num_units"]), -1), np.zeros(count)
-        rows, values, picks = np.arange(count), {"images": images}, None
+        rows, picks = np.arange(count), None
+        values: dict[str, Array] = {"images": images}
         for segment in route["segments"]:
             rows, values = self._step(segment, rows, values, picks, macs)
             for unit, option in segment["fixed_units"].items():
                 options[rows, int(unit)] = option
-            decision = segment["decision"]
-            picks = None
+            decision, picks = segment["decision"], None
             if decision["kind"] == "choose":
                 picks = values.pop(decision["value"])
                 options[rows, decision["index"]] = picks
                 continue
             leave = np.ones(len(rows), bool)
             if decision["kind"] == "exit":
-                leave = values.pop(decision["value"]) <= limits[decision["index"]]
-            left = rows[leave]
-            logits[left], exits[left] = values[decision["logits"]][leave], decision["index"]
-            scales[left] = decision["temperature"]
-            if leave.all():
-                break
+                leave = values.pop(decision["value"]) <= limits[rows, decision["index"]]
             if leave.any():
-                rows, values = rows[~leave], {name: value[~leave] for name, value in values.items()}
-        shares = np.exp(logits / scales - (logits / scales).max(axis=1, keepdims=True))
-        return Answer(logits, shares / shares.sum(axis=1, keepdims=True), exits, options, macs)
+                left, logits = rows[leave], values[decision["logits"]][leave]
+                exits = np.full(len(left), decision["index"])
+                shares = _softmax(logits / decision["temperature"])
+                yield left, Answer(logits, shares, exits, options[left], macs[left])
+            if leave.all():
+                return
+            rows, values = rows[~leave], {name: value[~leave] for name, value in values.items()}
 
     def limits(self, budget: float | None) -> list[float]:
         """Return the largest doubt with which images leave at every exit but the last, for a budget."""
@@ -132,16 +135,11 @@ class Segments:
         """Return a (C, H, W) normalised image of an upright picture, (h, w, C) in uint8: resized with the
         filter that the network was trained with, cropped in the middle, as Pillow computes it."""
         wanted = self.route["input"]
-        (rows, columns), rule = wanted["size"], wanted.get("preparation")
+        (rows, columns), rule, channels = wanted["size"], wanted.get("preparation"), wanted["channels"]
         picture = np.asarray(picture)
-        channels = wanted["channels"]
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != channels:
             found = f"{picture.shape} of {picture.dtype}"
             raise ValueError(f"a picture must be (h, w, {channels}) of uint8, got {found}")
-        if rule is None and picture.shape[:2] != (rows, columns):
-            raise ValueError(
-                f"the folder does not say how pictures are resized, so they must be {rows} x {columns}"
-            )
         if rule is not None:
             (height, width), share = picture.shape[:2], rule["crop_share"]
             high, wide = int(rows / share), int(columns / share)
@@ -151,71 +149,93 @@ class Segments:
                 picture = _resized(picture, size[axis], axis, rule["interpolation"])
             top, left = round((size[0] - rows) / 2), round((size[1] - columns) / 2)
             picture = picture[top : top + rows, left : left + columns]
+        elif picture.shape[:2] != (rows, columns):
+            wish = f"{rows} x {columns}"
+            raise ValueError(f"the folder does not say how pictures are resized, so they must be {wish}")
         scaled = picture.astype(np.float32) / 255
         image = (scaled - np.float32(wanted["mean"])) / np.float32(wanted["std"])
         return np.ascontiguousarray(image.transpose(2, 0, 1))
 
-    def _step(
-        self, segment: Any, rows: Array, values: Any, picks: Array | None, macs: Array
-    ) -> tuple[Array, Any]:
-        """Return rows and values behind a segment; images that took the same branch lie side by side then."""
-        branches, parts, order = segment["branches"], [], []
-        for branch in branches:
-            members = slice(None) if picks is None else np.flatnonzero(picks == branch["option"])
-            if isinstance(members, np.ndarray) and len(members) in (0, len(rows)):
-                if not len(members):
-                    continue
-                members = slice(None)
-            given = {name: value[members] for name, value in values.items()}
-            known = given | {new: given[old] for new, old in branch["passes"].items()}
-            if branch["component"] is not None:
-                known |= self._run(branch, given)
-            macs[rows[members]] += branch["macs"]
-            parts.append({name: known[name] for name in segment["live"]})
-            order.append(rows[members])
-        if len(parts) == 1:
-            return order[0], parts[0]
-        return np.concatenate(order), {
-            name: np.concatenate([part[name] for part in parts]) for name in parts[0]
-        }
+    def graph(self, component: str, alone: bool = False) -> Graph:
+        """Return what computes a graph, made when it is asked for first.
 
-    def _run(self, branch: Any, given: dict[str, Array]) -> dict[str, Array]:
-        """Return what the graph of a branch computes."""
-        inputs = {name: given[name] for name in branch["inputs"]}
-        # OpenVINO is faster where it knows that an image is alone.
-        alone = self.runtime == "openvino" and len(next(iter(inputs.values()))) == 1
-        key = branch["component"], alone
-        if key not in self._made:
-            variant = self.components[branch["component"]]["variants"]["cpu"]
+        Args:
+            component: its name in the manifest.
+            alone: whether for one image: OpenVINO is faster where it knows that.
+        """
+        key = component, alone and self.runtime == "openvino"
+        if key not in self.made and callable(self.runtime):
+            self.made[key] = self.make(component)
+        elif key not in self.made:
+            variant = self.components[component]["variants"]["cpu"]
             consumer = variant["executor_info"].get("torch" if self.runtime == "torch" else "ort")
             if consumer is None:
                 raise ValueError(f"the folder must hold graphs for {self.runtime}, and has others")
             path = self.folder / variant["variant_directory"] / consumer["model_file"]
-            self._made[key] = getattr(self, f"_in_{self.runtime}")(str(path), alone)
-        return dict(zip(branch["outputs"], self._made[key](inputs, branch["outputs"]), strict=True))
+            self.made[key] = self.make(str(path), key[1])
+        return self.made[key]
 
-    def _in_onnxruntime(self, path: str, alone: bool) -> Any:
-        import onnxruntime
+    def _step(
+        self, segment: Any, rows: Array, values: dict[str, Array], picks: Array | None, macs: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return rows and values behind a segment; images that took the same branch lie side by side then."""
+        parts, order = [], []
+        for branch in segment["branches"]:
+            mine = np.ones(len(rows), bool) if picks is None else picks == branch["option"]
+            if not mine.any():
+                continue
+            given = values if mine.all() else {name: value[mine] for name, value in values.items()}
+            known = given | {new: given[old] for new, old in branch["passes"].items()}
+            if branch["component"] is not None:
+                inputs = {name: given[name] for name in branch["inputs"]}
+                run = self.graph(branch["component"], alone=mine.sum() == 1)
+                known |= zip(branch["outputs"], run(inputs, branch["outputs"]), strict=True)
+            macs[rows[mine]] += branch["macs"]
+            parts.append({name: known[name] for name in segment["live"]})
+            order.append(rows[mine])
+        if len(parts) == 1:
+            return order[0], parts[0]
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return np.concatenate(order), joined
 
+
+def _onnxruntime(num_threads: int, share_threads: bool) -> Callable[[str, bool], Graph]:
+    import onnxruntime
+
+    # Older releases give every session threads of its own.
+    shares = share_threads and hasattr(onnxruntime.SessionOptions, "use_per_session_threads")
+    if shares:
+        try:
+            onnxruntime.set_global_thread_pool_sizes(num_threads, 1)
+        except Exception as error:  # of a kind that ONNX Runtime does not name
+            if "already" not in str(error):
+                raise  # the pool of an earlier network is this one's too
+
+    def make(path: str, alone: bool) -> Graph:
         options = onnxruntime.SessionOptions()
-        if self.shares:
+        if shares:
             options.use_per_session_threads = False
         else:
-            options.intra_op_num_threads, options.inter_op_num_threads = self.num_threads, 1
+            options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
             # Threads that wait for work would take the time of those that have some.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         return lambda inputs, outputs: session.run(outputs, inputs)
 
-    def _in_openvino(self, path: str, alone: bool) -> Any:
-        import openvino
+    return make
 
-        self._core = self._core or openvino.Core()
-        model = self._core.read_model(path)
+
+def _openvino(num_threads: int, share_threads: bool) -> Callable[[str, bool], Graph]:
+    import openvino
+
+    core = openvino.Core()
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    hints |= {"INFERENCE_NUM_THREADS": str(num_threads)} if num_threads else {}
+
+    def make(path: str, alone: bool) -> Graph:
+        model = core.read_model(path)
         model.reshape({port: [1 if alone else -1, *list(port.partial_shape)[1:]] for port in model.inputs})
-        hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        hints |= {"INFERENCE_NUM_THREADS": str(self.num_threads)} if self.num_threads else {}
-        request = self._core.compile_model(model, "CPU", hints).create_infer_request()
+        request = core.compile_model(model, "CPU", hints).create_infer_request()
 
         def run(inputs: dict[str, Array], outputs: list[str]) -> list[Array]:
             request.infer(inputs, share_inputs=True)
@@ -224,9 +244,13 @@ class Segments:
 
         return run
 
-    def _in_torch(self, path: str, alone: bool) -> Any:
-        import torch
+    return make
 
+
+def _torch(num_threads: int, share_threads: bool) -> Callable[[str, bool], Graph]:
+    import torch
+
+    def make(path: str, alone: bool) -> Graph:
         module = torch.export.load(path).module()
 
         def run(inputs: dict[str, Array], outputs: list[str]) -> list[Array]:
@@ -235,29 +259,32 @@ class Segments:
 
         return run
 
+    return make
+
+
+def _softmax(scores: Array) -> Array:
+    shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
 
 def _resized(pixels: Array, size: int, axis: int, interpolation: str) -> Array:
     """Return uint8 pixels with another number of rows or columns: Pillow's filter, in its fixed point."""
-    before = pixels.shape[axis]
+    before, cubic = pixels.shape[axis], interpolation == "bicubic"
     if before == size:
         return pixels
-    scale, radius = before / size, 1.0 if interpolation == "bilinear" else 2.0
+    scale = before / size
     stretch = max(scale, 1.0)
-    weights = np.zeros((size, before))
-    for place in range(size):
-        center = (place + 0.5) * scale
-        first = max(int(center - radius * stretch + 0.5), 0)
-        last = min(int(center + radius * stretch + 0.5), before)
-        x = np.abs((np.arange(first, last) - center + 0.5) / stretch)
-        if interpolation == "bilinear":
-            row = np.maximum(1 - x, 0)
-        else:  # Keys' function with a = -1/2
-            row = np.where(
-                x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, ((2.5 - 0.5 * x) * x - 4) * x + 2, 0)
-            )
-        # 22 bits behind the point, halves away from zero, as Pillow keeps them.
-        row = row / row.sum() * (1 << 22)
-        weights[place, first:last] = np.sign(row) * np.floor(np.abs(row) + 0.5)
-    sums = np.tensordot(weights, pixels.astype(np.float64), axes=(1, axis))
-    whole = np.clip(np.floor((sums + (1 << 21)) / (1 << 22)), 0, 255).astype(np.uint8)
-    return np.moveaxis(whole, 0, axis)
+    center, place = (np.arange(size)[:, None] + 0.5) * scale, np.arange(before)
+    first, last = (np.trunc(center + side * stretch * (1 + cubic) + 0.5) for side in (-1, 1))
+    x = np.abs((place - center + 0.5) / stretch)
+    weights = np.maximum(1 - x, 0)
+    if cubic:  # Keys' function with a = -1/2
+        outer = np.where(x < 2, ((2.5 - 0.5 * x) * x - 4) * x + 2, 0)
+        weights = np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, outer)
+    weights *= (place >= first) & (place < last)
+    # 22 bits behind the point, halves away from zero, as Pillow keeps them.
+    weights *= (1 << 22) / weights.sum(axis=1, keepdims=True)
+    whole = np.sign(weights) * np.floor(np.abs(weights) + 0.5)
+    sums = np.tensordot(whole, pixels.astype(np.float64), axes=(1, axis))
+    levels = np.clip(np.floor((sums + (1 << 21)) / (1 << 22)), 0, 255).astype(np.uint8)
+    return np.moveaxis(levels, 0, axis)
