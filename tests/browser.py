@@ -144,7 +144,7 @@ def browser() -> Iterator[Tab]:
     # Chromium reads from 3 and writes to 4.
     command = f'exec "$0" "$@" 3<&{theirs} 4>&{others}'
     process = subprocess.Popen(
-        ["sh", "-c", command, CHROMIUM, *_FLAGS],
+        ["bash", "-c", command, CHROMIUM, *_FLAGS],
         pass_fds=(theirs, others),
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
