@@ -1,13 +1,14 @@
 """The writer of files, and what it does where it cannot write."""
 
+import errno
 import os
 import warnings
 from pathlib import Path
 
 import pytest
 
-from sidestep.errors import CheckpointError, OutputError, UnkeptWarning
-from sidestep.files import check_writable, kept, made_folder, read_json, write_file
+from sidestep.errors import CheckpointError, ExportError, OutputError, UnkeptWarning
+from sidestep.files import check_writable, kept, made_folder, read_json, whole_folder, write_file
 
 
 def test_a_file_is_written_with_the_folders_above_it(tmp_path: Path) -> None:
@@ -27,8 +28,14 @@ def test_an_old_file_stays_where_the_new_one_cannot_be_written(tmp_path: Path) -
 
 @pytest.mark.parametrize("place", ["/dev/null/x", "/proc/x", "/proc/x/y", "x" * 300])
 def test_impossible_places_are_one_sentence(place: str) -> None:
-    with pytest.raises(OutputError, match="could not be written"):
-        write_file(Path(place), "")
+    for no_file in (place, ".", "..", "/"):
+        with pytest.raises(OutputError, match="could not be written"):
+            write_file(Path(no_file), "")
+    with (
+        pytest.raises(OutputError, match=r"could not be (made|written)|must be one that"),
+        whole_folder(Path(place)),
+    ):
+        raise AssertionError
     with pytest.raises(OutputError, match="could not be made"), made_folder(Path(place)):
         raise AssertionError
 
@@ -56,6 +63,32 @@ def test_folders_that_were_made_go_when_what_was_to_fill_them_fails(tmp_path: Pa
     with pytest.raises(ZeroDivisionError), made_folder(tmp_path / "before" / "a" / "b"):
         fill()
     assert (tmp_path / "before" / "a" / "kept").is_file()
+
+
+def test_a_folder_is_there_when_all_of_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(path: Path, error: BaseException | None = None) -> None:
+        with whole_folder(path, error=ExportError) as folder:
+            (folder / "a").write_text("x")
+            (folder / "b").mkdir()
+            assert not path.is_dir() or not list(path.iterdir())
+            if error is not None:
+                raise error
+
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for error in (KeyboardInterrupt(), ZeroDivisionError()):
+        for place in (tmp_path / "new" / "deep", Path()):
+            with pytest.raises(type(error)):
+                fill(place, error)
+            assert [path.name for path in tmp_path.rglob("*")] == ["here"]
+    with pytest.raises(ExportError, match=r"deep could not be written \(No space left on device\)"):
+        fill(tmp_path / "new" / "deep", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    fill(tmp_path / "new" / "deep")
+    fill(Path())
+    # A working directory stays the one that a shell stands in.
+    assert sorted(os.listdir()) == sorted(os.listdir(tmp_path / "new" / "deep")) == ["a", "b"]
+    with pytest.raises(ExportError, match="must be a new or empty folder, and is not"):
+        fill(Path())
 
 
 def test_a_folder_is_tried_before_hours_of_work(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -103,6 +105,15 @@ def understood(error: BaseException) -> SidestepError | None:
             "permissions and free space"
         )
     return None
+
+
+def typed(text: object) -> str:
+    """Return a text as it is typed into a shell, for commands that a sentence advises.
+
+    >>> print(typed("runs/a"), typed("my runs/a"))
+    runs/a 'my runs/a'
+    """
+    return shlex.quote(str(text))
 
 
 def one_line(text: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,7 +37,7 @@ def write_file(
     Raises:
         SidestepError: of the kind `error`, for a full disk for example; the old file is untouched then.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = path.parent / f"{path.name}.partial"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
@@ -90,6 +91,57 @@ def made_folder(folder: Path, *, what: str = "folder") -> Iterator[None]:
     except BaseException:
         _remove_empty(made)
         raise
+
+
+def check_new_folder(path: Path, *, what: str, way_out: str, error: type[SidestepError]) -> None:
+    """Return if a folder is new or empty; arguments as those of `whole_folder`.
+
+    Raises:
+        SidestepError: of the kind `error`, where something stands already.
+    """
+    with suppress(OSError):  # what cannot be looked at cannot be made either
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise error(f"{what} {path} must be a new or empty folder, and is not; {way_out}")
+
+
+@contextmanager
+def whole_folder(
+    path: Path,
+    *,
+    what: str = "folder",
+    way_out: str = "choose another place, or free some space",
+    error: type[SidestepError] = OutputError,
+) -> Iterator[Path]:
+    """Yield a folder to write into, which becomes a new or empty one when all is written, and not before.
+
+    Args:
+        path: of the folder; those above it are made.
+        what: what errors call it.
+        way_out: what errors advise.
+        error: what is raised where it cannot be written.
+
+    Raises:
+        SidestepError: of the kind `error`; nothing is left then.
+    """
+    check_new_folder(path, what=what, way_out=way_out, error=error)
+    place = Path(os.path.abspath(path))
+    partial = place.parent / f"{place.name}.{os.getpid()}.partial"
+    with made_folder(place.parent, what="folder"):
+        try:
+            partial.mkdir()
+            yield partial
+            if place.is_dir():
+                # It may be somebody's working directory, which a rename would take away.
+                for part in sorted(partial.iterdir()):
+                    part.rename(place / part.name)
+            else:
+                partial.rename(place)
+        except OSError as caught:
+            raise error(
+                f"{what} {path} could not be written ({caught.strerror or caught}); {way_out}"
+            ) from caught
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_writable(folder: Path, *, what: str = "folder") -> None:

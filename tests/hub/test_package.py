@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 import sidestep
 from sidestep.cli.main import main
 from sidestep.errors import CheckpointError, SidestepError
+from sidestep.files import write_file
 from sidestep.hub.package import read_config, read_package
 from sidestep.runs.push import portable_recipe
 from sidestep.runs.recipe import from_dict
@@ -121,6 +122,22 @@ def test_a_network_for_all_budgets_keeps_the_one_it_was_calibrated_for(tmp_path:
     assert curves["exits"] is None and len(curves["routers"]["points"]) > 1
     assert "| test | a budget of " in (tmp_path / "package" / "README.md").read_text()
     assert sidestep.evaluate(place) == sidestep.evaluate(run)
+
+
+def test_a_push_that_is_interrupted_leaves_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name == "README.md":
+            raise KeyboardInterrupt
+        write_file(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sidestep.hub.package.write_file", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sidestep.push(run, f"local-dir:{tmp_path / 'package'}")
+    assert list(tmp_path.iterdir()) == []
+    sidestep.push(run, f"local-dir:{tmp_path / 'package'}")
 
 
 def test_what_commands_keep_lies_in_the_cache(package: Path, cache: Path) -> None:

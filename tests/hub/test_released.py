@@ -19,6 +19,7 @@ from sidestep.errors import CheckpointError, ExportError, RecipeError
 from sidestep.hub.released_code import renamed
 from sidestep.networks.ranet import RaNetSettings
 from sidestep.routing.samplers import GumbelSoftmax, Noise
+from sidestep.runs import import_run as runs_import
 from sidestep.runs.assemble import untrained
 from sidestep.runs.import_run import CODES, import_run
 from sidestep.runs.recipe import from_dict, load_recipe
@@ -102,6 +103,21 @@ def test_blockdrop_networks_have_the_pixels_of_their_code(tmp_path: Path) -> Non
     recipe = open_run(tmp_path / "run", "best").recipe
     assert recipe.data.mean == (0.0, 0.0, 0.0) and recipe.model.name == "cifar_resnet14"
     assert recipe.model.settings.shortcut == "pool_end" and recipe.model.init is None
+
+
+def test_an_import_that_is_interrupted_is_not_in_the_way_of_the_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    torch.save(released.make_convnet_aig(1), tmp_path / "ckpt.pth")
+    with monkeypatch.context() as patch:
+        patch.setattr(runs_import, "evaluate", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            import_run(tmp_path / "ckpt.pth", "convnet_aig", tmp_path / "run", DATA)
+    assert not (tmp_path / "run").exists()
+    import_run(tmp_path / "ckpt.pth", "convnet_aig", tmp_path / "run", DATA)
 
 
 def test_other_classes_than_the_files_are_refused_and_nothing_is_written(tmp_path: Path) -> None:

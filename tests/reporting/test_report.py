@@ -177,6 +177,25 @@ def test_damaged_images_and_other_data_leave_the_rest(runs: list[Path], tmp_path
     assert not (tmp_path / "named.html").exists()
 
 
+def test_other_images_with_the_same_labels_are_other_images(tmp_path: Path) -> None:
+    recipe, trained = tiny("rdi_net by share").as_dict(), []
+    recipe["training"]["batch_size"] = 8
+    for name in ("here", "there"):
+        source = photographs(tmp_path / name)
+        if name == "there":
+            shutil.copy(source / "test" / "dog" / "1.png", source / "test" / "cat" / "1.png")
+        recipe["data"] = {"source": str(source), "image_size": 16, "workers": 0}
+        trained.append(train(from_dict(recipe, name), tmp_path / f"run {name}"))
+    written = report(trained, tmp_path / "both.html", images=20)
+    assert len(written.notes) == 1 and "must have the images of run here" in written.notes[0]
+    before = image_table(open_run(trained[0], "best"))
+    shutil.copytree(tmp_path / "there" / "test", tmp_path / "here" / "test", dirs_exist_ok=True)
+    now = image_table(open_run(trained[0], "best"))
+    assert np.flatnonzero(before.confidences != now.confidences).tolist() == [1]
+    (tmp_path / "here").rename(tmp_path / "gone")
+    assert image_table(open_run(trained[0], "best")).content == now.content
+
+
 def test_names_of_users_are_texts_and_no_markup(runs: list[Path], tmp_path: Path) -> None:
     run = Path(shutil.copytree(runs[1], tmp_path / "<script>alert(1)<"))
     report([run], tmp_path / "report.html", title="a < b & </script>", images=10)

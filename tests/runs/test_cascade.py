@@ -20,9 +20,10 @@ from sidestep.networks.cascade_network import CascadeNetwork
 from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.results.frontier_page import command_of
 from sidestep.runs import latency as runs_latency
+from sidestep.runs import train as runs_train
 from sidestep.runs.at_budget import ExitBudget
 from sidestep.runs.compose import make_cascade
-from sidestep.runs.members import member_of
+from sidestep.runs.members import distinct, member_of
 from sidestep.runs.published_weights import ABOUT
 from sidestep.runs.recipe import from_dict
 from sidestep.runs.run_folder import data_of, open_run
@@ -148,6 +149,32 @@ def test_a_budget_that_is_refused_leaves_nothing_behind(
     assert out.is_dir() == stood and not any(tmp_path.glob("run/*"))
 
 
+def test_a_cascade_that_is_interrupted_is_not_in_the_way_of_the_next_try(
+    members: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(runs_train, "evaluate_network", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            make_cascade(members, out, data=DATA)
+    assert not out.exists()
+    make_cascade(members, out, data=DATA)
+    before = sorted(out.iterdir())
+    with pytest.raises(RecipeError, match="must be empty or new"):
+        make_cascade(members, out, data=DATA)
+    assert sorted(out.iterdir()) == before
+
+
+def test_names_of_members_are_their_own(members: list[str]) -> None:
+    member = member_of(members[1], DataConfig()).settings
+    names = ["a", "a", "a-2", "b", "a"]
+    found = [each.name for each in distinct([replace(member, name=name) for name in names])]
+    assert found == ["a", "a-3", "a-2", "b", "a-4"]
+
+
 @pytest.mark.parametrize("combine", ["last", "probs"])
 def test_what_is_said_together_is_a_setting(combine: Any, members: list[str], tmp_path: Path) -> None:
     found = make_cascade(members, tmp_path / "run", data=DATA, combine=combine)
@@ -199,8 +226,11 @@ def test_a_frontier_in_milliseconds_times_every_candidate_once(
     for point in pairs:
         low, high = (alone[name] for name in point["members"])
         assert low * 0.99 <= point["ms"] <= (low + high) * 1.01
-    made_by = command_of(FrontierPoint(**pairs[0]), {"small": "a", "cifar_resnet14": "b"}, "digits", "ms")
-    assert made_by.startswith(f"sidestep cascade a b --data.source digits --ms {pairs[0]['ms']:.4f} ")
+    made_by = command_of(FrontierPoint(**pairs[0]), {"small": "a", "cifar_resnet14": "b c"}, DATA, "ms")
+    pixels = "--data.image_size 16 --data.workers 0 --data.crop_padding 0 --data.flip false --data.limit 400"
+    assert made_by.startswith(
+        f"sidestep cascade a 'b c' --data.source digits {pixels} --ms {pairs[0]['ms']:.4f} "
+    )
     assert main([*command, "--runtime", "pytorch"]) == 0
     again = capsys.readouterr()
     assert "timing" not in again.err and again.out == first.out

@@ -84,6 +84,17 @@ def test_what_is_no_book_is_refused(content: str, tmp_path: Path) -> None:
         read_book(tmp_path / "book.json")
 
 
+@pytest.mark.parametrize("price", [float("nan"), float("inf"), -0.1])
+def test_a_book_with_prices_that_are_none_is_refused(price: float, run: Path) -> None:
+    values = json.loads(book_in(run).read_text())
+    for part in ("fixed", "routers", "exits"):
+        prices = values["prices"]
+        changed = price if part == "fixed" else [price, *prices[part][1:]]
+        book_in(run).write_text(json.dumps({**values, "prices": {**prices, part: changed}}))
+        with pytest.raises(RecipeError, match="must be one that `bench --book` has written"):
+            sidestep.evaluate(run, budget=ExitBudget(ms=1.0))
+
+
 def test_budgets_in_milliseconds_are_solved_for_and_told(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from hashlib import sha256
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import sidestep
 from sidestep.backbones.static_weights import load_static_weights
@@ -18,7 +20,14 @@ from sidestep.errors import CheckpointError, OutputError, RecipeError
 from sidestep.files import read_safetensors
 from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.runs import published_weights
-from sidestep.runs.published_weights import PUBLISHED, PublishedWeights, fetch_weights, weights_path
+from sidestep.runs.members import member_of
+from sidestep.runs.published_weights import (
+    PUBLISHED,
+    PublishedWeights,
+    check_start,
+    fetch_weights,
+    weights_path,
+)
 from sidestep.runs.recipe import from_dict
 
 RECIPE: dict[str, Any] = {
@@ -62,6 +71,22 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publi
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.mark.parametrize(
+    "about", ["[", "[]", '{"data": 3}', '{"else": {}}', '{"data": {"std": [NaN]}}', "{}"]
+)
+def test_what_weights_say_of_themselves_is_not_trusted(about: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    state = build_backbone(ModelConfig(name="cifar_resnet8"), 10).state_dict()
+    save_file(state, path, metadata={"sidestep_static": about})
+    recipe = from_dict({**RECIPE, "model": {"name": "cifar_resnet8", "init": str(path)}})
+    for start in (
+        lambda: check_start(recipe, path),
+        lambda: member_of(f"cifar_resnet8={path}", recipe.data),
+    ):
+        with nullcontext() if about == "{}" else pytest.raises(CheckpointError, match="say in their header"):
+            start()
 
 
 def test_a_recipe_starts_from_what_the_command_downloads(

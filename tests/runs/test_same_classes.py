@@ -19,7 +19,8 @@ from sidestep.errors import DataError, InterruptedRunError
 from sidestep.runs.at_budget import ExitBudget
 from sidestep.runs.recipe import from_dict
 from sidestep.runs.run_folder import open_run
-from sidestep.training.loop import LAST
+from sidestep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from sidestep.training.loop import BEST, LAST
 from tests.reference.plan import read_plan
 from tests.training.test_fit import at_step
 
@@ -139,8 +140,8 @@ def test_names_that_no_file_takes_go_all_the_way(
 def test_a_training_split_that_has_changed_is_not_held_out_of(run: Path) -> None:
     Image.new("RGB", (16, 16)).save("set/train/cat/more.png")
     sentence = (
-        r"training split of source 'set' must be as when the run began, 8 images, labels \w{8}, got 9 "
-        r"images, labels \w{8}; restore it"
+        r"training split of source .set. must be as when the run began, 8 images, labels \w{8}, content "
+        r"\w{8}, got 9 images, labels \w{8}, content \w{8}; restore it"
     )
     for ask in (
         lambda: sidestep.evaluate(run, split="val"),
@@ -151,3 +152,28 @@ def test_a_training_split_that_has_changed_is_not_held_out_of(run: Path) -> None
             ask()
     sidestep.evaluate(run)
     sidestep.evaluate(run, split="val", source="set")
+
+
+def test_other_images_of_the_same_names_and_number_are_other_images(run: Path) -> None:
+    path = Path("set/train/cat/2.png")
+    shutil.copy("set/train/dog/2.png", path)
+    for ask in (
+        lambda: sidestep.evaluate(run, split="val"),
+        lambda: sidestep.calibrate(run, ExitBudget(fraction=0.9)),
+        lambda: sidestep.train(from_dict(RECIPE), run, resume=True),
+    ):
+        with pytest.raises(DataError, match=r"must be as when the run began, (8 .*), content \w{8}, got \1"):
+            ask()
+    # Runs of before it was noted are compared by number and labels.
+    path = run / BEST
+    checkpoint = load_checkpoint(path)
+    known = checkpoint.values["drawn_from"].partition(", content")[0]
+    values = checkpoint.values | {"drawn_from": known}
+    save_checkpoint(path, Checkpoint(tensors=checkpoint.tensors, values=values))
+    sidestep.evaluate(run, split="val")
+
+
+def test_renamed_files_are_the_same_images(run: Path) -> None:
+    for path in Path("set").rglob("*.png"):
+        path.rename(path.with_name(f"image_{path.name}"))
+    sidestep.evaluate(run, split="val")

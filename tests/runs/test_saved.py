@@ -84,6 +84,8 @@ def test_a_saved_network_is_exported_as_a_plan(tmp_path: Path, capsys: pytest.Ca
         ({"class_names": ["a"]}, "class_names must be one for each of 5 logits, got 1; name them all"),
         ({"mean": None}, "mean must have one number for each of 3 channels, got nothing; say what training"),
         ({"std": (1.0,)}, "std must have one number for each of 3 channels, got 1; say what training"),
+        ({"std": (0.2, 0.2, 0.0)}, "finite numbers, std above 0, one of each for every channel"),
+        ({"mean": (float("nan"),) * 3}, "mean and std must be finite numbers"),
         ({"network": resnet()}, "network must be one that wrap has made, got a ResNet that it has not; wrap"),
     ],
 )  # fmt: skip

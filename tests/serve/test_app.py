@@ -20,13 +20,14 @@ from PIL import Image
 
 import sidestep
 from sidestep.data.preparation import pixels_of
+from sidestep.errors import ServeError
 from sidestep.execution.execution import masked
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.export import served
 from sidestep.runs.run_folder import open_run
 from sidestep.serve import served_model
 from sidestep.serve.app import create_app
-from sidestep.serve.served_model import ServedModel
+from sidestep.serve.served_model import ServedModel, open_models
 from sidestep.serve.settings import ServeSettings
 from tests.serve.served import app_of, asking, client_of, needs_engine, said
 
@@ -250,6 +251,12 @@ def test_bodies_and_pictures_have_limits(run: Path) -> None:
             assert (await client.post(INFER, content=b"{}", headers=headers)).status_code == 400
 
     serving(app, talk)
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "."])
+def test_a_name_that_no_address_holds_is_refused(name: str, run: Path) -> None:
+    with pytest.raises(ServeError, match=f"names that addresses can hold, got {name!r}; write NAME=PATH"):
+        open_models([f"{name}={run}"], ServeSettings())
 
 
 def test_other_routes(models: list[ServedModel]) -> None:

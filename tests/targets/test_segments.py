@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from sidestep.plan.levels import Level
 from sidestep.routing.exit_rule import ExitRule, scores
 from sidestep.targets.freezing import FrozenSampler, Rates, choose_frozen
 from sidestep.targets.segment_folder import write_segments
+from sidestep.targets.sidestep_segments import Segments
 from tests import strategies
 from tests.doubles import EXIT_NETWORKS, shared_exit_network
 from tests.marks import slow_where
@@ -192,6 +194,11 @@ def test_one_segment_is_a_static_network(tmp_path: Path) -> None:
     expected = network(images, sampler=FrozenSampler(dict(enumerate(answer.options[0].tolist()))))
     np.testing.assert_allclose(answer.logits, expected.logits.detach().numpy(), atol=1e-4)
     assert set(answer.exits.tolist()) == {1}
+    segments = Segments(tmp_path / "out", num_threads=1, share_threads=False)
+    before = segments(images.numpy())
+    # Worker processes get copies, which load graphs of their own.
+    copy = pickle.loads(pickle.dumps(segments))
+    np.testing.assert_array_equal(copy(images.numpy()).logits, before.logits)
 
 
 @pytest.mark.parametrize(("rates", "count", "units", "exits"), [
@@ -235,6 +242,6 @@ def test_what_cannot_be_cut_gets_a_sentence(tmp_path: Path) -> None:
         write_segments(replace(exportable_of(network, images), validation=None), tmp_path / "out")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    with pytest.raises(ExportError, match="must be new or empty, and it is not"):
+    with pytest.raises(ExportError, match="must be a new or empty folder, and is not"):
         write_segments(exportable_of(network, images), tmp_path / "full")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full"]

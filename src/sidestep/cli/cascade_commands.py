@@ -10,6 +10,7 @@ from rich.console import Console
 from sidestep.cli.groups import Exits
 from sidestep.cli.options import Overrides
 from sidestep.cli.tables import calibration_table, frontier_table, report_table, show, survey_table, tell
+from sidestep.errors import typed
 
 
 def cascade(
@@ -53,7 +54,8 @@ def cascade(
     if made.calibration is not None and not json:
         Console().print(calibration_table(made.calibration))
     show(made.report, report_table(made.report, f"{out}: {', then '.join(made.members)} (test split)"), json)
-    tell(f"wrote {out}; next: `sidestep curve {out}`, `sidestep calibrate {out} --budget 0.5`", json)
+    name = typed(out)
+    tell(f"wrote {out}; next: `sidestep curve {name}`, `sidestep calibrate {name} --budget 0.5`", json)
 
 
 def frontier(
@@ -81,35 +83,39 @@ def frontier(
         batch_size: images per call when candidates are timed.
     """
     from sidestep.evaluation.frontier import front
+    from sidestep.files import made_folder
     from sidestep.results.frontier_page import save_frontier
+    from sidestep.results.markdown import check_page
     from sidestep.runs.candidates import find_frontier
     from sidestep.runs.latency import Way
     from sidestep.runs.recipe import data_values
 
     data = data_values(overrides)
-    found = find_frontier(
-        candidates,
-        data=data,
-        scores=out.with_suffix(".scores"),
-        num_budgets=num_budgets,
-        triples=not no_triples,
-        way=None if runtime is None else Way(runtime=runtime, batch_size=batch_size, seconds=2.0),
-    )
-    written = save_frontier(
-        out,
-        found.points,
-        texts=found.texts,
-        num_images=found.num_images,
-        failed=found.failed,
-        source=str(data["source"]),
-        timed=None if runtime is None else f"{runtime}, {batch_size} images per call",
-    )
+    check_page(out)
+    with made_folder(out.parent, what="folder of the page"):
+        found = find_frontier(
+            candidates,
+            data=data,
+            scores=out.with_suffix(".scores"),
+            num_budgets=num_budgets,
+            triples=not no_triples,
+            way=None if runtime is None else Way(runtime=runtime, batch_size=batch_size, seconds=2.0),
+        )
     Console().print(frontier_table(front(found.points)))
     if runtime is not None:
         Console().print(frontier_table(front(found.points, "ms"), "ms"))
     for what, reasons in (("not run", found.failed), ("not timed", found.untimed)):
         for text, why in reasons.items():
             print(f"{what}: {text}: {why}")
+    written = save_frontier(
+        out,
+        found.points,
+        texts=found.texts,
+        num_images=found.num_images,
+        failed=found.failed,
+        data=data,
+        timed=None if runtime is None else f"{runtime}, {batch_size} images per call",
+    )
     print(f"wrote {', '.join(map(str, written))}")
 
 
@@ -142,21 +148,24 @@ def survey(
         runtime: time every block in it.
         batch_size: images per call when blocks are timed.
     """
+    from sidestep.files import made_folder
+    from sidestep.results.markdown import check_page
     from sidestep.results.survey_page import save_survey
     from sidestep.runs.latency import Way
     from sidestep.runs.recipe import data_values
     from sidestep.runs.survey import survey as survey_of
 
-    found = survey_of(
-        model,
-        data=data_values(overrides),
-        split=split,
-        images=images,
-        pairs=not no_pairs,
-        random_paths=paths,
-        way=None if runtime is None else Way(runtime=runtime, batch_size=batch_size, seconds=2.0),
-    )
-    written = save_survey(out, found)
+    data = data_values(overrides)
+    check_page(out)
+    with made_folder(out.parent, what="folder of the page"):
+        found = survey_of(
+            model,
+            data=data,
+            split=split,
+            images=images,
+            pairs=not no_pairs,
+            random_paths=paths,
+            way=None if runtime is None else Way(runtime=runtime, batch_size=batch_size, seconds=2.0),
+        )
     Console().print(survey_table(found.survey, found.ms))
-    for path in written:
-        Console(stderr=True).print(f"wrote {path}", highlight=False, soft_wrap=True)
+    print(f"wrote {', '.join(map(str, save_survey(out, found)))}")

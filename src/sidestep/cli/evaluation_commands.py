@@ -22,7 +22,7 @@ from sidestep.cli.tables import (
     show,
     tell,
 )
-from sidestep.errors import UsageError
+from sidestep.errors import UsageError, typed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +196,8 @@ def _measure_books(
         for size in sizes
     ]
     show([as_values(book) for book in books], book_table(books, str(run)), json)
-    tell(f"next: `sidestep calibrate {run} --ms {books[0].prices.full / 2:.2g} --book {books[0].name}`", json)
+    command = f"sidestep calibrate {typed(run)} --ms {books[0].prices.full / 2:.2g} --book {books[0].name}"
+    tell(f"next: `{command}`", json)
 
 
 def _batch_sizes(text: str) -> list[int]:

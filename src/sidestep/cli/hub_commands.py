@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from sidestep.cli.groups import Trained
 from sidestep.cli.options import Only, Overrides
 from sidestep.cli.tables import report_table, show, tell
-from sidestep.errors import UsageError
+from sidestep.errors import UsageError, typed
 
 
 def push(
@@ -27,7 +27,8 @@ def push(
     from sidestep.runs.push import push as push_run
 
     pushed = push_run(run, to, private=private, checkpoint=trained.checkpoint)
-    print(f"wrote {pushed.url}: {pushed.num_bytes / 1e6:.2f} MB; `sidestep evaluate {pushed.place}` loads it")
+    command = f"sidestep evaluate {typed(pushed.place)}"
+    print(f"wrote {pushed.url}: {pushed.num_bytes / 1e6:.2f} MB; `{command}` loads it")
 
 
 def import_(
@@ -56,4 +57,4 @@ def import_(
         raise UsageError("import needs --as, whose code the file is from; see `sidestep import --help`")
     imported = import_run(file, as_, out, overrides)
     show(imported.report, report_table(imported.report, f"{out} (test split)"), json)
-    tell(f"wrote {out}; next: `sidestep bench {out}`, `sidestep push {out} ORG/NAME`", json)
+    tell(f"wrote {out}; next: `sidestep bench {typed(out)}`, `sidestep push {typed(out)} ORG/NAME`", json)

@@ -19,7 +19,7 @@ from sidestep.cli.tables import (
     sweep_table,
     tell,
 )
-from sidestep.errors import TrainingError, UsageError
+from sidestep.errors import TrainingError, UsageError, typed
 from sidestep.training.devices import Devices
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def sweep(
         )
     if any(row.accuracy is None for row in rows):
         tell("nothing is held out of some runs' images (data.val_fraction 0), so none of these is best", json)
-    tell(f"`sidestep results {out} --out PAGE.md` writes a page of these runs", json)
+    tell(f"`sidestep results {typed(out)} --out PAGE.md` writes a page of these runs", json)
 
 
 def quickstart(*, overrides: Overrides, out: Path = Path("runs/quickstart")) -> None:
@@ -103,12 +103,15 @@ def quickstart(*, overrides: Overrides, out: Path = Path("runs/quickstart")) -> 
         out: run folder.
     """
     from sidestep.runs.recipe import load_recipe
+    from sidestep.runs.run_folder import check_startable
     from sidestep.runs.timing import bench
     from sidestep.runs.train import train as train_recipe
     from sidestep.training.distributed import is_first
 
-    beside = out.with_name(f"{out.name}-static")
+    beside = out.parent / f"{out.absolute().name}-static" if out.name else Path(f"{out.resolve()}-static")
     recipes = {beside: load_recipe("quickstart_static"), out: load_recipe("quickstart", overrides)}
+    for folder in filter(Path.is_dir, recipes):
+        check_startable(folder)
     reports = {folder.name: _best(train_recipe(recipe, folder)) for folder, recipe in recipes.items()}
     if not is_first():
         return
@@ -116,7 +119,7 @@ def quickstart(*, overrides: Overrides, out: Path = Path("runs/quickstart")) -> 
     result = bench(out, batch_sizes=(1, 256), seconds=3.0).as_dict()
     Console().print(bench_table(result, str(out)))
     print(f"wrote {beside} and {out}: checkpoints, metrics and keep_rates.png")
-    print(f"next: `sidestep export {out} --to plan` for the engine, or CIFAR-10 in half an hour:")
+    print(f"next: `sidestep export {typed(out)} --to plan` for the engine, or CIFAR-10 in half an hour:")
     print("`sidestep train rdi_net_resnet20_cifar10_short`; `sidestep recipes` lists all")
 
 
@@ -161,8 +164,9 @@ def _train(recipe: Recipe, out: Path | None, *, resume: bool = False, devices: D
     if reports.is_file():
         for name, report in json_format.loads(reports.read_text()).items():
             Console().print(report_table(report, f"{folder} ({name} checkpoint, test split)"))
+    name = typed(folder)
     print(f"wrote {folder}: best and last checkpoint, metrics, report")
-    print(f"next: `sidestep evaluate {folder}`, `sidestep bench {folder}`, `sidestep export {folder}`")
+    print(f"next: `sidestep evaluate {name}`, `sidestep bench {name}`, `sidestep export {name}`")
 
 
 def _best(folder: Path) -> dict[str, Any]:

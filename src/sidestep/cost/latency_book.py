@@ -78,13 +78,20 @@ def read_book(path: Path) -> LatencyBook:
     try:
         prices = {name: _tensor(name, value) for name, value in values["prices"].items()}
         book = LatencyBook(**values | {"prices": CostModel(**prices)})
-        if book.prices.unit != "ms" or book.runtime not in RUNTIMES:
+        if book.prices.unit != "ms" or book.runtime not in RUNTIMES or not _are_numbers(book.prices):
             raise ValueError
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RecipeError(
             f"latency book {path} must be one that `bench --book` has written, and it is not; {_AGAIN}"
         ) from error
     return book
+
+
+def _are_numbers(prices: CostModel) -> bool:
+    """Return whether all prices are finite and none is below 0."""
+    parts = (prices.options, prices.routers, prices.exits, prices.static, prices.fixed)
+    found = [torch.as_tensor(part).double().flatten() for part in parts if part is not None]
+    return all(bool(((each >= 0) & each.isfinite()).all()) for each in found)
 
 
 def _plain(value: Any) -> Any:

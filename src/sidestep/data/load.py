@@ -20,7 +20,7 @@ from sidestep.data.memory_set import MemorySet
 from sidestep.data.preparation import Preparation, Size
 from sidestep.data.shared_images import Pixels, decoded_once
 from sidestep.data.sources import SOURCES
-from sidestep.data.split import Role, Split, class_difference
+from sidestep.data.split import Role, Split, class_difference, content_of
 from sidestep.data.stream_set import StreamSet
 from sidestep.errors import DataError, RecipeError
 
@@ -39,8 +39,8 @@ class Data:
         num_classes: number of classes.
         class_names: name of each class.
         preparation: what is done to every image, training's random crops aside.
-        drawn_from: number and labels of the images that training and held-out ones were drawn from, in
-            short; None where no such images were asked for.
+        drawn_from: number, labels and content of the images that training and held-out ones were drawn from,
+            in short; None where no such images were asked for.
     """
 
     train: ImageSet | None
@@ -157,8 +157,8 @@ def _drawn_from(parts: Mapping[Role, _Part], config: DataConfig) -> str | None:
     part = parts.get("train") or (parts.get("val") if config.val_fraction > 0 else None)
     if part is None:
         return None
-    labels = part.split.labels.numpy().astype("<i8").tobytes()
-    return f"{len(part.split.images)} images, labels {hashlib.sha256(labels).hexdigest()[:8]}"
+    labels = hashlib.sha256(part.split.labels.numpy().astype("<i8").tobytes()).hexdigest()[:8]
+    return f"{len(part.split.images)} images, labels {labels}, content {content_of(part.split)}"
 
 
 def _check_alike(one: _Part, other: _Part) -> None:

@@ -53,8 +53,21 @@ class MemberInput:
             raise RecipeError(f"size must be at least 1, got {list(self.size)}")
         if not 0.0 < self.crop_share <= 1.0:
             raise RecipeError(f"crop_share must be in (0, 1], got {self.crop_share}")
-        if len(self.mean) != len(self.std) or min(self.std) <= 0:
-            raise RecipeError(f"std must be above 0, one for each mean, got {self.std} for {self.mean}")
+        check_pixels(self.mean, self.std)
+
+
+def check_pixels(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Return if images can be normalised by a mean and a deviation of every channel.
+
+    Raises:
+        RecipeError: for numbers with which they cannot.
+    """
+    finite = all(map(math.isfinite, (*mean, *std)))
+    if len(mean) != len(std) or not finite or min(std, default=0.0) <= 0:
+        raise RecipeError(
+            f"mean and std must be finite numbers, std above 0, one of each for every channel, got "
+            f"{list(mean)} and {list(std)}"
+        )
 
 
 def shared_input(inputs: Sequence[MemberInput]) -> MemberInput:

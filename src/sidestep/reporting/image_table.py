@@ -52,6 +52,7 @@ class ImageTable:
         fixed_macs: of stem and head.
         book: name of the latency book, or None.
         fixed_ms: of what every image pays, by that book.
+        content: by which the images are known, see `content_of`; None where nobody has noted it.
     """
 
     labels: Array
@@ -78,6 +79,7 @@ class ImageTable:
     fixed_macs: float
     book: str | None = None
     fixed_ms: float | None = None
+    content: str | None = None
 
     @property
     def correct(self) -> Array:
@@ -118,7 +120,7 @@ _ARRAYS = (
     "exit_predictions", "exit_macs", "budgets", "thresholds", "option_macs", "router_macs", "head_macs",
     "option_ms", "head_ms", "units_before",
 )  # fmt: skip
-_VALUES = ("class_names", "full_macs", "fixed_macs", "book", "fixed_ms")
+_VALUES = ("class_names", "full_macs", "fixed_macs", "book", "fixed_ms", "content")
 
 
 def save_table(path: Path, table: ImageTable, belongs: dict[str, Any]) -> None:

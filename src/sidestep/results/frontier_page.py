@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,12 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter
 
-from sidestep.errors import RecipeError
 from sidestep.evaluation.environment import describe_environment, in_words
 from sidestep.evaluation.frontier import FrontierPoint, dominating, front
 from sidestep.files import write_file
 from sidestep.results.figures import save_figure
-from sidestep.results.markdown import table
+from sidestep.results.markdown import check_page, table
 from sidestep.types import Unit
 
 _MOST_ROWS = 24
@@ -31,7 +31,7 @@ def save_frontier(
     texts: Mapping[str, str],
     num_images: int,
     failed: Mapping[str, str],
-    source: str,
+    data: Mapping[str, Any],
     timed: str | None = None,
 ) -> list[Path]:
     """Write the page, its figure (`.png`) and all points (`.json`), and return what was written.
@@ -42,25 +42,22 @@ def save_frontier(
         texts: what stands for every candidate on the command line, by name.
         num_images: that they were reported on.
         failed: candidates that could not be run, with the reason.
-        source: where the images are from.
+        data: keys of a recipe's `data:`, which say where the images are from.
         timed: what milliseconds are of, such as "engine, 1 images per call"; None where nothing was timed.
 
     Raises:
         RecipeError: for a page that is no `.md` file.
         OutputError: when a file cannot be written.
     """
-    if out.suffix != ".md":
-        raise RecipeError(f"the page must be a .md file, got {out}; figure and data get its name")
-    figure, data = out.with_suffix(".png"), out.with_suffix(".json")
+    check_page(out)
+    figure, numbers = out.with_suffix(".png"), out.with_suffix(".json")
     environment = describe_environment()
     save_figure(figure, frontier_figure(points))
-    write_file(data, json.dumps([asdict(point) for point in points]) + "\n", what="points")
-    page = frontier_page(
-        points, texts=texts, num_images=num_images, failed=failed, source=source, timed=timed
-    )
+    write_file(numbers, json.dumps([asdict(point) for point in points]) + "\n", what="points")
+    page = frontier_page(points, texts=texts, num_images=num_images, failed=failed, data=data, timed=timed)
     told = f"On {in_words(environment['hardware'])}, commit {environment['commit']}."
     write_file(out, f"{page}\n{told}\n\n![Accuracy over cost]({figure.name})\n", what="page")
-    return [out, figure, data]
+    return [out, figure, numbers]
 
 
 def frontier_page(
@@ -69,7 +66,7 @@ def frontier_page(
     texts: Mapping[str, str],
     num_images: int,
     failed: Mapping[str, str],
-    source: str,
+    data: Mapping[str, Any],
     timed: str | None = None,
 ) -> str:
     """Return the page in markdown; arguments as those of `save_frontier`."""
@@ -78,19 +75,19 @@ def frontier_page(
     lines = [
         "# Frontier",
         "",
-        f"{num_images:,} images of the test split of {source}. Thresholds were solved on every second image "
-        "and reported on the others, both ways; ± is the standard error of an accuracy.",
+        f"{num_images:,} images of the test split of {data['source']}. Thresholds were solved on every "
+        "second image and reported on the others, both ways; ± is the standard error of an accuracy.",
         "",
         "## The cheapest for its accuracy",
         "",
         *table(
             ["network", "accuracy %", "M MACs", "share that reaches each", "made by"],
-            [_row(point, texts, source) for point in _thinned(on_front)],
+            [_row(point, texts, data) for point in _thinned(on_front)],
         ),
     ]
     if fastest:
         heads = ["network", "accuracy %", "ms", "share that reaches each", "made by"]
-        rows = [_row(point, texts, source, "ms") for point in _thinned(fastest)]
+        rows = [_row(point, texts, data, "ms") for point in _thinned(fastest)]
         told = f"Milliseconds per image in {timed}, by latency books of all candidates."
         lines += ["", "## The fastest for its accuracy", "", told, "", *table(heads, rows)]
     heads = ["candidate", "accuracy %", "M MACs", *(["ms"] if fastest else []), "beaten by"]
@@ -148,15 +145,21 @@ def _places(points: Sequence[FrontierPoint], unit: Unit) -> tuple[list[float], l
     return [scale * point.cost(unit) for point in points], [100 * point.accuracy for point in points]
 
 
-def command_of(point: FrontierPoint, texts: Mapping[str, str], source: str, unit: Unit = "MACs") -> str:
+def command_of(
+    point: FrontierPoint, texts: Mapping[str, str], data: Mapping[str, Any], unit: Unit = "MACs"
+) -> str:
     """Return the command that makes a cascade of the frontier; the text of a candidate for itself."""
-    members = " ".join(texts[name] for name in point.members)
+    members = shlex.join(texts[name] for name in point.members)
     if point.kind != "cascade":
         return members
+    options = shlex.join(part for key, value in data.items() for part in (f"--data.{key}", _typed(value)))
     budget = f"--budget-gflops {2e-9 * point.macs:.5f}" if unit == "MACs" else f"--ms {point.cost(unit):.4f}"
-    return (
-        f"sidestep cascade {members} --data.source {source} {budget} --no-temperatures --calibration halves"
-    )
+    return f"sidestep cascade {members} {options} {budget} --no-temperatures --calibration halves"
+
+
+def _typed(value: Any) -> str:
+    """Return a value as it is typed on the command line: a text as it is, anything else as YAML."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _thinned(points: Sequence[FrontierPoint]) -> list[FrontierPoint]:
@@ -167,13 +170,15 @@ def _thinned(points: Sequence[FrontierPoint]) -> list[FrontierPoint]:
     return [points[place] for place in sorted(places)]
 
 
-def _row(point: FrontierPoint, texts: Mapping[str, str], source: str, unit: Unit = "MACs") -> list[str]:
+def _row(
+    point: FrontierPoint, texts: Mapping[str, str], data: Mapping[str, Any], unit: Unit = "MACs"
+) -> list[str]:
     return [
         ", then ".join(point.members) + (", exits" if point.kind == "exits" else ""),
         f"{100 * point.accuracy:.2f} ± {100 * point.error:.2f}",
         f"{1e-6 * point.macs:.1f}" if unit == "MACs" else f"{point.cost(unit):.4f}",
         ", ".join(f"{100 * share:.1f} %" for share in point.shares),
-        f"`{command_of(point, texts, source, unit)}`",
+        f"`{command_of(point, texts, data, unit)}`",
     ]
 
 

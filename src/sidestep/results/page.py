@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sidestep.errors import RecipeError
 from sidestep.evaluation.bench import ENGINE
 from sidestep.evaluation.budget_points import BudgetCurve
 from sidestep.evaluation.rivals import STATIC_PYTORCH
@@ -16,7 +15,7 @@ from sidestep.results.budget_tables import budget_sections
 from sidestep.results.exit_tables import exit_sections
 from sidestep.results.figures import ExitLines, Line, Point, save_accuracy_cost
 from sidestep.results.kept_curve import KINDS
-from sidestep.results.markdown import table
+from sidestep.results.markdown import check_page, table
 from sidestep.results.page_data import PageData, page_data, read_results
 from sidestep.results.paired import paired_section
 from sidestep.results.published import published_points
@@ -66,8 +65,7 @@ def save_results(
         CheckpointError: for a run that has not been trained to its end.
         OutputError: when a file cannot be written.
     """
-    if out.suffix != ".md":
-        raise RecipeError(f"the page must be a .md file, got {out}; figure and data get its name")
+    check_page(out)
     compact, figure = out.with_suffix(".json"), out.with_suffix(".png")
     data = replace(page_data(folders, title=title, published=published), figure=figure.name)
     points = [] if data.published is None else published_points(data.published)

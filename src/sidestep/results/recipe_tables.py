@@ -164,4 +164,4 @@ def _group(key: str, value: Any) -> list[str]:
 def _flow(value: Any) -> str:
     """Return a value on one line that a cell of a table can hold."""
     text = yaml.safe_dump(value, sort_keys=False, default_flow_style=True, width=float("inf"))
-    return text.removesuffix("...\n").strip().replace("|", "\\|")
+    return text.removesuffix("...\n").strip()

@@ -10,12 +10,11 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sidestep.errors import RecipeError
 from sidestep.evaluation.environment import describe_environment, in_words
 from sidestep.evaluation.unit_survey import SurveyOf, Tried, UnitSurvey
 from sidestep.files import write_file
 from sidestep.results.figures import save_figure
-from sidestep.results.markdown import table
+from sidestep.results.markdown import check_page, table
 from sidestep.routing.share import allocated
 
 # Fractions of the MACs for which settings are given.
@@ -35,8 +34,7 @@ def save_survey(out: Path, found: SurveyOf) -> list[Path]:
         RecipeError: for a page that is no `.md` file.
         OutputError: when a file cannot be written.
     """
-    if out.suffix != ".md":
-        raise RecipeError(f"the page must be a .md file, got {out}; figure and data get its name")
+    check_page(out)
     figure, data = out.with_suffix(".png"), out.with_suffix(".json")
     environment = describe_environment()
     save_figure(figure, survey_figure(found.survey))
@@ -186,7 +184,7 @@ def _bars(axes: Axes, survey: UnitSurvey) -> None:
     errors = [100 * tried.error for tried in survey.without]
     axes.bar(units, lost, yerr=errors, color="#0072b2", label="points lost without it")
     axes.set(ylabel="points", xticks=list(units))
-    axes.set_xticklabels([name.replace("$", r"\\$") for name in survey.names], rotation=90, fontsize=7)
+    axes.set_xticklabels([name.replace("$", r"\$") for name in survey.names], rotation=90, fontsize=7)
     other = axes.twinx()
     saved = [100 * (1 - tried.fraction) for tried in survey.without]
     other.plot(units, saved, color="#e69f00", marker="_", linestyle="", ms=12, mew=2, label="MACs saved, %")

@@ -249,5 +249,5 @@ def _key(member: NamedMember, data: Data, way: Way | None) -> str:
     assert data.test is not None
     for batch in data.test.eval_batches(batch_size=1000):
         digest.update(batch.labels.numpy().tobytes())
-        digest.update(batch.images[:, 0, ::7, ::7].contiguous().numpy().tobytes())
+        digest.update(batch.images.contiguous().numpy().tobytes())
     return digest.hexdigest()[:24]

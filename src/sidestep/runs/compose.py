@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from sidestep.runs.evaluate import evaluate, keep_calibration
 from sidestep.runs.latency import book_for, measure_book
 from sidestep.runs.members import check_classes, distinct, macs_of, member_of
 from sidestep.runs.recipe import Recipe, from_dict
-from sidestep.runs.run_folder import OpenedRun, data_of, open_run
+from sidestep.runs.run_folder import OpenedRun, data_of, open_run, whole_or_none
 from sidestep.runs.schema import as_plain
 from sidestep.runs.sections import DATA
 from sidestep.runs.train import train
@@ -93,19 +92,12 @@ def make_cascade(
     if book is not None and budget is None:
         raise RecipeError(f"book {book!r} has no effect without a budget; add one, such as --ms 0.5")
     recipe = cascade_recipe(members, data=data, combine=combine, name=Path(out).name)
-    stood = Path(out).is_dir()
-    folder = train(recipe, out)
-    if budget is None:
-        report = json.loads((folder / REPORT).read_text())["best"]
-        return Cascade(folder=folder, members=_names(recipe), calibration=None, report=report)
-    try:
+    with whole_or_none(Path(out)):
+        folder = train(recipe, out)
+        if budget is None:
+            report = json.loads((folder / REPORT).read_bytes())["best"]
+            return Cascade(folder=folder, members=_names(recipe), calibration=None, report=report)
         solved, report = _calibrated(folder, budget, book, calibration)
-    except BaseException:
-        # A cascade that was not asked for would be in the way of the next try.
-        shutil.rmtree(folder)
-        if stood:
-            folder.mkdir()
-        raise
     return Cascade(folder=folder, members=_names(recipe), calibration=solved, report=report)
 
 

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from torch import nn
 
-from sidestep.errors import CheckpointError, ExecutionError, ExportError, RecipeError
+from sidestep.errors import CheckpointError, ExecutionError, ExportError, RecipeError, typed
 from sidestep.evaluation.bench import ENGINE
 from sidestep.evaluation.exit_curve import ExitCurve
 from sidestep.evaluation.rivals import Runner
@@ -266,7 +266,7 @@ def _curve(opened: OpenedRun) -> ExitCurve | None:
     if opened.given is not None:
         _log.info("one budget alone: those of the curve ask routers for other budgets, and a plan's have one")
         return None
-    again = f"draw it again with `sidestep curve {folder}`"
+    again = f"draw it again with `sidestep curve {typed(folder)}`"
     try:
         kept = read_exit_curve(folder / EXITS)
         points = kept.points("budgeted")

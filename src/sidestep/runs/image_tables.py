@@ -13,7 +13,9 @@ import numpy as np
 import torch
 
 from sidestep.cost.latency_book import LatencyBook, read_book
-from sidestep.errors import RecipeError
+from sidestep.data.load import open_split
+from sidestep.data.split import content_of
+from sidestep.errors import DataError, RecipeError
 from sidestep.evaluation.calibration import fit_temperatures
 from sidestep.evaluation.exit_curve import ExitSurvey
 from sidestep.evaluation.per_image import LEFT, OPTIONS, PerImage
@@ -38,8 +40,9 @@ _log = logging.getLogger(__name__)
 def image_table(opened: OpenedRun, source: str | None = None) -> ImageTable:
     """Return what a run does with every image of its test split, by arg-max decisions.
 
-    The run folder keeps it; it is made anew once the checkpoint, where images leave, the data that were named
-    or the latency book are others. Where it cannot be kept it is still returned, with an `UnkeptWarning`.
+    The run folder keeps it; it is made anew once the checkpoint, where images leave, the images or the
+    latency book are others. Of images that are gone nobody can say that they are others. Where it cannot be
+    kept it is still returned, with an `UnkeptWarning`.
 
     Args:
         opened: the run.
@@ -57,15 +60,25 @@ def image_table(opened: OpenedRun, source: str | None = None) -> ImageTable:
         "source": opened.recipe.data.source if source is None else source,
         "book": None if place is None else digest(place),
     }
-    known = read_table(path, belongs)
-    if known is not None:
+    known, content = read_table(path, belongs), _content(opened, source)
+    if known is not None and content in (None, known.content):
         _log.info("taking what was said of every image from %s", path)
         return known
-    table = _made(opened, source, None if place is None else read_book(place))
+    table = _made(opened, source, None if place is None else read_book(place), content)
     with kept():
         save_table(path, table, belongs)
         _log.info("wrote %s", path)
     return table
+
+
+def _content(opened: OpenedRun, source: str | None) -> str | None:
+    """Return what the images of a run's test split are known by, or None where they cannot be looked at."""
+    config = opened.recipe.data if source is None else opened.recipe.data.at(source)
+    try:
+        split = open_split(config, "test")
+    except DataError:
+        return None
+    return None if split is None else content_of(split)
 
 
 def _book_of(folder: Path) -> Path | None:
@@ -76,7 +89,7 @@ def _book_of(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _made(opened: OpenedRun, source: str | None, book: LatencyBook | None) -> ImageTable:
+def _made(opened: OpenedRun, source: str | None, book: LatencyBook | None, content: str | None) -> ImageTable:
     batches = batches_of(opened, "test", source)
     rows = _rows(opened, batches, source, book)
     cost = opened.cost
@@ -95,6 +108,7 @@ def _made(opened: OpenedRun, source: str | None, book: LatencyBook | None) -> Im
         units_before=np.array(opened.network.units_before, dtype=np.int64),
         book=None if book is None else book.name,
         fixed_ms=None if prices is None else float(prices.fixed),
+        content=content,
     )
 
 

@@ -25,7 +25,7 @@ from sidestep.results.run_result import REPORT
 from sidestep.runs.assemble import untrained
 from sidestep.runs.evaluate import evaluate
 from sidestep.runs.recipe import Recipe, overridden, recipe_values
-from sidestep.runs.run_folder import check_startable, start_run_folder
+from sidestep.runs.run_folder import check_startable, start_run_folder, whole_or_none
 from sidestep.runs.run_lock import locked
 from sidestep.training.checkpoint import save_checkpoint
 from sidestep.training.loop import BEST, LAST
@@ -80,8 +80,9 @@ def import_run(file: Path | str, code: str, out: Path | str, overrides: Sequence
             )
         network = untrained(recipe, num_classes=found.num_classes, input_size=data.input_size)
         _fill(network, found, f"weights {file} as {code}")
-        _write(folder, recipe, network, data)
-        return Imported(folder=folder, report=_reported(folder))
+        with whole_or_none(folder):
+            _write(folder, recipe, network, data)
+            return Imported(folder=folder, report=_reported(folder))
 
 
 def _recipe(found: Found, name: str, overrides: Sequence[str]) -> Recipe:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from torch import Tensor
 
 from sidestep.cost.latency_book import RUNTIMES, LatencyBook, Runtime, read_book, save_book
-from sidestep.errors import RecipeError
+from sidestep.errors import RecipeError, typed
 from sidestep.evaluation.environment import hardware, versions
 from sidestep.evaluation.given_paths import PathRunner, check_has_paths, pytorch_paths
 from sidestep.evaluation.onnx_pieces import onnx_paths
@@ -94,20 +94,20 @@ def book_for(
     folder = opened.path.parent
     path = _book_path(folder, name)
     book = read_book(path)
-    again = f"measure it here with `sidestep bench {folder} --book {book.runtime}`"
+    again = f"measure it here with `sidestep bench {typed(folder)} --book {book.runtime}`"
     if book.network != _measured(opened):
         raise RecipeError(f"latency book {path} must be of this run's network, and is of another; {again}")
     check_place(book, path, again)
     if runtime is not None and book.runtime != runtime:
         raise RecipeError(
             f"latency book {path} must be of {runtime}, in which the network is to run, and is of "
-            f"{book.runtime}; measure one with `sidestep bench {folder} --book {runtime}`"
+            f"{book.runtime}; measure one with `sidestep bench {typed(folder)} --book {runtime}`"
         )
     if precision is not None and book.precision != precision:
         raise RecipeError(
             f"latency book {path} must be of {precision}, in which the network is to run, and is of "
-            f"{book.precision}; measure one with `sidestep bench {folder} --book {book.runtime} --precision "
-            f"{precision}`"
+            f"{book.precision}; measure one with `sidestep bench {typed(folder)} --book {book.runtime} "
+            f"--precision {precision}`"
         )
     return book
 
@@ -145,7 +145,7 @@ def _book_path(folder: Path, name: str | None) -> Path:
         if len(books) == 1:
             return next(iter(books.values()))
         what = f"there are {', '.join(books)}; choose one with --book" if books else "there is none"
-        way_out = "" if books else f"; measure one with `sidestep bench {folder} --book engine`"
+        way_out = "" if books else f"; measure one with `sidestep bench {typed(folder)} --book engine`"
         raise RecipeError(f"milliseconds need one latency book of run {folder}, and {what}{way_out}")
     if name in books:
         return books[name]
@@ -153,7 +153,7 @@ def _book_path(folder: Path, name: str | None) -> Path:
         return Path(name)
     raise RecipeError(
         f"latency book {name!r} must be a file or one of run {folder}, which has "
-        f"{', '.join(books) or 'none'}; measure it with `sidestep bench {folder} --book engine`"
+        f"{', '.join(books) or 'none'}; measure it with `sidestep bench {typed(folder)} --book engine`"
     )
 
 

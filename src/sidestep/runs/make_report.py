@@ -176,7 +176,9 @@ def _of_the_same_images(shown: Sequence[ShownRun], notes: list[str]) -> list[Sho
     for run in with_tables:
         first, own = with_tables[0].table, run.table
         assert first is not None and own is not None
-        if own.class_names == first.class_names and np.array_equal(own.labels, first.labels):
+        others = None not in (own.content, first.content) and own.content != first.content
+        same_classes = own.class_names == first.class_names and np.array_equal(own.labels, first.labels)
+        if same_classes and not others:
             alike.append(run)
         else:
             notes.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -16,13 +15,12 @@ from sidestep.data.load import Data, load_data
 from sidestep.data.preparation import Preparation
 from sidestep.data.split import Role, class_difference, shown_name
 from sidestep.errors import CheckpointError, RecipeError
-from sidestep.files import read_safetensors
 from sidestep.hub.places import is_place
 from sidestep.networks.cascade_network import MemberInput
 from sidestep.networks.models import MODELS
 from sidestep.networks.network import DynamicNetwork
 from sidestep.runs.cascade_model import MemberSettings
-from sidestep.runs.published_weights import ABOUT
+from sidestep.runs.published_weights import about_weights
 from sidestep.runs.run_folder import open_run
 from sidestep.runs.sections import DATA
 from sidestep.targets.export_target import Exportable
@@ -162,11 +160,15 @@ def macs_of(member: MemberSettings, num_classes: int) -> float:
 
 def distinct(members: list[MemberSettings]) -> list[MemberSettings]:
     """Return members with names that differ: those that are taken get a number."""
-    taken: dict[str, int] = {}
+    own = {member.name for member in members}
+    taken: set[str] = set()
     renamed = []
     for member in members:
-        count = taken[member.name] = taken.get(member.name, 0) + 1
-        renamed.append(member if count == 1 else replace(member, name=f"{member.name}-{count}"))
+        name, number = member.name, 2
+        while name in taken or (number > 2 and name in own):
+            name, number = f"{member.name}-{number}", number + 1
+        taken.add(name)
+        renamed.append(replace(member, name=name))
     return renamed
 
 
@@ -227,10 +229,7 @@ def _of_timm_with(name: str, file: Path, given: dict[str, Any]) -> MemberInput:
 
 def _about(file: Path) -> dict[str, Any]:
     """Return what a file of static weights says about the data that they were trained on."""
-    if file.suffix != ".safetensors":
-        return {}
-    about: dict[str, Any] = json.loads(read_safetensors(file)[1].get(ABOUT, "{}")).get("data", {})
-    return about
+    return about_weights(file).get("data", {}) if file.suffix == ".safetensors" else {}
 
 
 def _of_weights(text: str, file: Path, data: DataConfig, given: Collection[str]) -> MemberInput:

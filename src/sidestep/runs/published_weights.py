@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import save
 
 from sidestep.backbones.static_weights import load_static_weights
-from sidestep.errors import CheckpointError, OutputError, RecipeError
+from sidestep.errors import CheckpointError, OutputError, RecipeError, typed
 from sidestep.files import read_safetensors, write_file
 from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.registry import did_you_mean
@@ -105,6 +106,30 @@ def fetch_weights(name: str, out: Path | None = None, *, file: Path | None = Non
     return out
 
 
+def about_weights(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the settings that a safetensors file of static weights says they were trained with, by section.
+
+    Raises:
+        CheckpointError: when the file is damaged.
+    """
+    text = read_safetensors(path)[1].get(ABOUT, "{}")
+    try:
+        about = json.loads(text)
+        pixels = about.get("data", {})
+        numbers = [value for key in ("mean", "std") for value in pixels.get(key, ())]
+        groups = about.keys() <= {"model", "data"} and all(isinstance(part, dict) for part in about.values())
+        whole = groups and all(map(math.isfinite, numbers))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise CheckpointError(
+            f"weights {path} must say in their header what they were trained with, and {text[:40]!r} does "
+            "not; let `sidestep weights` write them again"
+        )
+    found: dict[str, dict[str, Any]] = about
+    return found
+
+
 def check_start(recipe: Recipe, path: Path) -> None:
     """Return if a recipe can start from a file of static weights, as far as the file says what it is.
 
@@ -122,14 +147,13 @@ def check_start(recipe: Recipe, path: Path) -> None:
         )
         way_out = "point model.init to weights of your own"
         if name is not None:
-            way_out = f"`sidestep weights {name} --out {path}` downloads them, or {way_out}"
+            way_out = f"`sidestep weights {name} --out {typed(path)}` downloads them, or {way_out}"
         raise CheckpointError(
             f"static weights {path} (model.init) must be a file, and there is none; {way_out}"
         )
     if path.suffix != ".safetensors":
         return
-    about = json.loads(read_safetensors(path)[1].get(ABOUT, "{}"))
-    for section, trained in about.items():
+    for section, trained in about_weights(path).items():
         values = recipe.as_dict()[section]
         for key, wanted in trained.items():
             if values.get(key, wanted) != wanted:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sidestep.errors import OutputError, RecipeError
+from sidestep.files import whole_folder
 from sidestep.hub.package import FORMAT, OWN, Package, write_package
 from sidestep.hub.places import LOCAL, local_folder
 from sidestep.hub.remote import HUB, named, upload
@@ -67,9 +68,8 @@ def push(run: Path | str, to: str, *, private: bool = False, checkpoint: str = "
     if private:
         raise RecipeError(f"private has no effect on {to!r}, a folder of yours; drop it")
     folder = local_folder(to)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"package {to} must be a new or empty folder, and is not; name another one")
-    num_bytes = _write(run, checkpoint, folder, f"{LOCAL}{folder.resolve().name}")
+    with whole_folder(folder, what="package", way_out="name another one") as made:
+        num_bytes = _write(open_run(run, checkpoint), checkpoint, made, f"{LOCAL}{folder.resolve().name}")
     return Pushed(place=to, url=str(folder), num_bytes=num_bytes)
 
 
@@ -77,16 +77,16 @@ def _to_hub(run: Path | str, to: str, private: bool, checkpoint: str) -> Pushed:
     place = to if to.startswith(HUB) else f"{HUB}{to}"
     repo, _ = named(place)
     with tempfile.TemporaryDirectory() as folder:
-        num_bytes = _write(run, checkpoint, Path(folder), place)
+        num_bytes = _write(open_run(run, checkpoint), checkpoint, Path(folder), place)
         _log.info("uploading %.2f MB to %s", num_bytes / 1e6, repo)
         message = f"{Path(run).name} of sidestep {version('sidestep')}, {checkpoint} checkpoint"
         url = upload(Path(folder), place, private=private, message=message)
     return Pushed(place=place, url=url, num_bytes=num_bytes)
 
 
-def _write(run: Path | str, checkpoint: str, folder: Path, place: str) -> int:
+def _write(opened: OpenedRun, checkpoint: str, folder: Path, place: str) -> int:
     """Write the package of a run, and return its size."""
-    package = package_of(open_run(run, checkpoint), checkpoint)
+    package = package_of(opened, checkpoint)
     written = write_package(folder, package, model_card(package.config, place))
     return sum(path.stat().st_size for path in written)
 

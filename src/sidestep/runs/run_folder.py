@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from sidestep.cost.macs import measure_cost
 from sidestep.data import Data, load_data
 from sidestep.data.preparation import Preparation, preparation_from
 from sidestep.data.split import Role, class_difference, shown_name
-from sidestep.errors import CheckpointError, DataError, ExecutionError, RecipeError
+from sidestep.errors import CheckpointError, DataError, ExecutionError, RecipeError, RunLockedError, typed
 from sidestep.evaluation.budget_points import asked_for
 from sidestep.evaluation.environment import describe_environment
 from sidestep.evaluation.exit_curve import ExitCalibration
@@ -50,6 +51,8 @@ EXITS, ASKED = "exits", "asked"
 ENVIRONMENT = "environment.json"
 _RECIPE = "recipe.yaml"
 _BEFORE_LEARNING = {_RECIPE, ENVIRONMENT, METRICS, "wandb", "wandb_id.txt"}
+# In front of the digest of the images, which runs of before it was noted do not have.
+_CONTENT = ", content "
 # The images behind a source are compared themselves.
 _NOT_LEARNT = {"version", "name", "data.source", "data.root", "data.workers"}
 
@@ -164,7 +167,8 @@ def _no_run(run: Path, wanted: str) -> CheckpointError:
         )
     if not run.is_dir():
         return CheckpointError(
-            f"run {run} must be a run folder, and there is none; `sidestep train RECIPE --out {run}` makes it"
+            f"run {run} must be a run folder, and there is none; `sidestep train RECIPE --out {typed(run)}` "
+            "makes it"
         )
     if (run / BEST).is_file():
         return CheckpointError(
@@ -175,7 +179,7 @@ def _no_run(run: Path, wanted: str) -> CheckpointError:
     if (run / _RECIPE).is_file():
         return CheckpointError(
             f"run {run} must hold {wanted}, and its training ended before; go on with "
-            f"`sidestep train {run / _RECIPE} --out {run} --resume`"
+            f"`sidestep train {typed(run / _RECIPE)} --out {typed(run)} --resume`"
         )
     return CheckpointError(
         f"run {run} must be a run folder with {wanted}, and has none; name the folder that `sidestep train` "
@@ -216,11 +220,15 @@ def _check_classes(trained: Sequence[str], found: Sequence[str], where: str) -> 
 
 def _check_drawn_from(values: Mapping[str, Any], data: Data, source: str) -> None:
     """Refuse a training split that has changed: other images would be held out, that were trained on."""
-    then = values.get("drawn_from")
-    if then is not None and data.drawn_from is not None and data.drawn_from != then:
+    then, now = values.get("drawn_from"), data.drawn_from
+    if then is None or now is None:
+        return
+    if _CONTENT not in then:
+        now = now.partition(_CONTENT)[0]
+    if now != then:
         raise DataError(
-            f"the training split of source {source!r} must be as when the run began, {then}, got "
-            f"{data.drawn_from}; restore it, or train anew: what is held out now may have been trained on"
+            f"the training split of source {source!r} must be as when the run began, {then}, got {now}; "
+            "restore it, or train anew: what is held out now may have been trained on"
         )
 
 
@@ -232,7 +240,6 @@ def check_same_data(checkpoint: Checkpoint, data: Data, source: str) -> None:
     """
     values = checkpoint.values
     _check_classes(values["class_names"], data.class_names, f"source {source!r}")
-    _check_drawn_from(values, data, source)
     known = values.get("preparation") or {"size": values["input_size"]}
     changed = [key for key, value in known.items() if data.preparation.as_dict()[key] != value]
     if changed:
@@ -240,6 +247,7 @@ def check_same_data(checkpoint: Checkpoint, data: Data, source: str) -> None:
             f"images of source {source!r} must be as when the run began, with {changed[0]} "
             f"{known[changed[0]]}, got {data.preparation.as_dict()[changed[0]]}; restore them, or start anew"
         )
+    _check_drawn_from(values, data, source)
 
 
 def load(
@@ -308,6 +316,26 @@ def start_run_folder(folder: Path, recipe: Recipe) -> None:
     write_file(folder / _RECIPE, text, what="recipe")
     environment = json.dumps(describe_environment(), indent=1) + "\n"
     write_file(folder / ENVIRONMENT, environment, what="environment")
+
+
+@contextmanager
+def whole_or_none(folder: Path) -> Iterator[None]:
+    """Take away what a command has left in a run folder that had no weights before, when it is not done.
+
+    A run that nothing trains cannot be resumed: half of it would be in the way of the next try.
+    """
+    stood, had_weights = folder.is_dir(), (folder / BEST).is_file()
+    try:
+        yield
+    except RunLockedError:
+        raise
+    except BaseException:
+        if not had_weights and (folder / BEST).is_file():
+            for path in folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if not stood:
+                folder.rmdir()
+        raise
 
 
 def resumable(folder: Path, recipe: Recipe) -> Checkpoint | None:

@@ -18,6 +18,7 @@ from sidestep.backbones.timm_models import build_timm_whole
 from sidestep.cost.macs import measure_cost
 from sidestep.data.preparation import Preparation
 from sidestep.errors import CheckpointError, RecipeError
+from sidestep.networks.cascade_network import check_pixels
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.budget_router import BudgetedRouter
 from sidestep.runs.wrap import wrap
@@ -105,14 +106,17 @@ def save(
     known = getattr(static, "pretrained_cfg", None) or {}
     channels = network.image_channels
     logits = _probe(network.backbone, image_size)
+    means = _per_channel("mean", mean, known.get("mean"), channels)
+    deviations = _per_channel("std", std, known.get("std"), channels)
+    check_pixels(means, deviations)
     values = {
         _WRAPPED: {"method": wrapping.method, "units": wrapping.units, "settings": wrapping.settings},
         "model": f"timm/{known['architecture']}" if known.get("architecture") else type(static).__qualname__,
         "image_channels": channels,
         "input_size": list(image_size),
         "class_names": _class_names(class_names, logits.shape[1]),
-        "mean": _per_channel("mean", mean, known.get("mean"), channels),
-        "std": _per_channel("std", std, known.get("std"), channels),
+        "mean": means,
+        "std": deviations,
     }
     try:
         json.dumps(values)

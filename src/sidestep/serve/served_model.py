@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sidestep.data.preparation import Channels
-from sidestep.errors import ExecutionError, ExportError, ServeError
+from sidestep.errors import ExecutionError, ExportError, ServeError, typed
 from sidestep.hub.places import is_place
 from sidestep.plan.format import preparation_in, preparation_of
 from sidestep.plan.levels import levels_in
@@ -72,6 +72,11 @@ def open_models(sources: Sequence[Path | str], settings: ServeSettings) -> list[
     names = [name for name, _ in named]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ServeError(f"models must have names of their own, and two are {twice[0]!r}; write NAME=PATH")
+    if unaddressed := [name for name in names if "/" in name or name in ("", ".", "..")]:
+        raise ServeError(
+            f"models must have names that addresses can hold, got {unaddressed[0]!r}; write NAME=PATH with a "
+            "name without slashes"
+        )
     models = [_open(name, path, settings) for name, path in named]
     for model in models:
         _measure(model)
@@ -166,7 +171,9 @@ def _from_run(name: str, path: Path, settings: ServeSettings) -> ServedModel:
             "own; train without data.per_image_standardization"
         )
     if export.network.has_early_exits and export.rule is None:
-        _log.info("all images leave %s at the last exit; `sidestep curve %s` gives it budgets", name, path)
+        _log.info(
+            "all images leave %s at the last exit; `sidestep curve %s` gives it budgets", name, typed(path)
+        )
         export = replace(export, rule=ExitRule(thresholds=[2.0] * (export.network.num_exits - 1)))
     budgets = served_budgets(opened)
     if budgets:

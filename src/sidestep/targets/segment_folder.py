@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -16,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from sidestep.errors import ExportError, SidestepError
+from sidestep.files import check_new_folder, whole_folder
 from sidestep.plan.format import Plan
 from sidestep.plan.from_network import CRITERIA_OF_PLANS
 from sidestep.routing.router import Router
@@ -31,6 +29,7 @@ from sidestep.types import Batch
 
 RUNNER = "sidestep_segments.py"
 _GRAPHS, _WEIGHTS = "segments", "weights.bin"
+WAY_OUT = "choose another with --out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,10 +79,10 @@ def write_segments(exportable: Exportable, path: Path) -> str:
 
 def write_folder(exportable: Exportable, path: Path, form: GraphFormat) -> str:
     """Write a folder of segments in some format and return a few words about it; arguments as above."""
-    check_new(path)
+    check_new_folder(path, what="folder", way_out=WAY_OUT, error=ExportError)
     check_cut(exportable)
     plan, freezing = _plan_or_none(exportable), frozen(exportable)
-    with new_folder(path) as folder:
+    with whole_folder(path, way_out=WAY_OUT, error=ExportError) as folder:
         (folder / _GRAPHS).mkdir()
         if plan is None:
             components, entries = _write_traced(folder, exportable, freezing, form)
@@ -237,41 +236,3 @@ def _write_graphs(
     for file, content in form.rest().items():
         (folder / _GRAPHS / file).write_bytes(content)
     return components, [segment_entry(number, segment, macs) for number, segment in enumerate(segments)]
-
-
-def check_new(path: Path) -> None:
-    """Return if a folder can be written.
-
-    Raises:
-        ExportError: where something stands already.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ExportError(
-            f"folder {path} must be new or empty, and it is not; choose another with --out, or remove it"
-        )
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder to write into, which becomes the one that was asked for when all is written.
-
-    Raises:
-        ExportError: where something stands already, or nothing can be written.
-    """
-    check_new(path)
-    try:
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise ExportError(
-            f"folder {path} could not be made ({error.strerror}); choose another with --out"
-        ) from error
-    try:
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        raise ExportError(
-            f"folder {path} could not be written ({error.strerror}); choose another with --out, or free space"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

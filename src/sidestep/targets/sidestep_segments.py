@@ -65,6 +65,11 @@ class Segments:
             self.make = makers[runtime](num_threads, share_threads)
         self.classes: list[str] = self.route["classes"]
         self.made: dict[Any, Graph] = {}
+        self.asked = (self.folder, runtime, num_threads, share_threads)
+
+    def __reduce__(self) -> Any:
+        """Return how a copy is made, in another process too: it loads graphs of its own."""
+        return Segments, self.asked
 
     def __call__(self, images: Array, budget: float | None = None, limits: Any = None) -> Answer:
         """Return what the network says about (N, C, H, W) normalised images, float32.

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from sidestep.backbones.backbone import Backbone
 from sidestep.backbones.static_weights import differences
 from sidestep.errors import ExportError
-from sidestep.files import made_folder
+from sidestep.files import check_new_folder, whole_folder
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.targets.export_target import Exportable, ExportTarget
 
 _TIMM = "timm/"
+_WAY_OUT = "choose another with --out"
 # Our networks whose tensors are timm's, under the names that timm has.
 _SAME = {
     **{f"resnet{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101, 152)},
@@ -28,13 +29,12 @@ def _write(exportable: Exportable, path: Path) -> str:
     # Imported where it is needed, since timm takes seconds.
     from timm.models import save_for_hf
 
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ExportError(f"{path} must be a new or empty folder, and is not; choose another with --out")
+    check_new_folder(path, what="folder", way_out=_WAY_OUT, error=ExportError)
     name, network = _as_timm(exportable)
-    with made_folder(path):
+    with whole_folder(path, way_out=_WAY_OUT, error=ExportError) as folder:
         save_for_hf(
             network,
-            str(path),
+            str(folder),
             model_config=_config(exportable),
             model_args=_arguments(name, exportable),
             safe_serialization=True,

@@ -10,10 +10,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from sidestep.errors import ExportError
+from sidestep.files import whole_folder
 from sidestep.targets.export_target import Exportable
 from sidestep.targets.onnx_graph import check_onnx
 from sidestep.targets.onnx_segments import branch_model
-from sidestep.targets.segment_folder import RUNNER, GraphFormat, new_folder, write_folder
+from sidestep.targets.segment_folder import RUNNER, WAY_OUT, GraphFormat, write_folder
 from sidestep.targets.traced_segments import traced_onnx
 
 _MODEL, _LABELS = "triton_model.py", "labels.txt"
@@ -43,7 +45,7 @@ def write_triton(exportable: Exportable, path: Path) -> str:
         traced=traced_onnx,
         rest=dict,
     )
-    with new_folder(path) as folder:
+    with whole_folder(path, way_out=WAY_OUT, error=ExportError) as folder:
         flat = folder / f"{name}.partial"
         said = write_folder(exportable, flat, form)
         for graph in sorted(flat.glob("*/*.onnx")):
