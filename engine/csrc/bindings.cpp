@@ -19,7 +19,7 @@ namespace sidestep {
 
 namespace {
 
-using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Numbers = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 
 template <class T, class... Shape>
 using Array = nb::ndarray<T, nb::numpy, Shape..., nb::c_contig, nb::device::cpu>;
@@ -66,16 +66,28 @@ Json json_of(nb::handle value, int depth) {
     throw PlanError("steps must be JSON, got a " + nb::cast<std::string>(nb::inst_name(value)));
 }
 
+Tensor tensor_of(const std::string& name, const Numbers& array) {
+    Tensor tensor;
+    for (size_t i = 0; i < array.ndim(); ++i) tensor.shape.push_back(static_cast<int64_t>(array.shape(i)));
+    if (array.dtype() == nb::dtype<float>()) {
+        const auto* data = static_cast<const float*>(array.data());
+        tensor.data.assign(data, data + array.size());
+        return tensor;
+    }
+    const bool is_signed = array.dtype() == nb::dtype<int8_t>();
+    if (!is_signed && array.dtype() != nb::dtype<uint8_t>())
+        throw PlanError("tensor '" + name + "' must be float32, int8 or uint8");
+    tensor.type = is_signed ? TensorType::int8 : TensorType::uint8;
+    const auto* bytes = static_cast<const uint8_t*>(array.data());
+    tensor.bytes.assign(bytes, bytes + array.size());
+    return tensor;
+}
+
 Program program_of(int64_t version, nb::handle steps, nb::handle output, int64_t channels,
                    std::vector<float> mean, std::vector<float> std,
-                   const std::map<std::string, Floats>& arrays) {
+                   const std::map<std::string, Numbers>& arrays) {
     std::map<std::string, Tensor> tensors;
-    for (const auto& [name, array] : arrays) {
-        Tensor& tensor = tensors[name];
-        for (size_t i = 0; i < array.ndim(); ++i)
-            tensor.shape.push_back(static_cast<int64_t>(array.shape(i)));
-        tensor.data.assign(array.data(), array.data() + array.size());
-    }
+    for (const auto& [name, array] : arrays) tensors.emplace(name, tensor_of(name, array));
     return read_program(version, json_of(steps), json_of(output), {channels, std::move(mean), std::move(std)},
                         std::move(tensors));
 }
@@ -192,7 +204,12 @@ NB_MODULE(_engine, module) {
         .def_prop_ro("weight_bytes", &Engine::weight_bytes)
         .def_prop_ro("num_threads", &Engine::num_threads)
         .def_prop_ro("num_choices", [](const Engine& engine) { return engine.program().num_choices; })
-        .def_prop_ro("isa", [](const Engine& engine) { return std::string(engine.kernels().name); })
+        .def_prop_ro("quantized", &Engine::quantized)
+        .def_prop_ro(
+            "isa",
+            [](const Engine& engine) {
+                return std::string(engine.quantized() ? engine.byte_kernels().name : engine.kernels().name);
+            })
         .def_prop_ro("precision",
                      [](const Engine& engine) { return std::string(engine.kernels().precision); });
 }

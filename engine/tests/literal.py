@@ -6,11 +6,13 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import Any
 
+import literal_bytes
 import numpy as np
+from literal_bytes import Bytes
 from numpy.lib.stride_tricks import sliding_window_view
 from sidestep_engine import Plan
 
-Values = dict[int, np.ndarray]
+Values = dict[int, Any]  # arrays, and Bytes
 
 
 def run(plan: Plan, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -62,7 +64,20 @@ def _ops(plan: Plan, ops: list[dict[str, Any]], values: Values) -> None:
     for op in ops:
         names = op.get("in", [])
         inputs = [values[name] for name in (names if isinstance(names, list) else [names])]
-        values[op["out"]] = _op(plan, op, inputs, values)
+        reads_bytes = any(isinstance(x, Bytes) for x in inputs)
+        if reads_bytes or op["op"] == "quantize" or "in_scale" in op:
+            values[op["out"]] = _byte_op(plan, op, inputs, values)
+        else:
+            values[op["out"]] = _op(plan, op, inputs, values)
+
+
+def _byte_op(plan: Plan, op: dict[str, Any], inputs: list[Any], values: Values) -> Any:
+    if op["op"] in BYTE_KINDS:
+        return BYTE_KINDS[op["op"]](op, inputs, plan.tensors, values)
+    # What only moves bytes moves zeros as zero points.
+    zero = inputs[0].zero
+    moved = KINDS[op["op"]](op, [part.q - zero for part in inputs], np.empty(0), np.zeros(1))
+    return Bytes(moved + zero, inputs[0].scale, zero)
 
 
 def _op(plan: Plan, op: dict[str, Any], inputs: list[np.ndarray], values: Values) -> np.ndarray:
@@ -130,7 +145,7 @@ def _log_softmax(x: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum())
 
 
-def _resize(op: dict[str, Any], x: np.ndarray, like: np.ndarray | None) -> np.ndarray:
+def _resize(op: dict[str, Any], x: np.ndarray, like: Any) -> np.ndarray:
     height, width = op["size"] if like is None else like.shape[1:]
     if op.get("antialias"):
         return np.einsum("yh,chw,xw->cyx", _smooth(op, height, x.shape[1]), x, _smooth(op, width, x.shape[2]))
@@ -162,7 +177,7 @@ def _conv(x: np.ndarray, weight: np.ndarray, op: dict[str, Any]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _pool(x: np.ndarray, op: dict[str, Any]) -> np.ndarray:
+def _pool(x: np.ndarray, op: dict[str, Any], reduce: Any = None) -> np.ndarray:
     kernel, stride = op["kernel"], op["stride"]
     padding, largest = (op.get("padding", 0), True) if op["op"] == "max_pool" else (0, False)
     sides = []
@@ -174,7 +189,7 @@ def _pool(x: np.ndarray, op: dict[str, Any]) -> np.ndarray:
         sides.append(
             [(max(i * stride - padding, 0), min(i * stride - padding + kernel, size)) for i in range(count)]
         )
-    reduce = np.max if largest else np.mean
+    reduce = reduce or (np.max if largest else np.mean)
     rows = [[reduce(x[:, t:b, left:r], axis=(1, 2)) for left, r in sides[1]] for t, b in sides[0]]
     return np.array(rows).transpose(2, 0, 1)
 
@@ -206,4 +221,31 @@ KINDS: dict[str, Callable[[Any, list[np.ndarray], np.ndarray, np.ndarray], Any]]
     "vlog_softmax": lambda op, x, w, b: _log_softmax(x[0]),
     "vlogaddexp": lambda op, x, w, b: np.logaddexp(x[0], x[1]),
     "vsum": lambda op, x, w, b: x[0].sum(keepdims=True),
+}
+
+
+def _linear8(op: dict[str, Any], x: np.ndarray, tensors: dict[str, np.ndarray]) -> np.ndarray:
+    out = literal_bytes.linear(op, x, tensors)
+    return _leaky(out, op) if op.get("relu") else out
+
+
+# Every kind that does more with bytes than to move them: of its op, inputs, tensors and values.
+BYTE_KINDS: dict[str, Callable[[Any, list[Any], dict[str, np.ndarray], Values], Any]] = {
+    "conv": lambda op, x, t, v: literal_bytes.conv(op, x[0], t, v.get(op.get("residual")), _conv),
+    "affine": lambda op, x, t, v: literal_bytes.affine(op, x[0], t),
+    "linear": lambda op, x, t, v: _linear8(op, x[0], t),
+    "add": lambda op, x, t, v: literal_bytes.add(op, *x),
+    "scale": lambda op, x, t, v: literal_bytes.scale(op, *x),
+    "quantize": lambda op, x, t, v: literal_bytes.quantize(op, x[0]),
+    "dequantize": lambda op, x, t, v: literal_bytes.dequantize(x[0]),
+    "gap": lambda op, x, t, v: literal_bytes.gap(x[0]),
+    "flatten": lambda op, x, t, v: literal_bytes.dequantize(x[0]).reshape(-1),
+    "activate": lambda op, x, t, v: Bytes(t[op["table"]][x[0].q].astype(int), op["scale"], op.get("zero", 0)),
+    "avg_pool": lambda op, x, t, v: literal_bytes.mean(
+        x[0], _pool(x[0].q, op, np.sum), _pool(np.ones_like(x[0].q), op, np.sum)
+    ),
+    "relu": lambda op, x, t, v: Bytes(np.maximum(x[0].q, x[0].zero), x[0].scale, x[0].zero),
+    "resize": lambda op, x, t, v: Bytes(
+        np.rint(_resize(op, x[0].q, v.get(op.get("like")))).astype(int), x[0].scale, x[0].zero
+    ),
 }

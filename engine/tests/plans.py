@@ -127,9 +127,10 @@ def write(plan: Plan, path: Path, version: Any = None) -> None:
     header: dict[str, Any] = {"__metadata__": {"sidestep_plan": json.dumps(text)}}
     body = b""
     for name, tensor in plan.tensors.items():
-        data = tensor.astype("<f4").tobytes()
+        kind = {"int8": "I8", "uint8": "U8"}.get(tensor.dtype.name, "F32")
+        data = (tensor.astype("<f4") if kind == "F32" else tensor).tobytes()
         header[name] = {
-            "dtype": "F32",
+            "dtype": kind,
             "shape": list(tensor.shape),
             "data_offsets": [len(body), len(body) + len(data)],
         }

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import byte_plans
 import literal
 import numpy as np
 import plans
@@ -23,7 +24,8 @@ def ops_of(plan: Plan) -> list[dict[str, Any]]:
 
 def test_one_plan_has_every_operation_and_agrees_with_numpy() -> None:
     plan = plans.every_kind()
-    assert {op["op"] for op in ops_of(plan)} == set(operations())
+    of_bytes = {op["op"] for op in ops_of(byte_plans.every_byte_kind())}
+    assert {op["op"] for op in ops_of(plan)} | of_bytes == set(operations())
     x = np.random.default_rng(1).standard_normal((5, 3, 8, 8)).astype(np.float32)
     output = Engine(plan, precision="float32", num_threads=1)(x)
     scores, options, exits = literal.run(plan, x)
@@ -34,7 +36,7 @@ def test_one_plan_has_every_operation_and_agrees_with_numpy() -> None:
 
 def test_the_format_names_every_operation_and_its_fields() -> None:
     rows = re.findall(
-        r"^\| ([a-z_, ]+?)(?: \(2\))? \| ((?:in|out)\b[^|]*) \|", FORMAT.read_text(), re.MULTILINE
+        r"^\| ([a-z_, ]+?)(?: \(\d\))? \| ((?:in|out)\b[^|]*) \|", FORMAT.read_text(), re.MULTILINE
     )
     written = {name: fields for names, fields in rows for name in names.split(", ")}
     assert set(written) == set(operations())

@@ -61,6 +61,12 @@ inline void multiply() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(A), "i"(B));
 }
 
+// SUMS += A * B: rows of four unsigned bytes times columns of four signed ones, integers of 32 bits.
+template <int SUMS, int A, int B>
+inline void multiply_bytes() {
+    asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(A), "i"(B));
+}
+
 }  // namespace sidestep::tiles
 
 #endif

@@ -102,20 +102,44 @@ inline void store(void* to, int64_t step) {
     _mm512_store_ps(sums.data[row], after);
 }
 
+// What the processor demands of three tiles that it multiplies.
 template <int SUMS, int A, int B>
-inline void multiply() {
+inline void demand_shapes() {
     static_assert(SUMS != A && SUMS != B && A != B, "three tiles that differ");
     Tile &sums = tile(SUMS), &a = tile(A), &b = tile(B);
-    demand(sums.row_bytes % 4 == 0 && a.row_bytes % 4 == 0 && b.row_bytes % 4 == 0, "rows hold whole pairs");
+    demand(sums.row_bytes % 4 == 0 && a.row_bytes % 4 == 0 && b.row_bytes % 4 == 0, "rows hold whole groups");
     demand(sums.rows == a.rows, "sums have the rows of the first factor");
     demand(sums.row_bytes == b.row_bytes, "sums have the columns of the second factor");
-    demand(a.pairs() == b.rows, "the first factor has as many pairs as the second has rows");
+    demand(a.pairs() == b.rows, "the first factor has as many groups as the second has rows");
+}
+
+template <int SUMS, int A, int B>
+inline void multiply() {
+    demand_shapes<SUMS, A, B>();
     // To the nearest, no exceptions, denormal numbers count as zeros and so do denormal results.
     constexpr unsigned MODE = 0x1f80 | 0x8040;
     const unsigned mode = _mm_getcsr();
     _mm_setcsr(MODE);
-    for (int row = 0; row < sums.rows; ++row) multiply_row(sums, a, b, row);
+    for (int row = 0; row < tile(SUMS).rows; ++row) multiply_row(tile(SUMS), tile(A), tile(B), row);
     _mm_setcsr(mode);
+}
+
+// Integers of 32 bits, which lose what is beyond them.
+template <int SUMS, int A, int B>
+inline void multiply_bytes() {
+    demand_shapes<SUMS, A, B>();
+    Tile &sums = tile(SUMS), &a = tile(A), &b = tile(B);
+    for (int row = 0; row < sums.rows; ++row)
+        for (int column = 0; column < sums.pairs(); ++column) {
+            uint32_t sum;
+            std::memcpy(&sum, sums.data[row] + 4 * column, sizeof sum);
+            for (int k = 0; k < a.row_bytes; ++k) {
+                const auto x = std::to_integer<int>(a.data[row][k]);
+                const auto w = static_cast<int8_t>(b.data[k / 4][4 * column + k % 4]);
+                sum += static_cast<uint32_t>(x * w);
+            }
+            std::memcpy(sums.data[row] + 4 * column, &sum, sizeof sum);
+        }
 }
 
 }  // namespace sidestep::tiles

@@ -17,8 +17,14 @@ constexpr int64_t WIDE_BLOCK = 2 * CHANNEL_BLOCK;
 #include "bf16.inl"
 
 struct Weights {
+    using Entry = uint16_t;
     using Part = __m512i;
+    using Sum = float;
+    using Sums = Floats;
     static constexpr int64_t entries = 2;
+    static Sums start(const void* from, int64_t lane) {
+        return avx512bf16::load(static_cast<const float*>(from) + lane);
+    }
     static Part load(const Entry* from) { return _mm512_loadu_si512(from); }
     static Part broadcast(const Entry* from) {
         int32_t pair;

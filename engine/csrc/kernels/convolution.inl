@@ -1,26 +1,30 @@
-// Convolutions as sums over taps. Included by kernel_table.inl.
+// Convolutions as sums over taps, of floats or of 32-bit integers. Included where Entry and Weights are
+// defined; whoever includes it defines conv_row.
 
 // One row of output pixels for one block of output channels. Steps are in entries.
 struct ConvRow {
     const void* in;        // what the first pixel's first tap reads
     const void* weight;    // of the block
-    const float* bias;     // of the block
+    const void* start;     // what sums of the block begin with
     const void* residual;  // of the first pixel's block, or null
     void* out;             // of the first pixel's block
     int64_t pixels;
     int64_t kernel_rows, run, row_step;  // as in ConvRows
     int64_t pixel_step, out_step;
     Activation activation;
+    const Requantize* requantize;
+    int64_t channel;        // the block's first
     const char* prefetch;   // moved on by one line for every weight that is loaded
     int64_t prefetch_step;  // bytes from one to the next
 };
 
-// Sums that an epilogue of its own follows stay floats.
-inline void store_accumulators(const ConvRow& row, int64_t at, const Vector& sum) {
-    store(static_cast<float*>(row.out) + at, sum);
-}
+using Sums = Weights::Sums;
+using Epilogue = void (*)(const ConvRow&, int64_t, int64_t, const Sums&);
 
-using Epilogue = void (*)(const ConvRow&, int64_t, const Vector&);
+// Sums that an epilogue of its own follows stay as they are.
+inline void store_sums(const ConvRow& row, int64_t at, int64_t, const Sums& sums) {
+    *reinterpret_cast<Sums*>(static_cast<Weights::Sum*>(row.out) + at) = sums;
+}
 
 // P pixels of Q vectors of channels: every weight is loaded once for all pixels, every entry of the input
 // once for all vectors.
@@ -28,13 +32,13 @@ template <int P, int Q, int STEP, Epilogue EPILOGUE>
 inline void tile(ConvRow& row, int64_t x) {
     const int64_t step = STEP ? STEP : row.pixel_step;
     const Entry* in = static_cast<const Entry*>(row.in) + x * step;
-    const auto* weight = static_cast<const Entry*>(row.weight);
+    const auto* weight = static_cast<const Weights::Entry*>(row.weight);
     // Sums stay in registers if all loops over them are unrolled.
-    Vector accumulators[P][Q];
+    Sums accumulators[P][Q];
 #pragma GCC unroll 64
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 64
-        for (int q = 0; q < Q; ++q) accumulators[p][q] = load(row.bias + q * LANES);
+        for (int q = 0; q < Q; ++q) accumulators[p][q] = Weights::start(row.start, q * LANES);
     const char* prefetch = row.prefetch;
     for (int64_t k = 0; k < row.kernel_rows; ++k) {
         for (int64_t j = 0; j < row.run; j += Weights::entries) {
@@ -58,7 +62,8 @@ inline void tile(ConvRow& row, int64_t x) {
 #pragma GCC unroll 64
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 64
-        for (int q = 0; q < Q; ++q) EPILOGUE(row, (x + p) * row.out_step + q * LANES, accumulators[p][q]);
+        for (int q = 0; q < Q; ++q)
+            EPILOGUE(row, (x + p) * row.out_step + q * LANES, row.channel + q * LANES, accumulators[p][q]);
 }
 
 template <int Q, int STEP, Epilogue EPILOGUE, int P, int... REST>
@@ -98,28 +103,7 @@ inline void conv_row_with(ConvRow& row, int64_t block) {
 }
 
 // Not part of conv_rows, where the compiler would give registers to what a row does not need.
-[[gnu::noinline]] void conv_row(ConvRow& row, int64_t block) {
-    conv_row_with<apply_epilogue>(row, block);
-}
-
-// Sums of some pixels become entries in a loop of their own: an activation that is not cheap is not written
-// out once for every register.
-[[gnu::noinline]] void conv_row_with_activation(ConvRow& row, int64_t block) {
-    constexpr int64_t MOST = 64;
-    float sums[MOST * WIDE_BLOCK];
-    ConvRow part = row;
-    part.out = sums;
-    part.out_step = block;
-    for (int64_t x = 0; x < row.pixels; x += MOST) {
-        part.in = static_cast<const Entry*>(row.in) + x * row.pixel_step;
-        part.pixels = row.pixels - x < MOST ? row.pixels - x : MOST;
-        conv_row_with<store_accumulators>(part, block);
-        for (int64_t p = 0; p < part.pixels; ++p)
-            for (int64_t c = 0; c < block; c += LANES)
-                apply_any_epilogue(row, (x + p) * row.out_step + c, load(sums + p * block + c));
-    }
-    row.prefetch = part.prefetch;
-}
+void conv_row(ConvRow& row, int64_t block);
 
 // Entry `offset` of what lies at `from`, which may be nothing.
 inline const void* entry(const void* from, int64_t offset) {
@@ -135,27 +119,20 @@ void conv_rows(const ConvRows& all) {
     row.pixel_step = all.pixel_step;
     row.out_step = all.out_step;
     row.activation = all.activation;
+    row.requantize = all.requantize;
     for (const Block* block = all.blocks; block < all.blocks + all.num_blocks; ++block) {
         row.weight = static_cast<const std::byte*>(all.weight) + block->offset;
-        row.bias = all.bias + block->first;
+        row.start = all.requantize ? static_cast<const void*>(all.requantize->start + block->first)
+                                   : all.bias + block->first;
+        row.channel = block->first;
         for (int64_t y = 0; y < all.rows; ++y) {
             row.in = entry(all.in, y * all.in_row_step);
             row.residual = entry(all.residual, y * all.out_row_step + block->first);
             row.out = static_cast<Entry*>(all.out) + y * all.out_row_step + block->first;
             row.prefetch = all.prefetch->next();
             row.prefetch_step = all.prefetch->step();
-            if (row.activation.is_cheap())
-                conv_row(row, block->width);
-            else
-                conv_row_with_activation(row, block->width);
+            conv_row(row, block->width);
             all.prefetch->advance(row.prefetch);
         }
     }
-}
-
-void pack_run(const float* rows, int64_t run, int64_t block, void* packed) {
-    auto* to = static_cast<Entry*>(packed);
-    for (int64_t j = 0; j < run; j += Weights::entries)
-        for (int64_t c = 0; c < block; ++c)
-            for (int64_t e = 0; e < Weights::entries; ++e) *to++ = to_entry(rows[(j + e) * block + c]);
 }

@@ -35,6 +35,7 @@ struct DepthwiseRow {
     const float* weight;
     Vector bias;
     int64_t at;  // of the first output
+    int64_t channel;
 };
 
 template <int K, int STRIDE, int P>
@@ -46,14 +47,15 @@ inline void depthwise_tile(const Depthwise& d, const DepthwiseRow& row, int64_t 
     const int64_t at = row.at + x * d.channels;
     if (d.activation.is_cheap()) {
 #pragma GCC unroll 64
-        for (int p = 0; p < P; ++p) apply_epilogue(d, at + p * d.channels, sums[p]);
+        for (int p = 0; p < P; ++p) apply_epilogue(d, at + p * d.channels, row.channel, sums[p]);
         return;
     }
     float kept[P * LANES];
 #pragma GCC unroll 64
     for (int p = 0; p < P; ++p) store(kept + p * LANES, sums[p]);
 #pragma GCC unroll 1
-    for (int p = 0; p < P; ++p) apply_any_epilogue(d, at + p * d.channels, load(kept + p * LANES));
+    for (int p = 0; p < P; ++p)
+        apply_any_epilogue(d, at + p * d.channels, row.channel, load(kept + p * LANES));
 }
 
 template <int K, int STRIDE, int P, int... REST>
@@ -72,11 +74,11 @@ template <int K, int STRIDE>
             const int64_t lane = c % CHANNEL_BLOCK;
             const DepthwiseRow row{static_cast<const Entry*>(d.in) + y * d.stride * d.row_step + c,
                                    d.weight + (c - lane) * d.kernel * d.kernel + lane, load(d.bias + c),
-                                   y * d.out_row_step + c};
+                                   y * d.out_row_step + c, c};
             if constexpr (K == 0) {
                 for (int64_t x = 0; x < d.pixels; ++x)
                     apply_any_epilogue(
-                        d, row.at + x * d.channels,
+                        d, row.at + x * d.channels, c,
                         depthwise_sum(d, row.in + x * d.stride * d.channels, row.weight, row.bias));
             } else if (sevens) {
                 depthwise_tiles<K, STRIDE>(d, row, 0, DepthwiseSevens{});

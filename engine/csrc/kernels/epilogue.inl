@@ -62,7 +62,7 @@ inline float activate(float value, Activation a) {
 // Adds what lies in the residual to accumulators of a convolution, applies a cheap activation, stores
 // entries.
 template <class Row>
-inline void apply_epilogue(const Row& row, int64_t at, const Vector& total) {
+inline void apply_epilogue(const Row& row, int64_t at, int64_t, const Vector& total) {
     Vector sum = total;
     if (row.residual) sum += load_entries(static_cast<const Entry*>(row.residual) + at);
     store_entries(static_cast<Entry*>(row.out) + at, activate_cheaply(sum, row.activation));
@@ -70,7 +70,7 @@ inline void apply_epilogue(const Row& row, int64_t at, const Vector& total) {
 
 // The same with any activation, for loops that are not unrolled.
 template <class Row>
-inline void apply_any_epilogue(const Row& row, int64_t at, const Vector& total) {
+inline void apply_any_epilogue(const Row& row, int64_t at, int64_t, const Vector& total) {
     Vector sum = total;
     if (row.residual) sum += load_entries(static_cast<const Entry*>(row.residual) + at);
     store_entries(static_cast<Entry*>(row.out) + at, activate(sum, row.activation));

@@ -27,8 +27,12 @@ inline Floats positive(const Floats& v) {
 #include "epilogue.inl"
 
 struct Weights {
+    using Entry = float;
     using Part = Floats;
+    using Sum = float;
+    using Sums = Floats;
     static constexpr int64_t entries = 1;  // of the input that one step takes
+    static Sums start(const void* from, int64_t lane) { return load(static_cast<const float*>(from) + lane); }
     static Part load(const Entry* from) { return load_entries(from); }
     // Minus and not plus zero: that changes no number, so that the compiler leaves nothing but the load.
     static Part broadcast(const Entry* from) { return *from - Part{}; }

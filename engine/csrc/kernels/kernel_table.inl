@@ -16,6 +16,7 @@
 #include "convolution.inl"
 #include "depthwise.inl"
 #include "maps.inl"
+#include "real_convolution.inl"
 #include "winograd.inl"
 
 // After maps.inl, which it uses.

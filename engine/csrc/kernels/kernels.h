@@ -21,6 +21,17 @@ struct Activation {
     bool is_cheap() const { return curve <= Curve::relu6; }
 };
 
+// How sums of products of bytes become bytes; docs/plan.md says it to the last bit.
+struct Requantize {
+    const int32_t*
+        start;  // of all channels: what sums begin with, minus the input's zero point times all weights
+    const float* multiplier;  // of all channels
+    const float* offset;      // of all channels
+    float residual_multiplier;
+    float least, most;     // bytes
+    const uint8_t* table;  // what a byte becomes in the end, or null
+};
+
 // A block of output channels of a convolution.
 struct Block {
     int64_t first;  // channel
@@ -45,7 +56,8 @@ struct ConvRows {
     int64_t in_row_step, out_row_step;  // from one row of output pixels to the next
     int64_t pixel_step, out_step;       // from one output pixel to the next; in_row_step is a multiple
     Activation activation;
-    PrefetchQueue* prefetch;  // lines to prefetch while computing
+    PrefetchQueue* prefetch;       // lines to prefetch while computing
+    const Requantize* requantize;  // of bytes, which have no bias and no activation
 };
 
 // Rows of output pixels of a depthwise convolution, all channels. Steps are in entries; pixels of input and
@@ -60,6 +72,7 @@ struct Depthwise {
     int64_t kernel, stride;
     int64_t row_step, out_row_step;
     Activation activation;
+    const Requantize* requantize;  // of bytes, where `bias` is what sums begin with
 };
 
 // A tile of Winograd's convolution reads a square of so many pixels.
@@ -161,7 +174,8 @@ const Kernels* kernels_avx512bf16();
 const Kernels* kernels_amx();
 
 // Returns the best kernels of this processor for a precision ("auto", "float32", "bfloat16") and an
-// instruction set ("auto", "base", "avx2", "avx512", "amx"). Throws PlanError where the processor cannot.
+// instruction set ("auto", "base", "avx2", "avxvnni", "avx512", "amx"). Throws PlanError where the processor
+// cannot.
 const Kernels& select_kernels(const std::string& precision, const std::string& isa);
 
 }  // namespace sidestep

@@ -55,7 +55,7 @@ inline float dot(const Entry* weight, const float* x, int64_t count) {
 
 template <int Q, int... IMAGES>
 inline void linear_of(ConvRow& row, int64_t vectors, Tiles<IMAGES...> images) {
-    if (vectors == Q) return tiles<Q, 0, store_accumulators, IMAGES...>(row, 0);
+    if (vectors == Q) return tiles<Q, 0, store_sums, IMAGES...>(row, 0);
     if constexpr (Q > 1) linear_of<Q - 1>(row, vectors, images);
 }
 
@@ -69,7 +69,7 @@ inline void linear_block(const LinearLayer& l, int64_t first, const Entry* x, fl
     row.in = x;
     row.run = row.pixel_step = linear_run(l.inputs);
     row.weight = static_cast<const Entry*>(l.packed) + first * row.run;
-    row.bias = l.bias + first;
+    row.start = l.bias + first;
     row.out = sums;
     row.pixels = images;
     row.kernel_rows = 1;

@@ -14,12 +14,15 @@ namespace sidestep {
 
 namespace {
 
-// Whether the processor has tiles and the system keeps them when it switches threads.
+// Whether the processor multiplies tiles, of bfloat16 and of bytes as all have that have some, and the system
+// keeps them when it switches threads.
 bool knows_tiles() {
-    constexpr unsigned BFLOAT16 = 1u << 22, TILES = 1u << 24, SYSTEM_SAVES = 1u << 27, TILE_STATE = 3u << 17;
+    constexpr unsigned BFLOAT16 = 1u << 22, TILES = 1u << 24, BYTES = 1u << 25, SYSTEM_SAVES = 1u << 27,
+                       TILE_STATE = 3u << 17;
     unsigned a = 0, b = 0, c = 0, d = 0;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & SYSTEM_SAVES)) return false;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & BFLOAT16) || !(d & TILES)) return false;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & BFLOAT16) || !(d & TILES) || !(d & BYTES))
+        return false;
     unsigned low = 0, high = 0;
     asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return (low & TILE_STATE) == TILE_STATE;
@@ -41,9 +44,17 @@ bool has_avx2() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
+bool has_avxvnni() {
+    return has_avx2() && __builtin_cpu_supports("avxvnni");
+}
+
 bool has_avx512() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+bool has_avx512vnni() {
+    return has_avx512() && __builtin_cpu_supports("avx512vnni");
 }
 
 bool has_avx512bf16() {
@@ -61,7 +72,15 @@ bool has_avx2() {
     return false;
 }
 
+bool has_avxvnni() {
+    return false;
+}
+
 bool has_avx512() {
+    return false;
+}
+
+bool has_avx512vnni() {
     return false;
 }
 

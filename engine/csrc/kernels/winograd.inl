@@ -89,8 +89,8 @@ inline void untransform_tile(const Winograd& w, const TileAt& tile, const float*
         for (int y = 0; y < 2; ++y) {
             if (y && !tile.lower) break;
             const int64_t at = (tile.y + y) * w.out_row_step + tile.x * w.outputs + c;
-            apply_any_epilogue(row, at, rows[y][0] + rows[y][1] + rows[y][2]);
-            if (tile.right) apply_any_epilogue(row, at + w.outputs, rows[y][1] - rows[y][2] - rows[y][3]);
+            apply_any_epilogue(row, at, c, rows[y][0] + rows[y][1] + rows[y][2]);
+            if (tile.right) apply_any_epilogue(row, at + w.outputs, c, rows[y][1] - rows[y][2] - rows[y][3]);
         }
     }
 }
@@ -113,9 +113,9 @@ inline void multiply_tiles(const Winograd& w, const Entry* from, float* to, int6
         for (int i = 0; i < WINOGRAD_POSITIONS; ++i, weight += w.inputs * block) {
             row.in = from + i * in_step;
             row.weight = weight;
-            row.bias = i == WINOGRAD_SIZE + 1 ? w.bias + first : nothing;
+            row.start = i == WINOGRAD_SIZE + 1 ? w.bias + first : nothing;
             row.out = to + i * out_step + first;
-            conv_row_with<store_accumulators>(row, block);
+            conv_row_with<store_sums>(row, block);
         }
         first += block;
     }

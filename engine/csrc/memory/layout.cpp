@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "kernels/kernels.h"
+#include "memory/aligned.h"
 
 namespace sidestep {
 
@@ -89,7 +90,8 @@ class LastUses {
 template <class Op>
 int64_t source_of(const Op& op) {
     constexpr bool by_channel = std::is_same_v<Op, ops::Affine> || std::is_same_v<Op, ops::Crop> ||
-                                std::is_same_v<Op, ops::Resize> || std::is_same_v<Op, ops::Scale>;
+                                std::is_same_v<Op, ops::Resize> || std::is_same_v<Op, ops::Scale> ||
+                                std::is_same_v<Op, ops::Quantize> || std::is_same_v<Op, ops::Dequantize>;
     if constexpr (by_channel)
         return op.in;
     else
@@ -98,15 +100,16 @@ int64_t source_of(const Op& op) {
 
 class Allocator {
   public:
-    Allocator(const Program& program, const std::vector<Shape>& shapes)
+    Allocator(const Program& program, const std::vector<Shape>& shapes, size_t entry_size)
         : program_(program),
           shapes_(shapes),
+          entry_size_(entry_size),
           last_use_(LastUses(program).take()),
           slot_(shapes.size(), NOWHERE),
           compact_(compact_values(program)) {}
 
     Layout run() {
-        slot_[0] = fresh(shapes_[0], last_use_[0], compact_[0]);
+        slot_[0] = fresh(shapes_[0], {}, last_use_[0], compact_[0]);
         slots_[0].image = true;
         for (const Step& step : program_.steps) {
             layout_.copies.emplace_back();
@@ -118,6 +121,7 @@ class Allocator {
   private:
     struct Slot {
         Shape shape;
+        Coding coding;
         int64_t busy_until;
         bool compact;
         bool image = false;
@@ -137,7 +141,7 @@ class Allocator {
         for (size_t j = 0; j < choice.defines.size(); ++j) {
             const int64_t id = choice.defines[j], until = std::max(last_use_[id], end);
             replaced[j] = replaceable(choice, j, end);
-            slot_[id] = replaced[j] == NOWHERE ? take(shapes_[id], false, begin, until) : slot_[replaced[j]];
+            slot_[id] = replaced[j] == NOWHERE ? take(id, false, begin, until) : slot_[replaced[j]];
             slots_[slot_[id]].busy_until = until;
         }
         for (const Option& option : choice.options) {
@@ -151,20 +155,28 @@ class Allocator {
         ++now_;
     }
 
-    int64_t fresh(const Shape& shape, int64_t until, bool compact) {
-        slots_.push_back({shape, until, compact});
+    int64_t fresh(const Shape& shape, const Coding& coding, int64_t until, bool compact) {
+        slots_.push_back({shape, coding, until, compact});
         return static_cast<int64_t>(slots_.size()) - 1;
     }
 
-    int64_t take(const Shape& shape, bool compact, int64_t now, int64_t until) {
+    // Whether maps of two codings may lie in one place: entries of one size, and one zero.
+    static bool alike(const Coding& a, const Coding& b) {
+        return a.is_bytes() == b.is_bytes() && a.zero == b.zero;
+    }
+
+    int64_t take(int64_t id, bool compact, int64_t now, int64_t until) {
+        const Shape& shape = shapes_[id];
+        const Coding& coding = program_.codings[id];
         for (size_t i = 0; i < slots_.size(); ++i) {
             Slot& slot = slots_[i];
-            if (slot.busy_until < now && slot.shape == shape && slot.compact == compact && !slot.image) {
+            if (slot.busy_until < now && slot.shape == shape && alike(slot.coding, coding) &&
+                slot.compact == compact && !slot.image) {
                 slot.busy_until = until;
                 return static_cast<int64_t>(i);
             }
         }
-        return fresh(shape, until, compact);
+        return fresh(shape, coding, until, compact);
     }
 
     void place(const Node& node, int64_t now, int64_t until) {
@@ -174,10 +186,10 @@ class Allocator {
             slot_[node.out] = slot_[replaced];
             slots_[slot_[replaced]].busy_until = until;
         } else if (is_large_linear(node)) {
-            slot_[node.out] = fresh(shapes_[node.out], FOREVER, false);
+            slot_[node.out] = fresh(shapes_[node.out], {}, FOREVER, false);
             slots_.back().shared = true;
         } else {
-            slot_[node.out] = take(shapes_[node.out], compact_[node.out], now, until);
+            slot_[node.out] = take(node.out, compact_[node.out], now, until);
         }
     }
 
@@ -186,7 +198,8 @@ class Allocator {
         int64_t found = NOWHERE;
         each_input(node.op, [&](int64_t id, Form, unsigned) {
             if (found == NOWHERE && last_use_[id] == now && id != 0 && shapes_[id] == shapes_[node.out] &&
-                shapes_[id].is_map() && compact_[id] == compact_[node.out] && overwrites_safely(node, id))
+                shapes_[id].is_map() && compact_[id] == compact_[node.out] &&
+                alike(program_.codings[id], program_.codings[node.out]) && overwrites_safely(node, id))
                 found = id;
         });
         return found;
@@ -251,9 +264,12 @@ class Allocator {
                 slots.push_back(place_vector(slot));
                 continue;
             }
-            slots.push_back(place_map(slot.shape, slot.compact, slot.compact ? compact_halo : halo));
+            slots.push_back(place_map(slot, slot.compact ? compact_halo : halo));
         }
-        for (int64_t slot : slot_) layout_.places.push_back(slot == NOWHERE ? Place{} : slots[slot]);
+        for (size_t id = 0; id < slot_.size(); ++id) {
+            layout_.places.push_back(slot_[id] == NOWHERE ? Place{} : slots[slot_[id]]);
+            layout_.places.back().coding = program_.codings[id];
+        }
         return std::move(layout_);
     }
 
@@ -263,14 +279,18 @@ class Allocator {
         return place;
     }
 
-    Place place_map(const Shape& shape, bool compact, int64_t halo) {
-        Place place{.shape = shape, .offset = layout_.map_entries, .halo = halo};
-        place.channels = padded_channels(shape.c, compact);
-        place.row_step = (shape.w + 2 * halo) * place.channels;
+    Place place_map(const Slot& slot, int64_t halo) {
+        const auto& [c, h, w] = slot.shape;
+        Place place{.shape = slot.shape, .offset = layout_.map_bytes, .halo = halo};
+        place.entry_size = slot.coding.is_bytes() ? 1 : entry_size_;
+        place.channels = padded_channels(c, slot.compact);
+        place.row_step = (w + 2 * halo) * place.channels;
         place.first = halo * (place.row_step + place.channels);
-        const size_t entries = (shape.h + 2 * halo) * place.row_step;
+        const size_t size = (h + 2 * halo) * place.row_step * place.entry_size;
+        if (slot.coding.zero)
+            layout_.fills.push_back({place.offset, size, static_cast<uint8_t>(slot.coding.zero)});
         // One cache line more, so that equal shapes do not lie on the same sets.
-        layout_.map_entries += (entries + 31) / 32 * 32 + 32;
+        layout_.map_bytes += rounded_bytes(size, LINE_BYTES) + LINE_BYTES;
         return place;
     }
 
@@ -288,6 +308,7 @@ class Allocator {
 
     const Program& program_;
     const std::vector<Shape>& shapes_;
+    const size_t entry_size_;
     const std::vector<int64_t> last_use_;
     std::vector<int64_t> slot_;
     const std::vector<bool> compact_;
@@ -327,8 +348,8 @@ int64_t padded_channels(int64_t channels, bool compact) {
     return (channels + CHANNEL_BLOCK - 1) / CHANNEL_BLOCK * CHANNEL_BLOCK;
 }
 
-Layout lay_out(const Program& program, const std::vector<Shape>& shapes) {
-    return Allocator(program, shapes).run();
+Layout lay_out(const Program& program, const std::vector<Shape>& shapes, size_t entry_size) {
+    return Allocator(program, shapes, entry_size).run();
 }
 
 }  // namespace sidestep

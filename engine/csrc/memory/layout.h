@@ -10,11 +10,14 @@
 namespace sidestep {
 
 // A map lies as [row][pixel][channel] with a halo of zero pixels around it, which nothing writes to: each
-// place is used by maps of one shape only. Channels are padded with zeros. A vector lies as floats.
+// place is used by maps of one shape only. Channels are padded with zeros. A zero of bytes is their zero
+// point, and a place is used by maps of one zero point only. A vector lies as floats.
 struct Place {
     Shape shape;
-    size_t offset = 0;     // maps: entries from the start of the maps; vectors: floats
-    int64_t channels = 0;  // padded
+    Coding coding{};
+    size_t offset = 0;      // maps: bytes from the start of the maps; vectors: floats
+    size_t entry_size = 0;  // bytes
+    int64_t channels = 0;   // padded
     int64_t halo = 0;
     int64_t row_step = 0;  // entries from row to row
     int64_t first = 0;     // entries from the place's start to the first pixel inside of the halo
@@ -26,16 +29,24 @@ struct Place {
 // A copy at the end of an option, from a value to one that its choice defines.
 using Copies = std::vector<std::pair<int64_t, int64_t>>;
 
+// Bytes of one value.
+struct Fill {
+    size_t offset, size;
+    uint8_t value;
+};
+
 struct Layout {
     std::vector<Place> places;                // of every value
     std::vector<std::vector<Copies>> copies;  // of every step's every option
-    size_t map_entries = 0;
+    std::vector<Fill> fills;                  // what memory of maps holds at first, where it is not 0
+    size_t map_bytes = 0;
     size_t vector_floats = 0;
 };
 
 // Returns a place for every value. Places are shared by values that are not needed at the same time; a
-// skipped unit's output lies where its input lay, so that skipping moves nothing.
-Layout lay_out(const Program& program, const std::vector<Shape>& shapes);
+// skipped unit's output lies where its input lay, so that skipping moves nothing. An entry of a real map has
+// `entry_size` bytes.
+Layout lay_out(const Program& program, const std::vector<Shape>& shapes, size_t entry_size);
 
 // Returns which values lie compactly, with less padding than other maps and the halo that their own
 // convolutions need: the image and what is made of it by channel, in other sizes too. Only where nothing adds

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "memory/layout.h"
+#include "memory/requantization.h"
 
 namespace sidestep {
 
@@ -27,10 +28,10 @@ std::vector<float> padded_bias(int64_t bias, const Program& program, size_t size
     return padded(bias == NONE ? std::vector<float>{} : program.tensors[bias].data, size);
 }
 
-std::vector<Block> blocks_of(int64_t channels, const Kernels& kernels) {
+std::vector<Block> blocks_of(int64_t channels, int64_t widest) {
     std::vector<Block> blocks;
     for (int64_t first = 0; first < channels;) {
-        int64_t width = kernels.wide_block;
+        int64_t width = widest;
         while (first + width > channels) width -= CHANNEL_BLOCK;
         blocks.push_back({first, width, 0});
         first += width;
@@ -38,28 +39,43 @@ std::vector<Block> blocks_of(int64_t channels, const Kernels& kernels) {
     return blocks;
 }
 
-// Writes the weights that one kernel row multiplies with the run that it reads: (run, width) floats. Groups
+// The weights of a convolution.
+template <class Number>
+const Number* numbers_of(const Tensor& tensor) {
+    if constexpr (std::is_same_v<Number, float>)
+        return tensor.data.data();
+    else
+        return reinterpret_cast<const Number*>(tensor.bytes.data());
+}
+
+// Writes the weights that one kernel row multiplies with the run that it reads: (run, width) numbers. Groups
 // are written out as a dense convolution with zeros.
+template <class Number>
 void run_of(const ops::Conv& conv, const Tensor& weight, int64_t row, const Block& block,
-            int64_t padded_inputs, std::vector<float>& out) {
+            int64_t padded_inputs, std::vector<Number>& out) {
+    const Number* numbers = numbers_of<Number>(weight);
     const int64_t outputs = weight.shape[0], group_inputs = weight.shape[1], kernel = weight.shape[2];
     const int64_t group_outputs = outputs / conv.groups;
-    std::fill(out.begin(), out.end(), 0.0f);
+    std::fill(out.begin(), out.end(), Number{});
     for (int64_t o = block.first; o < std::min(block.first + block.width, outputs); ++o)
         for (int64_t i = 0; i < group_inputs; ++i)
             for (int64_t tap = 0; tap < kernel; ++tap) {
                 const int64_t input = o / group_outputs * group_inputs + i;
                 const int64_t from = ((o * group_inputs + i) * kernel + row) * kernel + tap;
-                out[(tap * padded_inputs + input) * block.width + (o - block.first)] = weight.data[from];
+                out[(tap * padded_inputs + input) * block.width + (o - block.first)] = numbers[from];
             }
 }
 
-// Whether every channel is convolved by itself.
+// Whether every channel is convolved by itself. Sums of products of bytes are floats there, which hold those
+// of this many taps.
 bool is_depthwise(const ops::Conv& conv, const Program& program, bool compact) {
+    constexpr int64_t MOST_TAPS = (1 << 24) / (255 * 128);
     const auto& shape = program.tensors[conv.weight].shape;
-    return shape[1] == 1 && shape[0] == conv.groups && !compact;
+    const bool is_exact = conv.weight_scale == NONE || shape[2] * shape[3] <= MOST_TAPS;
+    return shape[1] == 1 && shape[0] == conv.groups && !compact && is_exact;
 }
 
+template <class Number>
 Packed pack_depthwise(const ops::Conv& conv, const Program& program) {
     const Tensor& weight = program.tensors[conv.weight];
     const int64_t channels = padded_channels(weight.shape[0], false),
@@ -69,8 +85,7 @@ Packed pack_depthwise(const ops::Conv& conv, const Program& program) {
     for (int64_t c = 0; c < weight.shape[0]; ++c)
         for (int64_t tap = 0; tap < taps; ++tap)
             packed.factors[(c / CHANNEL_BLOCK * taps + tap) * CHANNEL_BLOCK + c % CHANNEL_BLOCK] =
-                weight.data[c * taps + tap];
-    packed.bias = padded_bias(conv.bias, program, channels);
+                static_cast<float>(numbers_of<Number>(weight)[c * taps + tap]);
     return packed;
 }
 
@@ -111,7 +126,7 @@ Packed pack_winograd(const ops::Conv& conv, const Program& program, const Kernel
     Packed packed;
     packed.winograd = true;
     packed.scratch = kernels.winograd_bytes(inputs, outputs);
-    packed.blocks = blocks_of(outputs, kernels);
+    packed.blocks = blocks_of(outputs, kernels.wide_block);
     packed.weight = pool.take(transformed.size() * kernels.entry_size);
     std::byte* to = packed.weight.data();
     for (const Block& block : packed.blocks) {
@@ -127,29 +142,52 @@ Packed pack_winograd(const ops::Conv& conv, const Program& program, const Kernel
     return packed;
 }
 
-Packed pack_conv(const ops::Conv& conv, const Program& program, const Kernels& kernels, MemoryPool& pool,
-                 bool compact) {
-    if (is_depthwise(conv, program, compact)) return pack_depthwise(conv, program);
-    if (by_winograd(conv, program, kernels, compact)) return pack_winograd(conv, program, kernels, pool);
+// Weights of `Number` in the order in which a convolution as sums over taps reads them. `weight_size` is the
+// size of one where it is packed.
+template <class Number, class KernelsOfNumber>
+Packed pack_taps(const ops::Conv& conv, const Program& program, const KernelsOfNumber& kernels,
+                 int64_t weight_size, MemoryPool& pool, bool compact) {
     const Tensor& weight = program.tensors[conv.weight];
     const int64_t kernel = weight.shape[2];
     const int64_t inputs = padded_channels(weight.shape[1] * conv.groups, compact);
     const int64_t outputs = padded_channels(weight.shape[0], false);
     Packed packed;
     packed.run = kernel * inputs;
-    packed.blocks = blocks_of(outputs, kernels);
-    packed.weight = pool.take(kernel * packed.run * outputs * kernels.entry_size);
+    packed.blocks = blocks_of(outputs, kernels.wide_block);
+    packed.weight = pool.take(kernel * packed.run * outputs * weight_size);
     size_t offset = 0;
     for (Block& block : packed.blocks) {
         block.offset = offset;
-        std::vector<float> rows(packed.run * block.width);
+        std::vector<Number> rows(packed.run * block.width);
         for (int64_t row = 0; row < kernel; ++row) {
             run_of(conv, weight, row, block, inputs, rows);
             kernels.pack_run(rows.data(), packed.run, block.width, packed.weight.data() + offset);
-            offset += rows.size() * kernels.entry_size;
+            offset += rows.size() * weight_size;
         }
     }
+    return packed;
+}
+
+Packed pack_conv(const ops::Conv& conv, const Program& program, const Kernels& kernels, MemoryPool& pool,
+                 bool compact) {
+    const int64_t outputs = padded_channels(program.tensors[conv.weight].shape[0], false);
+    if (by_winograd(conv, program, kernels, compact)) return pack_winograd(conv, program, kernels, pool);
+    Packed packed = is_depthwise(conv, program, compact)
+                        ? pack_depthwise<float>(conv, program)
+                        : pack_taps<float>(conv, program, kernels, kernels.entry_size, pool, compact);
     packed.bias = padded_bias(conv.bias, program, outputs);
+    return packed;
+}
+
+Packed pack_conv_of_bytes(const ops::Conv& conv, const Program& program, const ByteKernels& kernels,
+                          const Coding& out, MemoryPool& pool, bool compact) {
+    const int64_t outputs = padded_channels(program.tensors[conv.weight].shape[0], false);
+    Packed packed = is_depthwise(conv, program, compact)
+                        ? pack_depthwise<int8_t>(conv, program)
+                        : pack_taps<int8_t>(conv, program, kernels, kernels.weight_size, pool, compact);
+    packed.of_bytes = true;
+    requantize(conv, program, out, outputs, packed);
+    if (!packed.run) packed.start_sums.assign(packed.start.begin(), packed.start.end());
     return packed;
 }
 
@@ -167,7 +205,7 @@ Packed pack_weights(const ops::Linear& linear, const Program& program, const Ker
 
 // Other operations read their numbers one by one.
 template <class Op>
-Packed pack_weights(const Op& op, const Program& program, const Kernels&, MemoryPool&) {
+Packed pack_weights(const Op& op, const Program& program) {
     Packed packed;
     if constexpr (requires { op.weight; }) {
         const auto& weight = program.tensors[op.weight].data;
@@ -178,6 +216,23 @@ Packed pack_weights(const Op& op, const Program& program, const Kernels&, Memory
     return packed;
 }
 
+// What one operation needs that makes what is held as `out`.
+template <class Op>
+Packed pack_op(const Op& op, const Program& program, const KernelSet& kernels, const Coding& out,
+               MemoryPool& pool, const std::vector<bool>& compact) {
+    if constexpr (std::is_same_v<Op, ops::Conv>) {
+        if (out.is_bytes()) return pack_conv_of_bytes(op, program, kernels.bytes, out, pool, compact[op.in]);
+        return pack_conv(op, program, kernels.real, pool, compact[op.in]);
+    } else if constexpr (std::is_same_v<Op, ops::Linear>) {
+        if (op.in_scale != 0) return pack_bytes(op, program, kernels.bytes, pool);
+        return pack_weights(op, program, kernels.real, pool);
+    } else {
+        if constexpr (requires { pack_bytes(op, program, out); })
+            if (out.is_bytes()) return pack_bytes(op, program, out);
+        return pack_weights(op, program);
+    }
+}
+
 }  // namespace
 
 size_t scratch_bytes(const std::vector<Packed>& all) {
@@ -186,15 +241,17 @@ size_t scratch_bytes(const std::vector<Packed>& all) {
     return most;
 }
 
-std::vector<Packed> pack(const Program& program, const Kernels& kernels, MemoryPool& pool) {
+std::vector<Packed> pack(const Program& program, const KernelSet& kernels, MemoryPool& pool) {
     std::vector<Packed> all(program.num_nodes);
     const std::vector<bool> compact = compact_values(program);
     each_node(program, [&](const Node& node) {
-        if (const auto* conv = std::get_if<ops::Conv>(&node.op))
-            all[node.index] = pack_conv(*conv, program, kernels, pool, compact[conv->in]);
-        else
-            all[node.index] =
-                std::visit([&](const auto& op) { return pack_weights(op, program, kernels, pool); }, node.op);
+        with_name(node.op, node.out, [&] {
+            all[node.index] = std::visit(
+                [&](const auto& op) {
+                    return pack_op(op, program, kernels, program.codings[node.out], pool, compact);
+                },
+                node.op);
+        });
     });
     return all;
 }

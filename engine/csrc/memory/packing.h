@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "kernels/kernels.h"
+#include "kernels/bytes.h"
 #include "memory/aligned.h"
 #include "plan/program.h"
 
@@ -19,12 +19,27 @@ struct Packed {
     std::vector<float> factors;  // depthwise conv, affine and vconst: weights, padded with zeros
     std::vector<float> bias;     // padded with zeros
     size_t scratch = 0;          // bytes that the kernel needs to work with
+
+    bool of_bytes = false;       // it reads or makes bytes, and needs some of these; bias is then an offset
+    std::vector<int32_t> start;  // conv, linear: what sums begin with
+    std::vector<float> multiplier;  // conv, linear, affine
+    std::vector<float> start_sums;  // depthwise conv: `start` as floats
+    std::vector<uint8_t> table;     // what every byte becomes
+    Requantize requantize{};        // conv; affine has its ends
+    AddedBytes added{};             // add
+};
+
+// Both kinds of kernels that an engine takes.
+struct KernelSet {
+    const Kernels& real;
+    const ByteKernels& bytes;
 };
 
 // Returns how many bytes of scratch memory the operations need at most.
 size_t scratch_bytes(const std::vector<Packed>& all);
 
-// Returns what every node needs, by its index; weights lie in the pool, in the order of the nodes.
-std::vector<Packed> pack(const Program& program, const Kernels& kernels, MemoryPool& pool);
+// Returns what every node needs, by its index; weights lie in the pool, in the order of the nodes. Throws
+// PlanError where scales of bytes do not fit each other.
+std::vector<Packed> pack(const Program& program, const KernelSet& kernels, MemoryPool& pool);
 
 }  // namespace sidestep

@@ -4,8 +4,6 @@ namespace sidestep {
 
 namespace {
 
-constexpr int64_t LARGEST_SETTING = 1 << 16;
-
 // "a stride", "an align_corners".
 std::string with_article(const std::string& name) {
     return (std::string("aeio").find(name[0]) == std::string::npos ? "a " : "an ") + name;
@@ -33,12 +31,13 @@ int64_t read_tensor(const FieldSource& from, const char* name, bool required) {
     throw PlanError("has a " + std::string(name) + ", tensor " + value.text() + ", that is not in the plan");
 }
 
-int64_t read_whole(const Json& value, const char* name, int64_t least, std::optional<int64_t> fallback) {
+int64_t read_whole(const Json& value, const char* name, int64_t least, std::optional<int64_t> fallback,
+                   int64_t most) {
     if (value.is_null() && fallback) return *fallback;
     const auto* whole = value.as<int64_t>();
-    if (whole && *whole >= least && *whole <= LARGEST_SETTING) return *whole;
+    if (whole && *whole >= least && *whole <= most) return *whole;
     throw PlanError("must have " + with_article(name) + " of at least " + std::to_string(least) +
-                    ", a whole number up to " + std::to_string(LARGEST_SETTING) + ", got " + value.text());
+                    ", a whole number up to " + std::to_string(most) + ", got " + value.text());
 }
 
 bool read_flag(const Json& value, const char* name) {
@@ -66,8 +65,10 @@ void unknown_choice(const Json& value, const char* name, const std::string& know
                     value.text());
 }
 
-void check_weight(const std::vector<Tensor>& tensors, int64_t weight, size_t dimensions) {
-    const auto& shape = tensors[weight].shape;
+void check_weight(const std::vector<Tensor>& tensors, int64_t weight, size_t dimensions, bool may_be_int8) {
+    const auto& [shape, data, bytes, type] = tensors[weight];
+    if (type != TensorType::float32 && !(may_be_int8 && type == TensorType::int8))
+        throw PlanError(std::string("needs a weight of float32") + (may_be_int8 ? " or int8" : ""));
     if (shape.size() != dimensions)
         throw PlanError("needs a weight of " + std::to_string(dimensions) + " dimensions");
     for (int64_t size : shape)
@@ -79,6 +80,13 @@ void check_bias(const std::vector<Tensor>& tensors, int64_t bias, int64_t weight
     const auto& shape = tensors[bias].shape;
     if (shape.size() != 1 || shape[0] != tensors[weight].shape[0])
         throw PlanError("has a bias that does not fit its weight");
+    if (tensors[bias].type != TensorType::float32) throw PlanError("needs a bias of float32");
+}
+
+void check_table(const std::vector<Tensor>& tensors, int64_t table) {
+    if (table == NONE) return;
+    if (tensors[table].type != TensorType::uint8 || tensors[table].bytes.size() != 256)
+        throw PlanError("needs a table of 256 numbers of uint8");
 }
 
 }  // namespace sidestep

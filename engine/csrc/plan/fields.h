@@ -18,14 +18,30 @@ namespace sidestep {
 // The id of a value or tensor that an operation does without; no plan can hold it.
 constexpr int64_t NONE = std::numeric_limits<int64_t>::min();
 
+enum class TensorType : uint8_t { float32, int8, uint8 };
+
 struct Tensor {
     std::vector<int64_t> shape;
-    std::vector<float> data;
+    std::vector<float> data;     // of float32
+    std::vector<uint8_t> bytes;  // of uint8, and of int8 as two's complements
+    TensorType type = TensorType::float32;
 };
 using TensorIds = std::map<std::string, int64_t>;
 
-// What plans of version 1 lack among the fields of operations: they would not be read.
-inline constexpr std::array NEW_FIELDS{"same", "activation", "interpolation", "antialias"};
+// The fields of operations that plans of older versions lack, where they would not be read, and the version
+// that they came with.
+inline constexpr std::array<std::pair<const char*, int64_t>, 12> NEW_FIELDS{{{"same", 2},
+                                                                             {"activation", 2},
+                                                                             {"interpolation", 2},
+                                                                             {"antialias", 2},
+                                                                             {"scale", 3},
+                                                                             {"zero", 3},
+                                                                             {"weight_scale", 3},
+                                                                             {"in_scale", 3},
+                                                                             {"in_zero", 3},
+                                                                             {"table", 3},
+                                                                             {"inner_scale", 3},
+                                                                             {"inner_zero", 3}}};
 
 // Where fields are read from.
 struct FieldSource {
@@ -45,18 +61,23 @@ enum InputFlags : unsigned {
     IN_PLACE = 2,
     // Threads that share an image read only the rows of the input that they have made.
     OWN_ROWS = 4,
+    // Nothing of the input counts but its size.
+    SIZE_ONLY = 8,
 };
 
 int64_t read_value(const Json& value, const char* name);
 int64_t read_tensor(const FieldSource& from, const char* name, bool required);
-int64_t read_whole(const Json& value, const char* name, int64_t least, std::optional<int64_t> fallback);
+constexpr int64_t LARGEST_SETTING = 1 << 16;
+int64_t read_whole(const Json& value, const char* name, int64_t least, std::optional<int64_t> fallback,
+                   int64_t most = LARGEST_SETTING);
 bool read_flag(const Json& value, const char* name);
 float read_number(const Json& value, const char* name, std::optional<float> fallback);
 const JsonList& read_list(const Json& value, const char* name);
 [[noreturn]] void unknown_choice(const Json& value, const char* name, const std::string& known);
 
-void check_weight(const std::vector<Tensor>& tensors, int64_t weight, size_t dimensions);
+void check_weight(const std::vector<Tensor>& tensors, int64_t weight, size_t dimensions, bool may_be_int8);
 void check_bias(const std::vector<Tensor>& tensors, int64_t bias, int64_t weight);
+void check_table(const std::vector<Tensor>& tensors, int64_t table);
 
 // The id of a value.
 template <class Op>
@@ -130,20 +151,21 @@ struct InputList {
 template <class Op>
 InputList(const char*, std::vector<int64_t> Op::*, Form) -> InputList<Op>;
 
-// A tensor that must be there.
+// A tensor that must be there, of float32, or of int8 too.
 template <class Op>
 struct Weight {
     const char* name;
     int64_t Op::* member;
     size_t dimensions;
+    bool may_be_int8 = false;
 
     void read(const FieldSource& from, Op& op) const { op.*member = read_tensor(from, name, true); }
     void check(const std::vector<Tensor>& tensors, const Op& op) const {
-        check_weight(tensors, op.*member, dimensions);
+        check_weight(tensors, op.*member, dimensions, may_be_int8);
     }
 };
 template <class Op>
-Weight(const char*, int64_t Op::*, size_t) -> Weight<Op>;
+Weight(const char*, int64_t Op::*, size_t, bool = false) -> Weight<Op>;
 
 // A tensor with one number for every output of the weight.
 template <class Op>
@@ -161,20 +183,34 @@ struct Bias {
 template <class Op>
 Bias(const char*, int64_t Op::*, int64_t Op::*, bool = false) -> Bias<Op>;
 
-// A whole number from `least` to 65536.
+// A tensor of one byte for every byte, or none.
+template <class Op>
+struct Table {
+    const char* name;
+    int64_t Op::* member;
+
+    void read(const FieldSource& from, Op& op) const { op.*member = read_tensor(from, name, false); }
+    void check(const std::vector<Tensor>& tensors, const Op& op) const { check_table(tensors, op.*member); }
+};
+template <class Op>
+Table(const char*, int64_t Op::*) -> Table<Op>;
+
+// A whole number from `least` to `most`.
 template <class Op>
 struct Whole {
     const char* name;
     int64_t Op::* member;
     int64_t least;
     std::optional<int64_t> fallback = std::nullopt;
+    int64_t most = LARGEST_SETTING;
 
     void read(const FieldSource& from, Op& op) const {
-        op.*member = read_whole(from.at(name), name, least, fallback);
+        op.*member = read_whole(from.at(name), name, least, fallback, most);
     }
 };
 template <class Op>
-Whole(const char*, int64_t Op::*, int64_t, std::optional<int64_t> = {}) -> Whole<Op>;
+Whole(const char*, int64_t Op::*, int64_t, std::optional<int64_t> = {}, int64_t = LARGEST_SETTING)
+    -> Whole<Op>;
 
 // A list of whole numbers.
 template <class Op>

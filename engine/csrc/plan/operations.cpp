@@ -29,6 +29,42 @@ void check_ending(const Op& op) {
         throw PlanError("must end in a relu or in an activation, not both");
 }
 
+constexpr float LEAST_SCALE = 1e-30f, MOST_SCALE = 1e30f;
+
+void must_be_scale(float scale, const char* name) {
+    if (scale >= LEAST_SCALE && scale <= MOST_SCALE) return;
+    throw PlanError("must have a " + std::string(name) + " from 1e-30 to 1e30, got " + std::to_string(scale));
+}
+
+// Of what an operation makes, where it makes bytes.
+template <class Op>
+void check_scale(const Op& op) {
+    if (op.scale != 0) must_be_scale(op.scale, "scale");
+    if (op.scale == 0 && op.zero) throw PlanError("has a zero point and no scale");
+}
+
+// An ending that is a comparison of bytes.
+template <class Op>
+void must_end_cheaply(const Op& op) {
+    if ((!op.relu || op.slope == 0) && (op.activation == Act::none || op.activation == Act::relu6)) return;
+    throw PlanError("makes bytes and ends in what needs a table of them");
+}
+
+// Numbers that multiply sums of bytes times weights of int8, of which none may overflow 32 bits.
+void check_int8(const std::vector<Tensor>& tensors, int64_t weight, int64_t weight_scale, bool makes) {
+    constexpr int64_t MOST_PRODUCTS = 65792;
+    const Tensor& numbers = tensors[weight];
+    const bool is_int8 = numbers.type == TensorType::int8;
+    if (is_int8 != makes || is_int8 != (weight_scale != NONE))
+        throw PlanError("must have a scale, weights of int8 and their weight_scale, or none of them");
+    if (!is_int8) return;
+    for (float scale : tensors[weight_scale].data) must_be_scale(scale, "weight_scale");
+    int64_t products = 1;
+    for (size_t side = 1; side < numbers.shape.size() && products <= MOST_PRODUCTS; ++side)
+        products *= numbers.shape[side];
+    if (products > MOST_PRODUCTS) throw PlanError("sums more than 65792 products of int8");
+}
+
 // Of two vectors entry by entry, where one may have a single entry.
 Shape joined(const Shape& a, const Shape& b) {
     if (a.c != b.c && a.c != 1 && b.c != 1) throw PlanError("joins vectors of different lengths");
@@ -44,6 +80,16 @@ void Conv::check(const std::vector<Tensor>& tensors) const {
     if (same && padding) throw PlanError("must have no padding where it pads to keep the size (same)");
     if (shape[0] % groups) throw PlanError("has groups that do not divide its channels");
     check_ending(*this);
+    check_scale(*this);
+    check_int8(tensors, weight, weight_scale, scale != 0);
+    if ((table != NONE) != (inner_scale != 0) || (inner_scale == 0 && inner_zero))
+        throw PlanError("must have a table and an inner_scale, or neither");
+    if (inner_scale != 0) must_be_scale(inner_scale, "inner_scale");
+    if (table != NONE && scale == 0) throw PlanError("has a table and makes real numbers");
+}
+
+void Conv::check_bytes() const {
+    if (table == NONE) must_end_cheaply(*this);
 }
 
 int64_t Conv::before(int64_t size, int64_t kernel) const {
@@ -98,6 +144,11 @@ Shape Crop::shape(const Known& known) const {
 
 void Affine::check(const std::vector<Tensor>&) const {
     check_ending(*this);
+    check_scale(*this);
+}
+
+void Affine::check_bytes() const {
+    must_end_cheaply(*this);
 }
 
 Shape Affine::shape(const Known& known) const {
@@ -107,6 +158,11 @@ Shape Affine::shape(const Known& known) const {
 
 void Add::check(const std::vector<Tensor>&) const {
     check_ending(*this);
+    check_scale(*this);
+}
+
+void Add::check_bytes() const {
+    must_end_cheaply(*this);
 }
 
 Shape Add::shape(const Known& known) const {
@@ -114,9 +170,26 @@ Shape Add::shape(const Known& known) const {
     return known[a];
 }
 
+void Scale::check(const std::vector<Tensor>&) const {
+    check_scale(*this);
+}
+
 Shape Scale::shape(const Known& known) const {
     must_fit(known[factors].c, known[in], "a vector of factors");
     return known[in];
+}
+
+void Relu::check_bytes() const {
+    if (slope != 0) throw PlanError("reads bytes and has a slope, which needs a table of them");
+}
+
+void Activate::check(const std::vector<Tensor>&) const {
+    check_scale(*this);
+    if ((table != NONE) != (scale != 0)) throw PlanError("must have a table and a scale, or neither");
+}
+
+void Quantize::check(const std::vector<Tensor>&) const {
+    must_be_scale(scale, "scale");
 }
 
 Shape Concat::shape(const Known& known) const {
@@ -137,13 +210,20 @@ void Resize::check(const std::vector<Tensor>&) const {
     if (antialias && align_corners) throw PlanError("must not align corners where it antialiases");
 }
 
+void Resize::check_bytes() const {
+    if (antialias) throw PlanError("antialiases, which takes real maps, got bytes");
+}
+
 Shape Resize::shape(const Known& known) const {
     if (like != NONE) return {known[in].c, known[like].h, known[like].w};
     return {known[in].c, height, width};
 }
 
-void Linear::check(const std::vector<Tensor>&) const {
+void Linear::check(const std::vector<Tensor>& tensors) const {
     check_ending(*this);
+    if (in_scale != 0) must_be_scale(in_scale, "in_scale");
+    if (in_scale == 0 && in_zero) throw PlanError("has a zero point and no scale");
+    check_int8(tensors, weight, weight_scale, in_scale != 0);
 }
 
 Shape Linear::shape(const Known& known) const {

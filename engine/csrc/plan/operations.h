@@ -1,10 +1,6 @@
-// The operations of plans: a struct for each with its fields, and one table that names and describes them
-// all. Reading, checks, shapes, placement in memory and execution follow from the table; engine/README.md
-// says what a new operation needs. docs/plan.md specifies what each computes.
+// The operations of plans: a struct for each with its fields; plan/table.h names and describes them all.
+// docs/plan.md specifies what each computes.
 #pragma once
-
-#include <tuple>
-#include <variant>
 
 #include "plan/fields.h"
 
@@ -16,6 +12,15 @@ struct Shape {
     bool is_map() const { return h > 0; }
     bool operator==(const Shape&) const = default;
     std::string text() const;
+};
+
+// How a map is held: as real numbers where the scale is 0, or as bytes, of which q stands for
+// scale (q - zero).
+struct Coding {
+    float scale = 0;
+    int64_t zero = 0;
+    bool is_bytes() const { return scale != 0; }
+    bool operator==(const Coding&) const = default;
 };
 
 // What the shape of an output follows from. Inputs have the form that the table says.
@@ -43,7 +48,8 @@ inline constexpr Names<Interpolation, 2> INTERPOLATIONS{
     {{"bilinear", Interpolation::bilinear}, {"bicubic", Interpolation::bicubic}}};
 
 // Every operation has `shape`, which returns the shape of its output or throws PlanError with what follows
-// "op NAME that makes value N". One whose fields have to fit each other has `check`, which throws the same.
+// "op NAME that makes value N". One whose fields have to fit each other has `check`, which throws the same,
+// and one that does less with bytes than with real numbers `check_bytes`.
 
 struct Conv {
     int64_t in, weight, bias, residual;
@@ -52,13 +58,23 @@ struct Conv {
     bool relu;
     float slope;
     Act activation;
+    float scale;
+    int64_t zero;
+    int64_t weight_scale, table;
+    float inner_scale;  // with a table: of what is in front of the activation
+    int64_t inner_zero;
 
+    // What sums become, before a table makes the activation of it.
+    Coding sums_coding() const {
+        return table == NONE ? Coding{scale, zero} : Coding{inner_scale, inner_zero};
+    }
     // Rows or columns of zeros in front of `size` of them.
     int64_t before(int64_t size, int64_t kernel) const;
     // The most that any size has in front or behind.
     int64_t halo(int64_t kernel) const { return same ? kernel / 2 : padding; }
 
     void check(const std::vector<Tensor>& tensors) const;
+    void check_bytes() const;
     Shape shape(const Known& known) const;
 };
 
@@ -95,8 +111,11 @@ struct Affine {
     bool relu;
     float slope;
     Act activation;
+    float scale;
+    int64_t zero;
 
     void check(const std::vector<Tensor>& tensors) const;
+    void check_bytes() const;
     Shape shape(const Known& known) const;
 };
 
@@ -105,14 +124,20 @@ struct Add {
     bool relu;
     float slope;
     Act activation;
+    float scale;
+    int64_t zero;
 
     void check(const std::vector<Tensor>& tensors) const;
+    void check_bytes() const;
     Shape shape(const Known& known) const;
 };
 
 struct Scale {
     int64_t in, factors;
+    float scale;
+    int64_t zero;
 
+    void check(const std::vector<Tensor>& tensors) const;
     Shape shape(const Known& known) const;
 };
 
@@ -120,13 +145,18 @@ struct Relu {
     int64_t in;
     float slope;
 
+    void check_bytes() const;
     Shape shape(const Known& known) const { return known[in]; }
 };
 
 struct Activate {
     int64_t in;
     Act function;
+    int64_t table;
+    float scale;
+    int64_t zero;
 
+    void check(const std::vector<Tensor>& tensors) const;
     Shape shape(const Known& known) const { return known[in]; }
 };
 
@@ -143,7 +173,23 @@ struct Resize {
     bool antialias;
 
     void check(const std::vector<Tensor>& tensors) const;
+    void check_bytes() const;
     Shape shape(const Known& known) const;
+};
+
+struct Quantize {
+    int64_t in;
+    float scale;
+    int64_t zero;
+
+    void check(const std::vector<Tensor>& tensors) const;
+    Shape shape(const Known& known) const { return known[in]; }
+};
+
+struct Dequantize {
+    int64_t in;
+
+    Shape shape(const Known& known) const { return known[in]; }
 };
 
 // Global average pooling.
@@ -164,6 +210,9 @@ struct Linear {
     bool relu;
     float slope;
     Act activation;
+    float in_scale;  // of the bytes that the input becomes, or 0
+    int64_t in_zero;
+    int64_t weight_scale;
 
     void check(const std::vector<Tensor>& tensors) const;
     Shape shape(const Known& known) const;
@@ -254,124 +303,6 @@ struct VLogAddExp {
     Shape shape(const Known& known) const;
 };
 
-// A row of the table: an operation's name, what it makes, and its fields beside `out`.
-template <class Op_, class... Fields>
-struct Row {
-    using Op = Op_;
-    const char* name;
-    Form makes;
-    std::tuple<Fields...> fields;
-
-    // Calls visit(field) for every field.
-    template <class Visit>
-    constexpr void each_field(const Visit& visit) const {
-        std::apply([&](const auto&... field) { (visit(field), ...); }, fields);
-    }
-};
-
-template <class Op, class... Fields>
-constexpr Row<Op, Fields...> row(const char* name, Form makes, Fields... fields) {
-    return {name, makes, {fields...}};
-}
-
-constexpr Form MAP = Form::map, VECTOR = Form::vector;
-
-inline constexpr std::tuple TABLE{
-    row<Conv>("conv", MAP, Input{"in", &Conv::in, MAP}, Weight{"weight", &Conv::weight, 4},
-              Bias{"bias", &Conv::bias, &Conv::weight},
-              Input{"residual", &Conv::residual, MAP, OPTIONAL | IN_PLACE}, Whole{"stride", &Conv::stride, 1},
-              Whole{"padding", &Conv::padding, 0, 0}, Flag{"same", &Conv::same},
-              Whole{"groups", &Conv::groups, 1}, Flag{"relu", &Conv::relu}, Number{"slope", &Conv::slope, 0},
-              OneOf{"activation", &Conv::activation, ACTS, Act::none}),
-    row<MaxPool>("max_pool", MAP, Input{"in", &MaxPool::in, MAP}, Whole{"kernel", &MaxPool::kernel, 1},
-                 Whole{"stride", &MaxPool::stride, 1}, Whole{"padding", &MaxPool::padding, 0, 0}),
-    row<AvgPool>("avg_pool", MAP, Input{"in", &AvgPool::in, MAP}, Whole{"kernel", &AvgPool::kernel, 1},
-                 Whole{"stride", &AvgPool::stride, 1}, Flag{"ceil", &AvgPool::ceil}),
-    row<Pad>("pad", MAP, Input{"in", &Pad::in, MAP}, Whole{"stride", &Pad::stride, 1},
-             Whole{"before", &Pad::before, 0, 0}, Whole{"after", &Pad::after, 0, 0}),
-    row<Crop>("crop", MAP, Input{"in", &Crop::in, MAP}, Size{"size", &Crop::height, &Crop::width}),
-    row<Affine>("affine", MAP, Input{"in", &Affine::in, MAP, IN_PLACE}, Weight{"weight", &Affine::weight, 1},
-                Bias{"bias", &Affine::bias, &Affine::weight, true}, Flag{"relu", &Affine::relu},
-                Number{"slope", &Affine::slope, 0},
-                OneOf{"activation", &Affine::activation, ACTS, Act::none}),
-    row<Add>("add", MAP, InputPair{"in", &Add::a, MAP, &Add::b, MAP, IN_PLACE}, Flag{"relu", &Add::relu},
-             Number{"slope", &Add::slope, 0}, OneOf{"activation", &Add::activation, ACTS, Act::none}),
-    row<Scale>("scale", MAP, InputPair{"in", &Scale::in, MAP, &Scale::factors, VECTOR, IN_PLACE}),
-    row<Relu>("relu", MAP, Input{"in", &Relu::in, MAP, IN_PLACE}, Number{"slope", &Relu::slope, 0}),
-    row<Activate>("activate", MAP, Input{"in", &Activate::in, MAP, IN_PLACE},
-                  OneOf{"function", &Activate::function, ACTS}),
-    row<Concat>("concat", MAP, InputList{"in", &Concat::in, MAP}),
-    row<Resize>("resize", MAP, Input{"in", &Resize::in, MAP}, Input{"like", &Resize::like, MAP, OPTIONAL},
-                Size{"size", &Resize::height, &Resize::width}, Flag{"align_corners", &Resize::align_corners},
-                OneOf{"interpolation", &Resize::interpolation, INTERPOLATIONS, Interpolation::bilinear},
-                Flag{"antialias", &Resize::antialias}),
-    row<Gap>("gap", VECTOR, Input{"in", &Gap::in, MAP, OWN_ROWS}),
-    row<Flatten>("flatten", VECTOR, Input{"in", &Flatten::in, MAP}),
-    row<Linear>("linear", VECTOR, Input{"in", &Linear::in, VECTOR}, Weight{"weight", &Linear::weight, 2},
-                Bias{"bias", &Linear::bias, &Linear::weight}, Flag{"relu", &Linear::relu},
-                Number{"slope", &Linear::slope, 0},
-                OneOf{"activation", &Linear::activation, ACTS, Act::none}),
-    row<VConst>("vconst", VECTOR, Weight{"weight", &VConst::weight, 1}),
-    row<VGather>("vgather", VECTOR, InputList{"in", &VGather::in, VECTOR},
-                 WholeList{"indices", &VGather::indices}),
-    row<VAdd>("vadd", VECTOR, InputPair{"in", &VAdd::a, VECTOR, &VAdd::b, VECTOR},
-              Number{"alpha", &VAdd::alpha, 1}, Flag{"relu", &VAdd::relu}, Number{"slope", &VAdd::slope, 0}),
-    row<VMul>("vmul", VECTOR, InputPair{"in", &VMul::a, VECTOR, &VMul::b, VECTOR}),
-    row<VDiv>("vdiv", VECTOR, InputPair{"in", &VDiv::a, VECTOR, &VDiv::b, VECTOR}),
-    row<VAffine>("vaffine", VECTOR, Input{"in", &VAffine::in, VECTOR}, Number{"mul", &VAffine::mul},
-                 Number{"add", &VAffine::add}),
-    row<VMap>("vmap", VECTOR, Input{"in", &VMap::in, VECTOR}, OneOf{"function", &VMap::function, FUNCTIONS},
-              Number{"slope", &VMap::slope, 0}),
-    row<VClampMin>("vclamp_min", VECTOR, Input{"in", &VClampMin::in, VECTOR}, Number{"min", &VClampMin::min}),
-    row<VSum>("vsum", VECTOR, Input{"in", &VSum::in, VECTOR}),
-    row<VLogSoftmax>("vlog_softmax", VECTOR, Input{"in", &VLogSoftmax::in, VECTOR}),
-    row<VLogAddExp>("vlogaddexp", VECTOR, InputPair{"in", &VLogAddExp::a, VECTOR, &VLogAddExp::b, VECTOR}),
-};
-
 }  // namespace ops
-
-template <class... Rows>
-std::variant<typename Rows::Op...> any_op_of(const std::tuple<Rows...>&);
-
-// One operation of any kind.
-using AnyOp = decltype(any_op_of(ops::TABLE));
-
-// The row of an operation.
-template <class Op, size_t I = 0>
-constexpr const auto& row_of() {
-    if constexpr (std::is_same_v<std::variant_alternative_t<I, AnyOp>, Op>)
-        return std::get<I>(ops::TABLE);
-    else
-        return row_of<Op, I + 1>();
-}
-
-// Calls visit(row) for every row of the table.
-template <class Visit>
-void each_row(const Visit& visit) {
-    std::apply([&](const auto&... row) { (visit(row), ...); }, ops::TABLE);
-}
-
-// Calls visit(id, form, flags) for every value that an operation reads.
-template <class Op, class Visit>
-void each_input_of(const Op& op, const Visit& visit) {
-    row_of<Op>().each_field([&](const auto& field) {
-        if constexpr (requires { field.each_input(op, visit); }) field.each_input(op, visit);
-    });
-}
-
-template <class Visit>
-void each_input(const AnyOp& any, const Visit& visit) {
-    std::visit([&](const auto& op) { each_input_of(op, visit); }, any);
-}
-
-// Whether threads that share an image read rows of maps that other threads have made.
-template <class Op>
-constexpr bool reads_rows_of_others() {
-    bool reads = false;
-    row_of<Op>().each_field([&](const auto& field) {
-        if constexpr (requires { field.reads_rows_of_others(); }) reads |= field.reads_rows_of_others();
-    });
-    return reads;
-}
 
 }  // namespace sidestep

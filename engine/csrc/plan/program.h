@@ -1,7 +1,7 @@
 // What a plan says, before anything is known about the processor or the size of the images.
 #pragma once
 
-#include "plan/operations.h"
+#include "plan/table.h"
 
 namespace sidestep {
 
@@ -56,6 +56,7 @@ struct Program {
     std::vector<float> mean, std;
     std::vector<Tensor> tensors;
     std::vector<Step> steps;
+    std::vector<Coding> codings;  // of every value
     int64_t output = NONE;
     int64_t num_values = 1;  // ids are in [0, num_values); 0 is the image
     int64_t num_nodes = 0;
@@ -91,6 +92,9 @@ void with_name(const AnyOp& op, int64_t out, const Check& check) {
 // Throws PlanError unless ids are defined once and before their use, and tensors have the shapes that their
 // operations need whatever the size of the images.
 void check(const Program& program);
+
+// Returns how every value is held. Throws PlanError where an operation reads what it cannot.
+std::vector<Coding> codings_of(const Program& program);
 
 // Returns the shape of every value for images of a size. Throws PlanError where shapes do not fit.
 std::vector<Shape> infer_shapes(const Program& program, int64_t height, int64_t width);

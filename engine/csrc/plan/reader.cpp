@@ -117,9 +117,10 @@ class Reader {
     // Engines of version 1 read fields by name and nothing else: what they do not know has no effect there.
     template <class Op>
     void check_field(const std::string& name) const {
-        const bool is_new = std::find(NEW_FIELDS.begin(), NEW_FIELDS.end(), name) != NEW_FIELDS.end();
-        if (program_.version < 2 && is_new)
-            throw PlanError("has a field '" + name + "', which plans of version 1 lack");
+        for (const auto& [field, version] : NEW_FIELDS)
+            if (name == field && program_.version < version)
+                throw PlanError("has a field '" + name + "', which plans of version " +
+                                std::to_string(program_.version) + " lack");
         bool known = name == "op" || name == "out";
         row_of<Op>().each_field([&](const auto& field) { known |= name == field.name; });
         if (program_.version >= 2 && !known)
@@ -141,6 +142,7 @@ Program read_program(int64_t version, const Json& steps, const Json& output, Ima
                         std::to_string(version));
     Program program = Reader(version, std::move(input), std::move(tensors)).run(steps, output);
     check(program);
+    program.codings = codings_of(program);
     return program;
 }
 

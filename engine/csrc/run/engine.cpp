@@ -17,7 +17,9 @@ Engine::Engine(Program program, const std::string& precision, const std::string&
                int num_cores)
     : program_(std::move(program)),
       kernels_(select_kernels(precision, isa)),
-      packed_(pack(program_, kernels_, weights_)),
+      byte_kernels_(select_byte_kernels(isa)),
+      packed_(pack(program_, {kernels_, byte_kernels_}, weights_)),
+      quantized_(std::any_of(packed_.begin(), packed_.end(), [](const auto& op) { return op.of_bytes; })),
       num_threads_(num_threads),
       num_cores_(num_cores),
       state_(std::make_unique<State>()),
@@ -42,7 +44,7 @@ void Engine::start(State& state) const {
 }
 
 Network Engine::network(const Workspace& workspace) const {
-    return {program_, packed_, workspace.layout, kernels_, scale_, shift_};
+    return {program_, packed_, workspace.layout, kernels_, byte_kernels_, scale_, shift_};
 }
 
 Engine::Workspace& Engine::workspace(State& state, int64_t height, int64_t width) const {
@@ -56,7 +58,7 @@ Engine::Workspace& Engine::workspace(State& state, int64_t height, int64_t width
 std::unique_ptr<Engine::Workspace> Engine::new_workspace(int64_t height, int64_t width) const {
     auto made = std::make_unique<Workspace>();
     made->shapes = infer_shapes(program_, height, width);
-    made->layout = lay_out(program_, made->shapes);
+    made->layout = lay_out(program_, made->shapes, kernels_.entry_size);
     made->images.resize(num_threads_);
     for (std::vector<ImageMemory>& images : made->images) images.resize(MAX_ITEMS);
     for (const Place& place : made->layout.places)
@@ -73,20 +75,24 @@ int64_t Engine::num_classes(int64_t height, int64_t width) {
 size_t Engine::bytes_per_image(int64_t height, int64_t width) {
     std::lock_guard lock(state_->mutex);
     const Layout& layout = workspace(*state_, height, width).layout;
-    return layout.map_entries * kernels_.entry_size + layout.vector_floats * sizeof(float);
+    return layout.map_bytes + layout.vector_floats * sizeof(float);
 }
 
 size_t Engine::weight_bytes() const {
     size_t bytes = 0;
     for (const Packed& packed : packed_)
-        bytes += packed.weight.size() + (packed.bias.size() + packed.factors.size()) * sizeof(float);
+        bytes += packed.weight.size() + packed.table.size() +
+                 4 * (packed.bias.size() + packed.factors.size() + packed.start.size() +
+                      packed.multiplier.size() + packed.start_sums.size());
     return bytes;
 }
 
 Engine::ImageMemory& Engine::image_memory(Workspace& workspace, int rank, size_t index) const {
     ImageMemory& memory = workspace.images[rank][index];
     if (!memory.vectors.data()) {
-        memory.maps = Memory(workspace.layout.map_entries * kernels_.entry_size);
+        memory.maps = Memory(workspace.layout.map_bytes);
+        for (const auto& [offset, size, value] : workspace.layout.fills)
+            std::memset(memory.maps.data() + offset, value, size);
         memory.vectors = Memory(std::max<size_t>(workspace.layout.vector_floats, 1) * sizeof(float));
     }
     return memory;

@@ -44,6 +44,9 @@ class Engine {
 
     const Program& program() const { return program_; }
     const Kernels& kernels() const { return kernels_; }
+    const ByteKernels& byte_kernels() const { return byte_kernels_; }
+    // Whether some of its maps or weights are bytes.
+    bool quantized() const { return quantized_; }
     int num_threads() const { return num_threads_; }
 
     // Number of classes, for images of any size.
@@ -92,8 +95,10 @@ class Engine {
 
     Program program_;
     const Kernels& kernels_;
+    const ByteKernels& byte_kernels_;
     MemoryPool weights_;
     std::vector<Packed> packed_;
+    const bool quantized_;
     std::vector<float> scale_, shift_;
     const int num_threads_, num_cores_;
     std::unique_ptr<State> state_;

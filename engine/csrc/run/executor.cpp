@@ -21,6 +21,7 @@ int64_t largest(const float* scores, int64_t count) {
 
 }  // namespace
 
+#include "run/byte_ops.inl"
 #include "run/map_ops.inl"
 #include "run/vector_ops.inl"
 
@@ -170,7 +171,7 @@ void Executor::copy(int64_t from, int64_t to, const WorkItem& item) {
     if (reading_ || writing_) sync();
     const auto [begin, end] = share(a.shape.h);
     for (int64_t y = begin; y < end; ++y)
-        std::memcpy(pixel(b, item, y), pixel(a, item, y), a.shape.w * a.channels * kernels_.entry_size);
+        std::memcpy(pixel(b, item, y), pixel(a, item, y), a.shape.w * a.channels * a.entry_size);
     sync();
 }
 

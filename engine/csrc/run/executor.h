@@ -11,7 +11,11 @@ namespace sidestep {
 class Executor {
   public:
     Executor(const Network& network, const Worker& worker)
-        : network_(network), kernels_(network.kernels), worker_(worker), places_(network.layout.places) {}
+        : network_(network),
+          kernels_(network.kernels),
+          bytes_(network.bytes),
+          worker_(worker),
+          places_(network.layout.places) {}
 
     void run(std::span<const WorkItem> items);
 
@@ -33,7 +37,10 @@ class Executor {
         return (at(id).shared ? item.shared_vectors : item.vectors) + at(id).offset;
     }
     std::byte* pixel(const Place& p, const WorkItem& item, int64_t y, int64_t x = 0) const {
-        return item.maps + (p.offset + p.first + y * p.row_step + x * p.channels) * kernels_.entry_size;
+        return item.maps + p.offset + (p.first + y * p.row_step + x * p.channels) * p.entry_size;
+    }
+    uint8_t* byte(const Place& p, const WorkItem& item, int64_t y, int64_t x = 0) const {
+        return reinterpret_cast<uint8_t*>(pixel(p, item, y, x));
     }
     Rows rows(const Place& p, int64_t count) const { return {count, p.shape.w, p.channels, p.row_step}; }
 
@@ -78,7 +85,20 @@ class Executor {
     void affine(int64_t in, const Node& node, const WorkItem& item, const float* weight, const float* bias,
                 Activation activation);
     void resample(const ops::Resize& resize, const Node& node, const WorkItem& item);
-    void shared_gap(const Place& in, const WorkItem& item, float* out);
+    template <class Sum>
+    void sum_rows(const Place& in, const WorkItem& item, int64_t begin, int64_t end, Sum* sums);
+    template <class Sum>
+    void sum_map(const Place& in, const WorkItem& item, Sum* sums);
+    // byte_ops.inl
+    void add_bytes(const ops::Add& add, const Node& node, const WorkItem& item);
+    void scale_bytes(const ops::Scale& scale, const Node& node, const WorkItem& item);
+    void affine_bytes(int64_t in, const Node& node, const WorkItem& item, const Recode& recode);
+    void look_up(int64_t in, const Node& node, const WorkItem& item);
+    void linear_bytes(const ops::Linear& linear, const Node& node, const float* const* inputs,
+                      float* const* outputs, int64_t count);
+    void to_numbers(const Place& from, const WorkItem& item, int64_t y, int64_t x, int64_t count, float* to);
+    void from_numbers(const float* from, const Place& to, const WorkItem& item, int64_t y, int64_t x,
+                      int64_t count);
 
     // vector_ops.inl; Linear reads its weights once for all items, and shares out entries of shared vectors
     void run_all(const ops::Linear& linear, const Node& node, const Items& items);
@@ -89,6 +109,7 @@ class Executor {
 
     const Network& network_;
     const Kernels& kernels_;
+    const ByteKernels& bytes_;
     const Worker& worker_;
     const std::vector<Place>& places_;
     std::vector<Items> items_of_option_;       // kept, so that a choice allocates nothing
@@ -96,6 +117,8 @@ class Executor {
     std::vector<std::vector<int64_t>> named_;  // classes that exits have named so far, of every item
     const WorkItem* first_item_ = nullptr;
     PrefetchQueue prefetch_;
+    std::vector<int32_t> sums_;  // of a map of bytes, by channel
+    std::vector<float> numbers_, offsets_;
     int64_t rounds_ = 0;
     // What has happened since the last barrier, the same for every thread that shares the image: maps were
     // read as a whole; rows of a map were written that only their thread may read yet.

@@ -2,15 +2,15 @@
 
 // How many times the maps' memory weights must have for threads to share them out: with less, reading the
 // rows that others have made costs more than reading all weights. Chosen by benchmarks/bench_engine.py.
-constexpr int64_t WEIGHTS_OVER_MAPS = 8;
+constexpr size_t WEIGHTS_OVER_MAPS = 8;
 
 // Threads share out the rows of a map, or blocks of channels where the weights outweigh the maps: then each
 // reads its own weights and all of the input, of which the others have made a part.
 Executor::ConvShare Executor::conv_share(const Packed& packed, const Place& in, const Place& out) const {
     const auto blocks = static_cast<int64_t>(packed.blocks.size());
-    const int64_t entries = in.shape.h * in.row_step + out.shape.h * out.row_step;
-    const auto weights = static_cast<int64_t>(packed.weight.size());
-    const bool heavy = weights > WEIGHTS_OVER_MAPS * entries * kernels_.entry_size;
+    const size_t maps =
+        in.shape.h * in.row_step * in.entry_size + out.shape.h * out.row_step * out.entry_size;
+    const bool heavy = packed.weight.size() > WEIGHTS_OVER_MAPS * maps;
     if (heavy && blocks % worker_.group_size == 0) return {{0, out.shape.h}, share(blocks), false};
     return {share(out.shape.h), {0, blocks}, true};
 }
@@ -45,7 +45,8 @@ void Executor::run(const ops::Conv& conv, const Node& node, const WorkItem& item
     rows.out_step = out.channels;
     rows.activation = ending_of(conv);
     rows.prefetch = &prefetch_;
-    kernels_.conv_rows(rows);
+    rows.requantize = packed.of_bytes ? &packed.requantize : nullptr;
+    packed.of_bytes ? bytes_.conv_rows(rows) : kernels_.conv_rows(rows);
 }
 
 void Executor::depthwise(const ops::Conv& conv, const Node& node, const WorkItem& item) {
@@ -57,8 +58,9 @@ void Executor::depthwise(const ops::Conv& conv, const Node& node, const WorkItem
     Depthwise rows{};
     rows.in = pixel(in, item, begin * conv.stride - conv.before(in.shape.h, kernel),
                     -conv.before(in.shape.w, kernel));
-    rows.weight = packed(node).factors.data();
-    rows.bias = packed(node).bias.data();
+    const Packed& packed = this->packed(node);
+    rows.weight = packed.factors.data();
+    rows.bias = packed.of_bytes ? packed.start_sums.data() : packed.bias.data();
     rows.residual = conv.residual == NONE ? nullptr : pixel(at(conv.residual), item, begin);
     rows.out = pixel(out, item, begin);
     rows.rows = end - begin;
@@ -68,8 +70,9 @@ void Executor::depthwise(const ops::Conv& conv, const Node& node, const WorkItem
     rows.stride = conv.stride;
     rows.row_step = in.row_step;
     rows.out_row_step = out.row_step;
-    rows.activation = ending_of(conv);
-    kernels_.depthwise(rows);
+    rows.activation = packed.of_bytes ? Activation{} : ending_of(conv);
+    rows.requantize = packed.of_bytes ? &packed.requantize : nullptr;
+    packed.of_bytes ? bytes_.depthwise(rows) : kernels_.depthwise(rows);
 }
 
 void Executor::winograd(const ops::Conv& conv, const Node& node, const WorkItem& item) {
@@ -109,7 +112,11 @@ void Executor::pool(const Op& op, const Node& node, const WorkItem& item, int64_
             const int64_t left = std::max<int64_t>(x * op.stride - padding, 0);
             const int64_t right = std::min(x * op.stride - padding + op.kernel, in.shape.w);
             const Rows window{bottom - top, right - left, std::min(in.channels, out.channels), in.row_step};
-            kernels_.window(pixel(in, item, top, left), window, pixel(out, item, y, x), in.channels, mean);
+            if (in.coding.is_bytes())
+                bytes_.window(byte(in, item, top, left), window, byte(out, item, y, x), in.channels, mean);
+            else
+                kernels_.window(pixel(in, item, top, left), window, pixel(out, item, y, x), in.channels,
+                                mean);
         }
     }
 }
@@ -127,12 +134,12 @@ void Executor::run(const ops::AvgPool& op, const Node& node, const WorkItem& ite
 template <>
 void Executor::run(const ops::Pad& pad, const Node& node, const WorkItem& item) {
     const Place &in = at(pad.in), &out = at(node.out);
-    const int64_t size = kernels_.entry_size;
+    const auto size = static_cast<int64_t>(out.entry_size);
     const auto [begin, end] = share(out.shape.h);
     for (int64_t y = begin; y < end; ++y)
         for (int64_t x = 0; x < out.shape.w; ++x) {
             std::byte* to = pixel(out, item, y, x);
-            std::memset(to, 0, out.channels * size);
+            std::memset(to, static_cast<int>(out.coding.zero), out.channels * size);
             std::memcpy(to + pad.before * size, pixel(in, item, y * pad.stride, x * pad.stride),
                         in.shape.c * size);
         }
@@ -150,21 +157,29 @@ void Executor::affine(int64_t from, const Node& node, const WorkItem& item, cons
 
 template <>
 void Executor::run(const ops::Affine& op, const Node& node, const WorkItem& item) {
-    affine(op.in, node, item, packed(node).factors.data(), packed(node).bias.data(), ending_of(op));
+    const Packed& packed = this->packed(node);
+    if (!packed.of_bytes)
+        return affine(op.in, node, item, packed.factors.data(), packed.bias.data(), ending_of(op));
+    affine_bytes(
+        op.in, node, item,
+        {packed.multiplier.data(), packed.bias.data(), packed.requantize.least, packed.requantize.most});
 }
 
 template <>
 void Executor::run(const ops::Scale& scale, const Node& node, const WorkItem& item) {
+    if (scale.scale != 0) return scale_bytes(scale, node, item);
     affine(scale.in, node, item, vector(scale.factors, item), nullptr, {});
 }
 
 template <>
 void Executor::run(const ops::Relu& relu, const Node& node, const WorkItem& item) {
+    if (packed(node).of_bytes) return look_up(relu.in, node, item);
     affine(relu.in, node, item, nullptr, nullptr, {Curve::relu, relu.slope});
 }
 
 template <>
 void Executor::run(const ops::Activate& op, const Node& node, const WorkItem& item) {
+    if (packed(node).of_bytes) return look_up(op.in, node, item);
     affine(op.in, node, item, nullptr, nullptr, activation_of(op.function));
 }
 
@@ -177,11 +192,12 @@ void Executor::run(const ops::Crop& crop, const Node& node, const WorkItem& item
     for (int64_t y = begin; y < end; ++y)
         for (int64_t x = 0; x < out.shape.w; ++x)
             std::memcpy(pixel(out, item, y, x), pixel(in, item, top + y, left + x),
-                        channels * kernels_.entry_size);
+                        channels * out.entry_size);
 }
 
 template <>
 void Executor::run(const ops::Add& add, const Node& node, const WorkItem& item) {
+    if (packed(node).of_bytes) return add_bytes(add, node, item);
     const Place &a = at(add.a), &b = at(add.b), &out = at(node.out);
     const auto [begin, end] = share(out.shape.h);
     for (int64_t y = begin; y < end; ++y)
@@ -192,7 +208,7 @@ void Executor::run(const ops::Add& add, const Node& node, const WorkItem& item) 
 template <>
 void Executor::run(const ops::Concat& concat, const Node& node, const WorkItem& item) {
     const Place& out = at(node.out);
-    const int64_t size = kernels_.entry_size;
+    const auto size = static_cast<int64_t>(out.entry_size);
     const auto [begin, end] = share(out.shape.h);
     int64_t first = 0;
     for (int64_t id : concat.in) {
@@ -252,7 +268,7 @@ void Executor::run(const ops::Resize& resize, const Node& node, const WorkItem& 
     const int64_t channels = std::min(in.channels, out.channels);
     std::vector<float> part(channels), sum(out.channels);
     auto add = [&](int64_t y, int64_t x, float factor) {
-        kernels_.to_floats(pixel(in, item, y, x), channels, part.data());
+        to_numbers(in, item, y, x, channels, part.data());
         for (int64_t c = 0; c < channels; ++c) sum[c] += factor * part[c];
     };
     const auto [begin, end] = share(out.shape.h);
@@ -265,34 +281,51 @@ void Executor::run(const ops::Resize& resize, const Node& node, const WorkItem& 
             add(y.lower, x.upper, (1 - y.share) * x.share);
             add(y.upper, x.lower, y.share * (1 - x.share));
             add(y.upper, x.upper, y.share * x.share);
-            kernels_.from_floats(sum.data(), out.channels, pixel(out, item, i, j));
+            from_numbers(sum.data(), out, item, i, j, out.channels);
         }
     }
+}
+
+template <class Sum>
+void Executor::sum_rows(const Place& in, const WorkItem& item, int64_t begin, int64_t end, Sum* sums) {
+    if constexpr (std::is_same_v<Sum, float>)
+        kernels_.sum(pixel(in, item, begin), rows(in, end - begin), sums);
+    else
+        bytes_.sum(byte(in, item, begin), rows(in, end - begin), sums);
+}
+
+// Sums of a whole map. Every thread sums the rows that it has written itself, since what others wrote is far
+// from this core, and then adds up all sums in the same order. Room for two rounds: no thread is two barriers
+// before another.
+template <class Sum>
+void Executor::sum_map(const Place& in, const WorkItem& item, Sum* sums) {
+    if (worker_.group_size == 1) return sum_rows(in, item, 0, in.shape.h, sums);
+    const int64_t step = worker_.partial_sums_step;
+    auto* parts = reinterpret_cast<Sum*>(worker_.partial_sums + (rounds_++ % 2) * worker_.group_size * step);
+    const auto [begin, end] = share(in.shape.h);
+    sum_rows(in, item, begin, end, parts + worker_.rank * step);
+    sync();
+    std::copy_n(parts, in.channels, sums);
+    for (int rank = 1; rank < worker_.group_size; ++rank)
+        for (int64_t c = 0; c < in.channels; ++c) sums[c] += parts[rank * step + c];
 }
 
 template <>
 void Executor::run(const ops::Gap& gap, const Node& node, const WorkItem& item) {
     const Place& in = at(gap.in);
     float* out = vector(node.out, item);
-    if (worker_.group_size == 1)
-        kernels_.sum(pixel(in, item, 0), rows(in, in.shape.h), out);
-    else
-        shared_gap(in, item, out);
-    const float scale = 1.0f / static_cast<float>(in.shape.h * in.shape.w);
-    for (int64_t c = 0; c < in.shape.c; ++c) out[c] *= scale;
-}
-
-// Every thread sums the rows that it has written itself, since what others wrote is far from this core, and
-// then adds up all sums in the same order. Room for two rounds: no thread is two barriers before another.
-void Executor::shared_gap(const Place& in, const WorkItem& item, float* out) {
-    const int64_t step = worker_.partial_sums_step;
-    float* sums = worker_.partial_sums + (rounds_++ % 2) * worker_.group_size * step;
-    const auto [begin, end] = share(in.shape.h);
-    kernels_.sum(pixel(in, item, begin), rows(in, end - begin), sums + worker_.rank * step);
-    sync();
-    std::copy_n(sums, in.channels, out);
-    for (int rank = 1; rank < worker_.group_size; ++rank)
-        for (int64_t c = 0; c < in.channels; ++c) out[c] += sums[rank * step + c];
+    const auto pixels = static_cast<double>(in.shape.h * in.shape.w);
+    if (in.coding.is_bytes()) {
+        sums_.resize(std::max<size_t>(sums_.size(), in.channels));
+        sum_map(in, item, sums_.data());
+        const double scale = in.coding.scale;
+        bytes_.scale_sums(sums_.data(), in.shape.c, static_cast<float>(scale / pixels),
+                          static_cast<float>(-static_cast<double>(in.coding.zero) * scale), out);
+        return;
+    }
+    sum_map(in, item, out);
+    const float share = 1.0f / static_cast<float>(in.shape.h * in.shape.w);
+    for (int64_t c = 0; c < in.shape.c; ++c) out[c] *= share;
 }
 
 template <>
@@ -303,7 +336,11 @@ void Executor::run(const ops::Flatten& flatten, const Node& node, const WorkItem
     std::vector<float> channels(in.channels);
     for (int64_t y = 0; y < in.shape.h; ++y)
         for (int64_t x = 0; x < in.shape.w; ++x) {
-            kernels_.to_floats(pixel(in, item, y, x), in.channels, channels.data());
+            if (in.coding.is_bytes())
+                bytes_.to_floats(byte(in, item, y, x), in.channels, static_cast<float>(in.coding.zero),
+                                 in.coding.scale, channels.data());
+            else
+                kernels_.to_floats(pixel(in, item, y, x), in.channels, channels.data());
             for (int64_t c = 0; c < in.shape.c; ++c) out[(c * in.shape.h + y) * in.shape.w + x] = channels[c];
         }
 }

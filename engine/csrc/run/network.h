@@ -16,7 +16,8 @@ struct Network {
     const Program& program;
     const std::vector<Packed>& packed;
     const Layout& layout;
-    const Kernels& kernels;
+    const Kernels& kernels;           // of real maps
+    const ByteKernels& bytes;         // of maps of bytes
     const std::vector<float>& scale;  // bytes times scale plus shift are normalised, channel by channel
     const std::vector<float>& shift;
 };

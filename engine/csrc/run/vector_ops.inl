@@ -16,14 +16,18 @@ void Executor::run_all(const ops::Linear& linear, const Node& node, const Items&
         outputs[i] = vector(node.out, *items[i]);
     }
     const auto [begin, end] = linear_share(node);
-    if (begin < end) kernels_.linear(layer, inputs, outputs, static_cast<int64_t>(items.size()), begin, end);
+    if (packed.of_bytes)
+        linear_bytes(linear, node, inputs, outputs, static_cast<int64_t>(items.size()));
+    else if (begin < end)
+        kernels_.linear(layer, inputs, outputs, static_cast<int64_t>(items.size()), begin, end);
     if (at(node.out).shared) sync();
 }
 
 // The outputs of a linear layer that this thread makes: those of a shared vector are shared out, since
 // reading the weights is what takes time.
 Executor::Range Executor::linear_share(const Node& node) const {
-    const int64_t outputs = at(node.out).shape.c, each = kernels_.linear_share;
+    const int64_t outputs = at(node.out).shape.c,
+                  each = packed(node).of_bytes ? bytes_.linear_share : kernels_.linear_share;
     if (!at(node.out).shared) return {0, outputs};
     const auto [first, last] = share((outputs + each - 1) / each);
     return {first * each, std::min(last * each, outputs)};

@@ -1,4 +1,7 @@
-"""The native part, as nanobind sees it: `python -m nanobind.stubgen -m sidestep_engine._engine` writes this."""
+"""The native part, as nanobind sees it: `python -m nanobind.stubgen -m sidestep_engine._engine` writes this.
+
+But for the type of tensors, which may be several.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -13,9 +16,9 @@ class PlanError(ValueError):
 class Program:
     pass
 
-NEWEST_VERSION: int = 2
+NEWEST_VERSION: int = 3
 
-def read_program(version: int, steps: object | None, output: object | None, channels: int, mean: Sequence[float], std: Sequence[float], tensors: Mapping[str, Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)]]) -> Program: ...
+def read_program(version: int, steps: object | None, output: object | None, channels: int, mean: Sequence[float], std: Sequence[float], tensors: Mapping[str, Annotated[NDArray[numpy.generic], dict(order='C', device='cpu', writable=False)]]) -> Program: ...
 
 def operations() -> dict[str, list[str]]: ...
 
@@ -38,6 +41,9 @@ class Engine:
 
     @property
     def num_choices(self) -> int: ...
+
+    @property
+    def quantized(self) -> bool: ...
 
     @property
     def isa(self) -> str: ...

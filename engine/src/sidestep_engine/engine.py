@@ -55,11 +55,12 @@ class Engine:
 
     Args:
         plan: what to run.
-        precision: of maps and weights; "auto" takes bfloat16 where the processor multiplies it natively.
+        precision: of maps and weights that the plan does not hold as bytes; "auto" takes bfloat16 where the
+            processor multiplies it natively.
         num_threads: threads that share the work; None takes as many as `available_processors` says. More than
             that do not spin while they wait, and take longer.
-        isa: instruction set, one of "base", "avx2", "avx512" and "amx" (bfloat16 only); "auto" for the best
-            one.
+        isa: instruction set, one of "base", "avx2", "avxvnni" (for bytes; AVX2 for all else), "avx512" and
+            "amx" (bfloat16 and bytes only); "auto" for the best one.
 
     Raises:
         PlanError: when the plan or a setting cannot be run.
@@ -105,12 +106,17 @@ class Engine:
 
     @property
     def precision(self) -> str:
-        """Return what maps and weights are held in."""
+        """Return what maps and weights are held in that the plan does not hold as bytes."""
         return self._native.precision
 
     @property
+    def quantized(self) -> bool:
+        """Return whether the plan holds maps or weights as bytes."""
+        return self._native.quantized
+
+    @property
     def isa(self) -> str:
-        """Return the instruction set of the kernels."""
+        """Return the instruction set of the kernels, of those for bytes where the plan has some."""
         return self._native.isa
 
     @property

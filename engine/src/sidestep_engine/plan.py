@@ -16,6 +16,12 @@ KEY = "sidestep_plan"
 
 _MOST_HEADER_BYTES = 100_000_000
 _MOST_TEMPERATURE = 3e38
+# Types of tensors by their names in files, and the version of plans that they came with.
+_TYPES: dict[str, tuple[np.dtype[Any], int]] = {
+    "F32": (np.dtype("<f4"), 1),
+    "I8": (np.dtype(np.int8), 3),
+    "U8": (np.dtype(np.uint8), 3),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +40,7 @@ class Plan:
         classes: names, may be empty.
         cost: the price list of the network, may be empty.
         about: what the exporter says about the network.
-        tensors: float32 arrays by name.
+        tensors: float32 arrays by name; weights and tables of bytes are int8 and uint8.
         version: of the format.
     """
 
@@ -79,7 +85,9 @@ def parse_plan(content: bytes | np.ndarray) -> Plan:
             known = f"this engine reads versions 1 to {NEWEST_VERSION}, and a newer one may know it"
             raise PlanError(f"it has version {version!r} and {known}")
         tensors = {
-            name: _tensor(name, entry, body) for name, entry in header.items() if name != "__metadata__"
+            name: _tensor(name, entry, body, version)
+            for name, entry in header.items()
+            if name != "__metadata__"
         }
         return _plan(plan, tensors)
     except PlanError as error:
@@ -137,19 +145,22 @@ def _no_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def _tensor(name: str, entry: Any, body: np.ndarray) -> np.ndarray:
+def _tensor(name: str, entry: Any, body: np.ndarray, version: int) -> np.ndarray:
     """Return a tensor of the file, whose place and size are checked against the file's."""
-    if not isinstance(entry, dict) or entry.get("dtype") != "F32":
-        raise PlanError(f"tensor {name!r} must be float32")
+    written = entry.get("dtype") if isinstance(entry, dict) else None
+    kind, since = _TYPES.get(written if isinstance(written, str) else "", (None, 0))
+    if kind is None or version < since:
+        others = ", int8 or uint8" if version >= 3 else ""
+        raise PlanError(f"tensor {name!r} must be float32{others}")
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
     if not isinstance(shape, list) or not all(_whole(side) and side >= 0 for side in shape) or len(shape) > 4:
         raise PlanError(f"tensor {name!r} must have a shape of at most four sides, got {shape!r}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_whole(offset) for offset in offsets):
         raise PlanError(f"tensor {name!r} must have two offsets, got {offsets!r}")
     begin, end = offsets
-    if not 0 <= begin <= end <= body.size or end - begin != 4 * math.prod(shape):
-        raise PlanError(f"tensor {name!r} must lie inside of the file, at {shape} float32, got {offsets}")
-    return np.frombuffer(body[begin:end].tobytes(), dtype="<f4").reshape(shape)
+    if not 0 <= begin <= end <= body.size or end - begin != kind.itemsize * math.prod(shape):
+        raise PlanError(f"tensor {name!r} must lie inside of the file, at {shape} {kind.name}, got {offsets}")
+    return np.frombuffer(body[begin:end].tobytes(), dtype=kind).reshape(shape)
 
 
 def _field(values: dict[str, Any], name: str, kind: type) -> Any:
