@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from measure import options, publish, table
-from serving_load import Reply, Request, closed_loop, first_answer, poisson, requests_of, started
+from serving_load import NOT_SENT, Reply, Request, closed_loop, first_answer, poisson, requests_of, started
 
 from sidestep.runs.run_folder import open_run
 
@@ -41,7 +41,8 @@ def row_of(name: str, factor: float, replies: Sequence[Reply], deadline_ms: floa
         f"{len(replies):,}",
         f"{len(answered):,}",
         f"{refused:,}",
-        f"{len(replies) - len(answered) - refused:,}",
+        f"{sum(reply.status == NOT_SENT for reply in replies):,}",
+        f"{sum(reply.status not in (200, 429, NOT_SENT) for reply in replies):,}",
         f"{p50:.1f}",
         f"{p99:.1f}",
         f"{np.mean(ms <= deadline_ms):.1%}",
@@ -98,7 +99,7 @@ def main() -> None:
     requests = requests_of(chosen.run, chosen.source, _NUM_IMAGES)
     rows, speeds = under_load(chosen, requests)
     speeds.append(rival(chosen.run, requests, chosen.seconds))
-    heads = ["server", "load", "requests", "answered", "429", "lost", "p50, ms", "p99, ms",
+    heads = ["server", "load", "requests", "answered", "429", "not sent", "lost", "p50, ms", "p99, ms",
              "in time", "accuracy", "mean budget", f"p99 within {chosen.deadline_ms:g} ms"]  # fmt: skip
     tables = [
         table(heads, rows),

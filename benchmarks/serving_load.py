@@ -20,8 +20,9 @@ import numpy as np
 
 from sidestep.runs.run_folder import data_of, open_run
 
-# Connections that wait for answers at the same time; beyond that a request counts as unanswered.
+# Connections that wait for answers at the same time; beyond that a request is not sent.
 MOST_CONNECTIONS = 1000
+NOT_SENT = -1
 _STARTS = 180.0
 
 
@@ -30,7 +31,7 @@ class Reply:
     """What became of a request.
 
     Attributes:
-        status: of HTTP; 0 where the connection broke.
+        status: of HTTP; 0 where the connection broke, -1 for a request that was not sent.
         seconds: from when it was due to its answer.
         right: whether the answer was the label.
         budget: with which it was answered.
@@ -126,7 +127,7 @@ class Clients:
     async def ask(self, request: Request, due: float) -> Reply:
         """Return what becomes of a request that was due at a time of the monotonic clock."""
         if not self.idle and self.count >= MOST_CONNECTIONS:
-            return Reply(status=0, seconds=time.monotonic() - due)
+            return Reply(status=NOT_SENT, seconds=time.monotonic() - due)
         self.count += not self.idle
         connection = self.idle.pop() if self.idle else None
         # A server may close an idle connection just when it is used again; every client tries another then.

@@ -11,11 +11,14 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import tempfile
 import time
 from argparse import ArgumentParser
 from collections import Counter
@@ -24,7 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from measure import options, publish, table
-from serving_load import Clients, Request, exchange, first_answer, poisson, requests_of
+from serving_load import NOT_SENT, Clients, Request, exchange, first_answer, poisson, requests_of
 
 _RATE, _ABUSE = 50.0, 20.0
 # By which memory may grow between the first quarter of a half and its end.
@@ -63,27 +66,32 @@ async def abuse(port: int, requests: Sequence[Request], end: float, seen: Counte
         nonsense = bytes(draw.randrange(256) for _ in range(len(body)))
         kind, content = draw.choice(
             [
-                ("closed in the middle", raw[: draw.randrange(1, len(raw))]),
-                ("closed before the answer", raw),
+                ("closed", raw[: draw.randrange(1, len(raw))]),
+                ("closed", raw),
+                ("killed", raw[: draw.randrange(1, len(raw))]),
+                ("killed", raw),
                 ("random body", head + b"\r\n\r\n" + nonsense),
                 ("random bytes", nonsense + b"\r\n\r\n"),
                 ("wrong JSON", head + b"\r\n\r\n" + body.replace(b"image", b"imago", 1)),
             ]
         )
-        seen[await one_abuse(port, content, closes=kind.startswith("closed"))] += 1
+        seen[await one_abuse(port, content, kind)] += 1
 
 
-async def one_abuse(port: int, content: bytes, *, closes: bool) -> str:
-    """Return what a server says to some bytes."""
+async def one_abuse(port: int, content: bytes, kind: str) -> str:
+    """Return what a server says to some bytes, or that the client did not wait for it."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
         return "no connection"
     try:
-        if closes:
+        if kind in ("closed", "killed"):
             writer.write(content)
             await writer.drain()
-            return "closed by the client"
+            if kind == "killed":  # the connection is reset, as the kernel does for a process that is gone
+                abrupt = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, abrupt)
+            return f"{kind} clients"
         async with asyncio.timeout(20):
             status, _ = await exchange(reader, writer, content)
         return f"status {status // 100}xx"
@@ -95,24 +103,33 @@ async def one_abuse(port: int, content: bytes, *, closes: bool) -> str:
         writer.close()
 
 
-def fuzzer(port: int, seconds: float) -> subprocess.Popen[bytes] | None:
+def fuzzer(port: int, seconds: float, out: Path) -> subprocess.Popen[bytes] | None:
     """Return schemathesis at work on the description of the API, or None where it is not installed."""
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     command = shutil.which("schemathesis", path=places)
     if command is None:
         return None
     place = f"http://127.0.0.1:{port}/openapi.json"
-    flags = ["--checks", "not_a_server_error", "--max-examples", str(max(10, int(seconds)))]
-    nowhere = subprocess.DEVNULL
-    return subprocess.Popen([command, "run", place, *flags], stdout=nowhere, stderr=nowhere)
+    flags = ["--checks", "not_a_server_error", "--max-time", str(max(1, int(seconds))), "--no-color"]
+    with out.open("wb") as told:
+        # It keeps what it has found in the folder in which it works.
+        return subprocess.Popen([command, "run", place, *flags], stdout=told, stderr=told, cwd=out.parent)
+
+
+def verdict(code: int, told: str) -> str:
+    """Return what schemathesis has found, from its exit code and what it has said."""
+    count = re.search(r"(\d[\d,]*) generated", told)
+    cases = f" in {count[1]} cases" if count else ""
+    return f"no 5xx{cases}" if code == 0 else f"exit code {code}{cases}"
 
 
 async def half(run: Path, requests: Sequence[Request], seconds: float, *, number: int) -> list[str]:
     """Return a row: what became of requests, abuse and memory, until the server was told to stop."""
-    with server(run) as (process, port):
+    with server(run) as (process, port), tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "schemathesis.txt"
         await first_answer(port, requests[0], time.monotonic(), lambda: process.poll() is None)
         end, seen = time.monotonic() + seconds, Counter[str]()
-        tried = fuzzer(port, seconds)
+        tried = fuzzer(port, seconds, told)
         load = asyncio.create_task(poisson(port, requests, _RATE, seconds, seed=number))
         bad = asyncio.create_task(abuse(port, requests, end, seen))
         await asyncio.sleep(seconds / 4)
@@ -122,7 +139,9 @@ async def half(run: Path, requests: Sequence[Request], seconds: float, *, number
         late = memory_mb(process)
         found = "not installed"
         if tried is not None:
-            found = "5xx" if await asyncio.to_thread(tried.wait) else "no 5xx"
+            found = verdict(await asyncio.to_thread(tried.wait), told.read_text())
+            if not found.startswith("no 5xx"):
+                print(told.read_text(), file=sys.stderr)
         # The stop: requests are on their way, and are answered all the same.
         clients = Clients(port)
         last = [asyncio.create_task(clients.ask(each, time.monotonic())) for each in requests[:64]]
@@ -130,13 +149,15 @@ async def half(run: Path, requests: Sequence[Request], seconds: float, *, number
         process.send_signal(signal.SIGTERM)
         stopped = await asyncio.gather(*last)
         code = await asyncio.to_thread(process.wait, 60)
-    lost = sum(reply.status not in (200, 429) for reply in replies)
+    refused = sum(reply.status == 429 for reply in replies)
+    lost = sum(reply.status not in (200, 429, NOT_SENT) for reply in replies)
     accepted = sum(reply.status == 200 for reply in stopped)
     said = ", ".join(f"{count} {what}" for what, count in sorted(seen.items()))
-    fails = "5xx" in said or found == "5xx"
+    fails = "5xx" in said or found.startswith("exit code")
     # Python ends with 120 where standard error could not be written to the last.
     good = lost == 0 and late <= AIM * early and code in (0, 120) and not fails
-    return [str(number), f"{len(replies):,}", f"{lost:,}", said, found, f"{early:.0f}", f"{late:.0f}",
+    counts = [f"{len(replies):,}", f"{refused:,}", f"{lost:,}"]
+    return [str(number), *counts, said, found, f"{early:.0f}", f"{late:.0f}",
             f"{accepted} of {len(stopped)}", str(code), "yes" if good else "no"]  # fmt: skip
 
 
@@ -150,8 +171,9 @@ def main() -> None:
     chosen = options("The server for a long time, seconds of all of it", seconds=1200.0, more=arguments)
     requests = requests_of(chosen.run, chosen.source, 500)
     rows = [asyncio.run(half(chosen.run, requests, chosen.seconds / 2, number=n)) for n in (1, 2)]
-    heads = ["half", "requests", "lost", "broken clients", "schemathesis", "memory after a quarter, MB",
-             "at the end, MB", "answered after SIGTERM", "exit code", "met"]  # fmt: skip
+    heads = ["half", "requests", "429", "lost", "broken clients", "schemathesis",
+             "memory after a quarter, MB", "at the end, MB", "answered after SIGTERM", "exit code",
+             "met"]  # fmt: skip
     publish("The server among broken clients, its log on a full disk", [table(heads, rows)], chosen)
 
 

@@ -20,6 +20,8 @@ import sidestep
 from sidestep.cli.main import main
 from sidestep.errors import CheckpointError, OutputError
 from sidestep.runs.recipe import from_dict
+from sidestep.serve.served_model import open_models
+from sidestep.serve.settings import ServeSettings
 from tests.hub.fake_hub import FakeHub, served
 from tests.hub.test_package import TINY, Bomb
 
@@ -77,6 +79,7 @@ def test_what_is_pushed_is_loaded_bit_for_bit(
     header = yaml.safe_load(held["README.md"].decode().split("---")[1])
     assert header["model-index"][0]["name"] == "tiny"
     assert main(["evaluate", f"hf-hub:{NAME}", "--json"]) == 0
+    assert [model.name for model in open_models([f"hf-hub:{NAME}@main"], ServeSettings())] == ["tiny"]
 
 
 def test_a_revision_is_a_branch_or_a_commit(hub: FakeHub, run: Path) -> None:

@@ -91,3 +91,9 @@ def test_a_curve_that_does_not_fit_is_refused(run: Path) -> None:
         assert served_budgets(open_run(run, "best")) == []
     finally:
         (run / "budgets.json").write_text(kept)
+
+
+def test_a_package_of_it_has_its_budgets(run: Path, tmp_path: Path) -> None:
+    sidestep.push(run, f"local-dir:{tmp_path / 'package'}")
+    (model,) = served_model.open_models([f"local-dir:{tmp_path / 'package'}"], served_model.ServeSettings())
+    assert model.name == "package" and len(model.runners) == len(model.ladder.rungs) == 4

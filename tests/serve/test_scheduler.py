@@ -86,16 +86,22 @@ def job(number: int, *, bounds: tuple[int, int] = (0, 2), deadline: float = 10.0
 
 
 def with_scheduler(
-    runner: Slow, talk: Callable[[Scheduler], Awaitable[Any]], *, deadline: float = 10.0, queue: int = 1000
+    runner: Slow,
+    talk: Callable[[Scheduler], Awaitable[Any]],
+    *others: Slow,
+    deadline: float = 10.0,
+    queue: int = 1000,
+    **share: Any,
 ) -> Any:
     async def all_of_it() -> Any:
-        telemetry = Telemetry(Meters(), "slow")
-        scheduler = Scheduler([runner], ladder(), telemetry, deadline=deadline, queue=queue)
+        telemetry, runners = Telemetry(Meters(), "slow"), [runner, *others]
+        scheduler = Scheduler(runners, ladder(**share), telemetry, deadline=deadline, queue=queue)
         scheduler.start()
         try:
             return await talk(scheduler)
         finally:
-            runner.go.set()
+            for each in runners:
+                each.go.set()
             await scheduler.stop()
 
     return asyncio.run(all_of_it())
@@ -223,6 +229,24 @@ def test_clients_that_go_and_timeouts_that_end_are_not_run() -> None:
         assert [number for batch in runner.batches for number, _ in batch] == [0, 3]
 
     with_scheduler(runner, talk)
+
+
+def test_a_batch_has_images_of_one_runner_in_their_order() -> None:
+    cheap, dear = Slow(), Slow()
+
+    async def talk(scheduler: Scheduler) -> list[list[int]]:
+        first = job(0, bounds=(0, 0))
+        await submit(scheduler, first)
+        await until(lambda: len(cheap.batches) == 1)
+        jobs = [job(n, bounds=(rung, rung)) for n, rung in enumerate([0, 0, 1, 2, 0], start=1)]
+        await submit(scheduler, *jobs)
+        for runner in (cheap, dear):
+            runner.go.set()
+        answers = [await each.answer for each in (first, *jobs)]
+        assert [answer.row.logits[0] for answer in answers] == [0, 1, 2, 3, 4, 5]
+        return [[number for number, _ in batch] for batch in (*cheap.batches, *dear.batches)]
+
+    assert with_scheduler(cheap, talk, dear, runners=[0, 1, 1]) == [[0], [1, 2], [5], [3, 4]]
 
 
 def test_an_error_is_that_of_its_batch_alone(caplog: pytest.LogCaptureFixture) -> None:
