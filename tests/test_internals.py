@@ -82,6 +82,12 @@ def aten_has_the_operators_of_traces() -> None:
     assert torch.equal(out, ones)
 
 
+def operations_say_that_they_write() -> None:
+    aten = torch.ops.aten
+    assert internals.writes_in_place(aten.relu_.default) and internals.writes_in_place(aten.add.out)
+    assert not internals.writes_in_place(aten.relu.default) and not internals.writes_in_place("output")
+
+
 def timm_adds_positions_to_patches() -> None:
     network = timm.create_model("test_vit").eval()
     images = torch.randn(1, 3, 160, 160)
@@ -115,6 +121,7 @@ def inductor_knows_the_options() -> None:
         a_dispatch_mode_sees_every_operation,
         every_batch_norm_has_one_base,
         aten_has_the_operators_of_traces,
+        operations_say_that_they_write,
         timm_adds_positions_to_patches,
         dynamo_has_a_limit_of_shapes,
         inductor_knows_the_options,

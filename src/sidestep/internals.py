@@ -8,6 +8,8 @@ Tested with torch 2.11 and 2.14; `tests/test_internals.py` names what an upgrade
   functions too. A hook on modules would miss what functions compute.
 - `torch.nn.modules.batchnorm._BatchNorm`: the one base class of BatchNorm in all dimensions.
 - operators of `torch.ops.aten` that begin with an underscore: traces name them, and no function does.
+- `OpOverload._schema`: whether an operation writes into its inputs. A name that ends in an underscore says it
+  of most operations, and not of all.
 - `torch._dynamo.config.recompile_limit`: timm's optimisers lift it for the whole process when they are
   imported.
 - `FlopCounterMode.mod_tracker`: what the counter tracks modules with. It hooks into every module that is run,
@@ -52,6 +54,7 @@ __all__ = [
     "tree_map",
     "tree_unflatten",
     "with_positions",
+    "writes_in_place",
 ]
 
 
@@ -86,3 +89,9 @@ def with_positions(transformer: Any, patches: Tensor) -> Tensor:
     """Return the (B, N, C) tokens of a vision transformer of timm, given the (B, P, C) patches."""
     tokens: Tensor = transformer._pos_embed(patches)
     return tokens
+
+
+def writes_in_place(operation: Any) -> bool:
+    """Return whether an operation of a traced graph writes into a tensor that it is given."""
+    schema = getattr(operation, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)

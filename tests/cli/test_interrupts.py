@@ -3,7 +3,10 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,6 +16,7 @@ from sidestep.cli.main import commands, main
 from tests.cli.test_faults import TINY, good
 
 COMMANDS = commands()
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 START = (
     "import os, signal, sys, threading\n"
     # A shell that starts jobs in the background lets them ignore interrupts.
@@ -39,10 +43,19 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("delay", ["0.5", "2.5"])
-@pytest.mark.parametrize("name", COMMANDS)
+def interrupts() -> Iterator[Any]:
+    """Yield command, seconds and signal; all of one command are slow, and of each other one late interrupt.
+
+    Early on all commands do the same: they import.
+    """
+    for (place, name), delay, number in product(enumerate(COMMANDS), ("0.5", "2.5"), SIGNALS):
+        turn = SIGNALS[place % 2]
+        slow = place == 0 or (delay == "2.5" and number == turn)
+        mark = pytest.mark.slow if slow else pytest.mark.exhaustive
+        yield pytest.param(name, delay, number, marks=mark, id=f"{name}-{delay}-{number.name}")
+
+
+@pytest.mark.parametrize(("name", "delay", "number"), list(interrupts()))
 def test_an_early_interrupt_is_one_sentence(name: str, delay: str, number: int, house: Path) -> None:
     arguments = [name, *good(COMMANDS[name])]
     command = [sys.executable, "-c", START, delay, str(int(number)), *arguments]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,14 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_worker_processes_decode_into_memory_too(make_folder: Callable[..., Path]) -> None:
     root = make_folder(count=5)
     assert torch.equal(pixels(load(root, workers=2).train), pixels(load(root).train))
+
+
+def test_arrays_need_no_worker_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: BaseProcess) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(BaseProcess, "start", refuse)
+    assert len(load("digits", workers=2).train) == 1350
 
 
 def test_what_goes_to_worker_processes_can_be_pickled(make_folder: Callable[..., Path]) -> None:

@@ -7,12 +7,16 @@ import torch
 
 from sidestep.data import Data, DataConfig, MemorySet, color_histogram, load_data
 
+# Sixty thousand images are decoded.
+slow = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(cifar10: str) -> Data:
     return load_data(DataConfig(source=cifar10), statistics=color_histogram)
 
 
+@slow
 def test_cifar10_has_its_counts_and_classes(data: Data) -> None:
     assert [len(images or []) for images in (data.train, data.val, data.test)] == [45_000, 5_000, 10_000]
     assert (data.num_classes, data.input_size) == (10, (32, 32))
@@ -21,6 +25,7 @@ def test_cifar10_has_its_counts_and_classes(data: Data) -> None:
     assert data.test.labels.bincount().tolist() == [1000] * 10
 
 
+@slow
 def test_cifar10_has_its_channel_statistics(data: Data) -> None:
     assert isinstance(data.train, MemorySet) and isinstance(data.val, MemorySet)
     pixels = torch.cat([data.train.images, data.val.images]).permute(1, 0, 2, 3).reshape(3, -1)
@@ -32,6 +37,7 @@ def test_cifar10_has_its_channel_statistics(data: Data) -> None:
     torch.testing.assert_close(std, torch.tensor([0.2470, 0.2435, 0.2616]).double(), rtol=0, atol=1e-3)
 
 
+@slow
 def test_cifar10_histograms_are_precomputed(data: Data) -> None:
     assert isinstance(data.train, MemorySet)
     batch = next(data.train.train_batches(epoch=0, batch_size=256, seed=0))
@@ -42,6 +48,7 @@ def test_cifar10_histograms_are_precomputed(data: Data) -> None:
     assert 0.3 < float(distances.mean()) < 0.45
 
 
+@slow
 def test_cifar10_evaluates_alike_from_memory_and_as_a_stream(data: Data, cifar10: str) -> None:
     streamed = load_data(
         DataConfig(source=cifar10, storage="stream", workers=0), statistics=color_histogram, splits=("test",)

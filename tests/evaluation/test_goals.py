@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 from sidestep.errors import RecipeError
 from sidestep.evaluation.goals import thresholds_for_drop, thresholds_for_risk
@@ -23,20 +22,26 @@ def task(generator: torch.Generator, count: int) -> ExitTable:
     return ExitTable(scores=torch.stack([first, torch.ones_like(first)]), correct=correct, macs=macs)
 
 
-def risk_of(table: ExitTable, thresholds: Tensor) -> float:
-    exits = first_exits(table.scores, thresholds).unsqueeze(0)
-    return (table.correct[-1] & ~table.correct.gather(0, exits)[0]).double().mean().item()
+def risk_of(share: float) -> float:
+    """Return how many of all images of the task leave wrong that the last exit would get right.
+
+    From the score 1 - s on the first exit is wrong with 0.4 (1 - score), and the last right with 0.95.
+
+    Args:
+        share: s of the images leave.
+    """
+    return 0.95 * 0.2 * share**2
 
 
-@pytest.mark.parametrize("risk", [pytest.param(0.02, marks=pytest.mark.slow), 0.05])
+@pytest.mark.parametrize("risk", [0.02, 0.05])
 def test_a_promised_risk_is_exceeded_in_at_most_as_many_splits_as_was_said(risk: float) -> None:
     generator = torch.Generator().manual_seed(7)
-    everybody = task(generator, 200_000)
     exceeded, early = 0, 0.0
     for _ in range(SPLITS):
         thresholds = thresholds_for_risk(task(generator, IMAGES), risk, 0.95, "confidence")
-        exceeded += risk_of(everybody, thresholds) > risk
-        early += (everybody.scores[0] >= thresholds[0]).double().mean().item() / SPLITS
+        share = 1 - min(1.0, float(thresholds[0]))
+        exceeded += risk_of(share) > risk
+        early += share / SPLITS
     assert exceeded / SPLITS <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / SPLITS)
     # A promise that lets nobody leave is easy to keep.
     assert early > 0.02

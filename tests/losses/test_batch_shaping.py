@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta
-from torch import Tensor
-from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from sidestep.losses.batch_shaping import batch_shaping_loss, beta_cdf
 from tests import strategies
 from tests.reference import batch_shaping as reference
 
 PAPER = (0.6, 0.4)
-MARGINS = torch.tensor([[2.0, -1.0], [0.3, 4.0], [-3.0, 0.1], [1.1, -0.6]])
 
 
 @pytest.mark.parametrize("prior", [PAPER, (0.1, 0.1), (1.0, 1.0), (2.0, 5.0), (0.05, 20.0), (200.0, 1.0)])
@@ -77,27 +71,3 @@ def test_a_gate_that_treats_images_alike_is_pulled_apart_until_it_has_the_priors
     assert loss.item() < 0.01 * before
     assert torch.sigmoid(m).mean().item() == pytest.approx(0.6, abs=0.03)
     assert torch.sigmoid(m).std().item() > 0.3
-
-
-def loss_and_gradient(margins: Tensor) -> tuple[Tensor, Tensor]:
-    m = margins.clone().requires_grad_()
-    loss = batch_shaping_loss(m, PAPER).sum()
-    loss.backward()
-    assert m.grad is not None
-    return loss.detach(), m.grad
-
-
-def one_of_two(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.save(loss_and_gradient(MARGINS[2 * rank : 2 * rank + 2]), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_two_processes_rank_their_images_together(tmp_path: Path) -> None:
-    mp.start_processes(one_of_two, (str(tmp_path),), nprocs=2, start_method="spawn")
-    shards = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
-    loss, gradient = loss_and_gradient(MARGINS)
-    for found, _ in shards:
-        torch.testing.assert_close(found, loss)
-    # Data-parallel training averages gradients over processes, which halves what each of two hands in.
-    torch.testing.assert_close(torch.cat([found for _, found in shards]) / 2, gradient)

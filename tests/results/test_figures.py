@@ -1,14 +1,14 @@
 """What the figures show, and that drawing them leaves the caller's matplotlib alone."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
+import matplotlib
 import pytest
+from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -197,19 +197,15 @@ def test_other_endings_are_refused(name: str, tmp_path: Path) -> None:
 
 
 def test_drawing_leaves_the_caller_his_backend(tmp_path: Path) -> None:
-    program = f"""
-import matplotlib
-matplotlib.use("svg")
-settings = dict(matplotlib.rcParams)
-from pathlib import Path
-from sidestep.results.figures import Line, Point, save_accuracy_cost
-point = Point(gflops=0.1, percent=92.0)
-save_accuracy_cost(Path({str(tmp_path / "a.png")!r}), [Line(name="ours", points=(point,))])
-assert dict(matplotlib.rcParams) == settings
-from matplotlib import pyplot
-assert pyplot.get_fignums() == [] and matplotlib.get_backend() == "svg"
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)
+    before = matplotlib.get_backend()
+    matplotlib.use("svg")
+    try:
+        settings = dict(matplotlib.rcParams)
+        save_accuracy_cost(tmp_path / "a.png", [line("ours", (0.1, 92.0))])
+        assert dict(matplotlib.rcParams) == settings
+        assert pyplot.get_fignums() == [] and matplotlib.get_backend() == "svg"
+    finally:
+        matplotlib.use(before)
     assert (tmp_path / "a.png").read_bytes()[1:4] == b"PNG"
 
 

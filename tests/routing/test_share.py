@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.nn import functional as F
 
 from sidestep.errors import RecipeError
@@ -235,25 +232,6 @@ def test_only_chosen_images_are_computed() -> None:
     assert seen == [2]
     assert torch.equal(out[others], x[others])
     torch.testing.assert_close(out[chosen], unit.execute(x[chosen]))
-
-
-def one_of_two(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    margins = torch.arange(16.0).square().flip(0).unsqueeze(1)
-    router = share_router(Margins(margins[8 * rank : 8 * rank + 8].clone()), [0.25], learn=True)
-    router.worth.fill_(float(rank + 1))
-    sample = sampled(router, 0, 8)
-    torch.save((router.shift, router.learnt, sample.weights.detach()), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_processes_agree_on_quantiles_and_shares(tmp_path: Path) -> None:
-    mp.start_processes(one_of_two, (str(tmp_path),), nprocs=2, start_method="spawn")
-    (shift, learnt, weights), other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert torch.equal(shift, other[0]) and torch.equal(learnt, other[1])
-    # The fourth and the fifth of all sixteen; each process executes a quarter of its images.
-    assert float(shift[0, 1]) == (12.0**2 + 11.0**2) / 2
-    assert float(weights[:, 1].sum()) == float(other[2][:, 1].sum()) == 2
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import sidestep
 from sidestep.cli.main import main
 from sidestep.data.data_config import DataConfig
 from sidestep.errors import RecipeError
-from sidestep.evaluation import bench
 from sidestep.evaluation.frontier import FrontierPoint
 from sidestep.evaluation.price_fit import fit_prices
 from sidestep.networks.cascade_network import CascadeNetwork
@@ -28,6 +27,7 @@ from sidestep.runs.published_weights import ABOUT
 from sidestep.runs.recipe import from_dict
 from sidestep.runs.run_folder import data_of, open_run
 from sidestep.runs.timing import representative_first
+from tests.hasty import hasten
 
 DATA = {"source": "digits", "image_size": 16, "workers": 0, "crop_padding": 0, "flip": False, "limit": 400}
 
@@ -115,7 +115,7 @@ def test_halves_report_no_image_under_thresholds_it_has_chosen(members: list[str
 def test_a_cascade_is_measured_where_a_book_is_asked_for(
     calibration: Any, members: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "_PAUSE_SECONDS", 0.0)
+    hasten(monkeypatch)
     monkeypatch.setattr(runs_latency, "fit_prices", in_no_time)
     found = make_cascade(
         members,
@@ -209,7 +209,7 @@ def test_a_frontier_in_milliseconds_times_every_candidate_once(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bench, "_PAUSE_SECONDS", 0.0)
+    hasten(monkeypatch)
     monkeypatch.setattr(runs_latency, "fit_prices", in_no_time)
     options = [text for key, value in DATA.items() for text in (f"--data.{key}", str(value).lower())]
     page = tmp_path / "page.md"

@@ -15,6 +15,7 @@ from sidestep.errors import RecipeError
 from sidestep.runs.assemble import untrained
 from sidestep.runs.recipe import load_recipe
 from tests import paths
+from tests.hasty import hasten
 
 DIGITS = {"source": "digits", "image_size": 16, "limit": 300, "crop_padding": 1, "flip": False}
 RANET = {
@@ -133,9 +134,10 @@ def test_the_curve_is_kept_as_table_and_picture(run: Path, capsys: pytest.Captur
 
 
 @pytest.mark.slow
-def test_bench_times_the_cascade(run: Path) -> None:
+def test_bench_times_the_cascade(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hasten(monkeypatch)
     sidestep.calibrate(run, sidestep.ExitBudget(fraction=0.6))
-    rows = sidestep.bench(run, batch_sizes=(4,), seconds=0.1).rows
+    rows = sidestep.bench(run, batch_sizes=(4,), seconds=0.0).rows
     assert {"masked", "cascade", "static pytorch"} <= {row.runtime for row in rows}
 
 

@@ -16,7 +16,7 @@ from sidestep.networks.cascade_network import CascadeNetwork
 from sidestep.runs.run_folder import data_of, open_run
 from tests.real_weights import CLASS_INDICES, PHOTOS, needs_real_weights, weights_file
 
-pytestmark = needs_real_weights
+pytestmark = [needs_real_weights, pytest.mark.slow]
 NAMES = ("efficientnet_lite0", "efficientnet_lite2")
 EACH = 2
 
@@ -65,7 +65,6 @@ def test_members_name_photographs_among_a_thousand_classes(run: Path) -> None:
     assert ((said.argmax(dim=2) == batch.labels).float().mean(dim=1) >= 0.6).all()
 
 
-@pytest.mark.slow
 def test_the_engine_decides_as_pytorch_and_predicts_by_name(
     run: Path, photographs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

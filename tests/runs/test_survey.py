@@ -8,13 +8,13 @@ import torch
 
 from sidestep.backbones.static_weights import load_static_weights
 from sidestep.cli.main import main
-from sidestep.evaluation import bench
 from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.results.survey_page import save_survey
 from sidestep.runs.latency import Way
 from sidestep.runs.recipe import from_dict
 from sidestep.runs.survey import survey
 from sidestep.runs.train import train
+from tests.hasty import hasten
 from tests.training.test_methods_train import tiny
 
 DIGITS = {"source": "digits", "image_size": 16}
@@ -57,7 +57,7 @@ def test_a_page_says_what_blocks_are_worth_and_how_to_begin(
 
 
 def test_units_of_a_run_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_PAUSE_SECONDS", 0.0)
+    hasten(monkeypatch)
     folder = train(tiny("convnet_aig"), tmp_path / "run")
     found = survey(str(folder), data=DIGITS, images=20, pairs=False, way=Way(runtime="pytorch", seconds=0.01))
     assert found.ms is not None and len(found.ms) == len(found.survey.without) == 3

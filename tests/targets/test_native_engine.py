@@ -19,6 +19,7 @@ from sidestep.runs.at_budget import ExitBudget
 from sidestep.runs.recipe import from_dict
 from sidestep.targets import native_engine
 from sidestep.targets.run_plan import run_plan
+from tests.hasty import hasten
 from tests.plan.networks import network_of, plan_of
 
 TINY: dict[str, Any] = {
@@ -95,8 +96,11 @@ def test_images_leave_at_exits(tmp_path: Path) -> None:
 
 @needs_engine
 @pytest.mark.slow
-def test_the_bench_times_the_engine(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["bench", str(run), "--batch-sizes", "1,4", "--seconds", "0.1", "--json"]
+def test_the_bench_times_the_engine(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasten(monkeypatch)
+    arguments = ["bench", str(run), "--batch-sizes", "1,4", "--seconds", "0", "--json"]
     assert main(arguments) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     found = {(row["precision"], row["batch_size"]) for row in rows if row["runtime"] == "engine"}

@@ -15,13 +15,15 @@ from sidestep.errors import ExportError
 from sidestep.runs.recipe import from_dict
 
 
-def trained(folder: Path, model: str, method: str = "static", **settings: Any) -> Path:
+def trained(folder: Path, model: str, method: str = "static", *, epochs: int = 1, **settings: Any) -> Path:
+    """Return a run after a step, or with the weights it starts from where it has no epochs."""
     values = {
         "name": "tiny",
         "method": {"name": method},
         "model": {"name": model, **settings},
         "data": {"source": "digits", "image_size": 32, "limit": 64, "mean": [0.1, 0.2, 0.3]},
-        "training": {"phases": [{"name": "all", "epochs": 1, "lr": 0.01}], "batch_size": 32, "max_steps": 1},
+        "training": {"phases": [{"name": "all", "epochs": 1, "lr": 0.01}][:epochs], "batch_size": 32}
+        | {"max_steps": 1},
     }
     return sidestep.train(from_dict(values), folder)
 
@@ -59,13 +61,13 @@ def test_timm_says_what_the_run_says(model: str, tmp_path: Path, capsys: pytest.
 def test_what_timm_does_not_have_is_refused(
     model: str, method: str, settings: dict[str, Any], sentence: str, tmp_path: Path
 ) -> None:
-    run = trained(tmp_path / "run", model, method, **settings)
+    run = trained(tmp_path / "run", model, method, epochs=0, **settings)
     with pytest.raises(ExportError, match=sentence):
         sidestep.export_run(run, tmp_path / "folder", to="timm")
     assert not (tmp_path / "folder").exists()
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run", "resnet18")
+    run = trained(tmp_path / "run", "resnet18", epochs=0)
     with pytest.raises(ExportError, match="must be a new or empty folder"):
         sidestep.export_run(run, run, to="timm")

@@ -68,7 +68,8 @@ class DataConfig:
             image so many times.
         storage: "memory" keeps decoded images on the device and crops with padding; "stream" decodes anew in
             every epoch and crops at random sizes; "auto" is memory for images of one size up to 2 GiB.
-        workers: processes that decode images; 0 decodes in the main process.
+        workers: processes that decode images; 0 decodes in the main process, as sets in memory that are
+            arrays to begin with always do.
         classes: of the network, where the set has fewer or other ones: their number, "imagenet", or a text
             file with one name a line; None takes the set's. `class_indices` belongs to it.
         class_indices: which of `classes` every label of the set means, in the order of the set's classes.

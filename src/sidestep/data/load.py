@@ -20,7 +20,7 @@ from sidestep.data.memory_set import MemorySet
 from sidestep.data.preparation import Preparation, Size
 from sidestep.data.shared_images import Pixels, decoded_once
 from sidestep.data.sources import SOURCES
-from sidestep.data.split import Role, Split, class_difference, content_of
+from sidestep.data.split import ArrayImages, Role, Split, class_difference, content_of
 from sidestep.data.stream_set import StreamSet
 from sidestep.errors import DataError, RecipeError
 
@@ -195,7 +195,9 @@ def _decoded(part: _Part, config: DataConfig) -> Pixels:
     shape = (len(part.indices), config.channels, *part.framing.size)
     images = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
     labels = torch.empty(len(part.indices), dtype=torch.int64)
-    for step, decoded in enumerate(decode_batches(decoder, chunks, workers=config.workers)):
+    # What is an array already is taken sooner than a process is started.
+    workers = 0 if isinstance(part.split.images, ArrayImages) else config.workers
+    for step, decoded in enumerate(decode_batches(decoder, chunks, workers=workers)):
         rows = slice(step * _CHUNK, (step + 1) * _CHUNK)
         images[rows], labels[rows] = decoded.images, decoded.labels
     return images, labels

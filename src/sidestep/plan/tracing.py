@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from sidestep.internals import tree_flatten, tree_unflatten
+from sidestep.internals import tree_flatten, tree_unflatten, writes_in_place
 from sidestep.plan.lowering import lower
 from sidestep.plan.writer import Constant, Map, Traced, Writer
 
@@ -82,8 +82,9 @@ def _trace(writer: Writer, piece: Callable[..., Any], examples: Sequence[Tensor]
     try:
         with torch.no_grad():
             # Composite operations decompose below functionalization, so it gets the decomposed graph.
-            plain = make_fx(piece)(*examples)
-            graph: fx.GraphModule = make_fx(functionalize(plain))(*examples)
+            graph: fx.GraphModule = make_fx(piece)(*examples)
+            if any(writes_in_place(node.target) for node in graph.graph.nodes):
+                graph = make_fx(functionalize(graph))(*examples)
     except RuntimeError as error:
         first = str(error).strip().partition("\n")[0]
         raise writer.fail(f"cannot be traced: {first}; compute it from tensors alone") from error

@@ -194,13 +194,8 @@ def _value(hint: Any, value: Any, place: str, errors: list[str], base: Any = Non
         ]
     if get_origin(hint) is dict and is_dataclass(get_args(hint)[1]) and isinstance(value, dict):
         return {key: _value(get_args(hint)[1], item, f"{place}.{key}", errors) for key, item in value.items()}
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=hint)
     try:
-        if value is None and not _takes_null(hint):
-            # The parser would take it for "not given", whatever the type.
-            raise ArgumentError(None, "null")
-        parsed = parser.parse_object({"value": value}).value
+        parsed = value if _has_type(hint, value) else _parsed(hint, value)
     except ArgumentError:
         way_out = did_you_mean(value, _choices(hint)) or _quoting(hint, value)
         errors.append(f"{place} must be a {_describe(hint)}, got {value!r}{way_out}")
@@ -209,6 +204,31 @@ def _value(hint: Any, value: Any, place: str, errors: list[str], base: Any = Non
         errors.append(f"{place} must be a finite {_describe(hint)}, got {value!r}")
         return None
     return tuple(parsed) if get_origin(hint) is tuple else parsed
+
+
+def _has_type(hint: Any, value: Any) -> bool:
+    """Return whether a value is what a hint says without doubt; a parser takes milliseconds to find that.
+
+    Texts are left to it where a hint says more than text: "3" may be a number, and "null" nothing.
+    """
+    if value is None:
+        return _takes_null(hint)
+    kinds = [each for each in alternatives(hint) if each is not type(None)]
+    if len(kinds) > 1:
+        return False
+    if get_origin(kinds[0]) is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in _choices(kinds[0]))
+    return type(value) is kinds[0] and (kinds[0] in (bool, int, float) or hint is str)
+
+
+def _parsed(hint: Any, value: Any) -> Any:
+    """Return a value in the type that a hint says, or raise `ArgumentError`."""
+    if value is None:
+        # The parser would take it for "not given", whatever the type.
+        raise ArgumentError(None, "null")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    return parser.parse_object({"value": value}).value
 
 
 def _is_finite(value: Any) -> bool:

@@ -16,6 +16,8 @@ from sidestep.types import Batch, CostModel
 
 MOST_PICTURES = 16
 _ACROSS = 4
+# Inches: a picture with what is said above it, the longer side of the pixels, and the gap between both.
+_WIDTH, _HEIGHT, _SIDE, _GAP = 2.2, 2.4, 2.0, 0.04
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,16 +75,23 @@ def pictures_of(
 def pictures_figure(pictures: Sequence[Picture]) -> Figure:
     """Return a figure of pictures, each under what the network says; what is wrong is red."""
     down = ceil(len(pictures) / _ACROSS)
-    figure = Figure(figsize=(2.2 * _ACROSS, 2.4 * down), layout="constrained")
-    for axes, picture in zip(figure.subplots(down, _ACROSS, squeeze=False).flat, pictures, strict=False):
-        axes.imshow(picture.pixels)
+    figure = Figure(figsize=(_WIDTH * _ACROSS, _HEIGHT * down))
+    # Axes of their own for all of them would take longer to draw than many an epoch.
+    axes = figure.add_axes((0, 0, 1, 1))
+    for place, picture in enumerate(pictures):
+        row, column = divmod(place, _ACROSS)
+        height, width = (_SIDE * side / max(picture.pixels.shape[:2]) for side in picture.pixels.shape[:2])
+        middle, bottom = (column + 0.5) * _WIDTH, (down - row - 1) * _HEIGHT + _GAP
+        extent = (middle - width / 2, middle + width / 2, bottom, bottom + height)
+        axes.imshow(picture.pixels, extent=extent, aspect="auto")
         right = picture.predicted == picture.label
         said = picture.predicted if right else f"{picture.predicted}, not {picture.label}"
         shown = said.encode("utf-8", "replace").decode().replace("$", r"\$")
         title = f"{shown}\n{picture.probability:.0%}, {picture.fraction:.0%} of the MACs"
-        axes.set_title(title, fontsize=7, color="black" if right else "#b3262e")
-    for axes in figure.axes:
-        axes.set_axis_off()
+        color = "black" if right else "#b3262e"
+        axes.text(middle, bottom + height + _GAP, title, fontsize=7, color=color, ha="center", va="bottom")
+    axes.set(xlim=(0, _WIDTH * _ACROSS), ylim=(0, _HEIGHT * down))
+    axes.set_axis_off()
     return figure
 
 
