@@ -48,7 +48,7 @@ def test_help_of_a_command_says_all_of_its_options_in_one_look(
 ) -> None:
     text = shown(capsys, command.name, "--help")
     positional = [option.name.upper() for option in command.options if option.is_positional]
-    lists = ("sweep", "cascade", "frontier", "run", "serve", "results", "report", "ledger")
+    lists = ("sweep", "cascade", "frontier", "run", "serve", "explore", "results", "report", "ledger")
     several = "..." if command.name in lists else ""
     looks_as_all(text, " ".join([command.name, *positional]).strip() + several + " [options]")
     assert len(text.splitlines()) <= 40

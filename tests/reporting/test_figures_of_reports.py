@@ -44,6 +44,7 @@ def table(images: int = 60, units: int = 4, **changes: Any) -> ImageTable:
         exit_scores=NONE,
         exit_predictions=NONE,
         exit_macs=NONE,
+        temperatures=empty,
         budgets=empty,
         thresholds=NONE,
         option_macs=np.array([[0.0, 1e6]] * units),

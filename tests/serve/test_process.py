@@ -29,10 +29,10 @@ pytestmark = pytest.mark.slow
 
 
 @contextmanager
-def server(run: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def server(run: Path, *options: str, command: str = "serve") -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Yield a server and where it listens; it is stopped at the end, and must stop in order."""
-    command = [sys.executable, "-m", "sidestep", "serve", str(run), "--port", "0", *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    typed = [sys.executable, "-m", "sidestep", command, str(run), "--port", "0", *options]
+    process = subprocess.Popen(typed, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
         for line in process.stderr:

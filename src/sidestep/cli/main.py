@@ -72,6 +72,7 @@ def commands() -> dict[str, Command]:
         "push": hub_commands.push,
         "import": hub_commands.import_,
         "serve": serve_commands.serve,
+        "explore": serve_commands.explore,
         "methods": result_commands.methods,
         "results": result_commands.results,
         "report": result_commands.report,

@@ -1,11 +1,14 @@
-"""The command that serves networks over HTTP."""
+"""Commands that serve networks over HTTP: serve, explore."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from sidestep.cli.groups import Trained
 from sidestep.errors import ServeError
 
 
@@ -57,14 +60,9 @@ def serve(
         checkpoint: of which epoch the weights of runs are.
         limits: of clients.
     """
-    try:
+    with _serving():
         from sidestep.serve.server import serve as serve_models
         from sidestep.serve.settings import ServeSettings
-    except ModuleNotFoundError as error:
-        raise ServeError(
-            f"the server needs the package {error.name}, which is not installed; "
-            "`pip install 'sidestep[serve]'` adds it"
-        ) from error
 
     settings = ServeSettings(
         host=host,
@@ -78,3 +76,49 @@ def serve(
         **asdict(limits),
     )
     serve_models(models, settings)
+
+
+def explore(
+    models: list[Path],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    images: int = 500,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    trained: Trained,
+) -> None:
+    """Serve the page of a report on which images are tried with any budget.
+
+    Args:
+        models: run folders, packages and plans; NAME=PATH gives one another name.
+        host: address to listen at.
+        port: to listen at; 0 takes a free one.
+        images: most images of the test split that can be looked at.
+        precision: of the engine.
+        trained: which weights of runs, on which data; a plan shows images where data are named.
+    """
+    with _serving():
+        from sidestep.serve.explore import PATIENT_MS
+        from sidestep.serve.explore import explore as explore_models
+        from sidestep.serve.settings import ServeSettings
+
+    settings = ServeSettings(
+        host=host,
+        port=port,
+        deadline_ms=PATIENT_MS,
+        precision=precision,
+        checkpoint=trained.checkpoint,
+    )
+    explore_models(models, settings, images=images, source=trained.source)
+
+
+@contextmanager
+def _serving() -> Iterator[None]:
+    """Say in a sentence that the server's packages are missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ServeError(
+            f"the server needs the package {error.name}, which is not installed; "
+            "`pip install 'sidestep[serve]'` adds it"
+        ) from error

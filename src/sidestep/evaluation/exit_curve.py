@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from sidestep.evaluation.goals import ExitGoal
 from sidestep.evaluation.thresholds import ExitPoint, ExitTable, thresholds_for_budget
 from sidestep.networks.network import DynamicNetwork
 from sidestep.routing.exit_rule import CRITERIA, ExitRule, scores
-from sidestep.types import Batch, CostModel
+from sidestep.types import Batch, CostModel, RoutedOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,11 @@ class ExitSurvey:
 
 
 def survey_exits(
-    network: DynamicNetwork, batches: Iterable[Batch], cost: CostModel, latency: LatencyBook | None = None
+    network: DynamicNetwork,
+    batches: Iterable[Batch],
+    cost: CostModel,
+    latency: LatencyBook | None = None,
+    note: Callable[[RoutedOutput, Batch], None] | None = None,
 ) -> ExitSurvey:
     """Return what all exits say about the images of batches.
 
@@ -66,6 +70,7 @@ def survey_exits(
         batches: normalised images with labels.
         cost: its price list.
         latency: its latency book, or None.
+        note: is told what the network says about every batch, or None.
     """
     was_training = network.training
     network.eval()
@@ -79,6 +84,8 @@ def survey_exits(
             macs.append(cost.at_exits(output.decisions).double().T.cpu())
             if latency is not None:
                 ms.append(latency.prices.at_exits(output.decisions).double().T.cpu())
+            if note is not None:
+                note(output, batch)
     network.train(was_training)
     # Clones: what inference mode made takes no part in fitting temperatures.
     return ExitSurvey(

@@ -121,31 +121,45 @@ class Forward(ForwardPass):
         decided = self.decisions(self.choices, self.exit_logits[-1])
         if not self.network.has_early_exits:
             return RoutedOutput(logits=self.exit_logits[-1], decisions=decided)
-        exit_logits = torch.stack(self.exit_logits)
-        exits = self._leaving(exit_logits)
-        if self.rule is not None:
-            before = torch.tensor(self.network.units_before, device=exits.device)[exits]
-            place = torch.arange(decided.weights.shape[1], device=exits.device)
-            decided = _reached(decided, (place < before.unsqueeze(1)).float())
-        rows = torch.arange(len(exits), device=exits.device)
-        return RoutedOutput(
-            logits=exit_logits[exits, rows],
-            decisions=replace(decided, exits=F.one_hot(exits, self.network.num_exits).float()),
-            exit_logits=exit_logits,
-            temperatures=None if self.rule is None else self.rule.temperatures_of(exits),
-        )
+        return answers_by(self.rule, torch.stack(self.exit_logits), decided, self.network)
 
-    def _leaving(self, exit_logits: Tensor) -> Tensor:
-        """Return the (B,) exits at which images leave."""
-        last = self.network.num_exits - 1
-        exits = torch.full((exit_logits.shape[1],), last, device=exit_logits.device)
-        if self.rule is None:
-            return exits
-        seen: Certainty | None = None
-        for index, logits in enumerate(exit_logits.detach()[:-1]):
-            seen = self.rule.certainty(index, logits, seen)
-            exits = torch.where((exits == last) & self.rule.leaves(index, seen), index, exits)
+
+def answers_by(
+    rule: ExitRule | None, exit_logits: Tensor, decided: Decisions, network: Routed
+) -> RoutedOutput:
+    """Return the answers of a network of which everything was computed, each from the exit that a rule says.
+
+    Args:
+        rule: at which exit an image's answer is taken; None takes the last one's.
+        exit_logits: (E, B, C) of all exits.
+        decided: what was decided about all units.
+        network: with early exits, that has said so.
+    """
+    exits = _leaving(rule, exit_logits)
+    if rule is not None:
+        before = torch.tensor(network.units_before, device=exits.device)[exits]
+        place = torch.arange(decided.weights.shape[1], device=exits.device)
+        decided = _reached(decided, (place < before.unsqueeze(1)).float())
+    rows = torch.arange(len(exits), device=exits.device)
+    return RoutedOutput(
+        logits=exit_logits[exits, rows],
+        decisions=replace(decided, exits=F.one_hot(exits, network.num_exits).float()),
+        exit_logits=exit_logits,
+        temperatures=None if rule is None else rule.temperatures_of(exits),
+    )
+
+
+def _leaving(rule: ExitRule | None, exit_logits: Tensor) -> Tensor:
+    """Return the (B,) exits at which images leave."""
+    last = len(exit_logits) - 1
+    exits = torch.full((exit_logits.shape[1],), last, device=exit_logits.device)
+    if rule is None:
         return exits
+    seen: Certainty | None = None
+    for index, logits in enumerate(exit_logits.detach()[:-1]):
+        seen = rule.certainty(index, logits, seen)
+        exits = torch.where((exits == last) & rule.leaves(index, seen), index, exits)
+    return exits
 
 
 class LeavingForward(Forward):

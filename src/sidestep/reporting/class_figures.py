@@ -48,7 +48,7 @@ def confusion(run: ShownRun) -> list[Figure]:
     )
     texts = base.mark_text(fontSize=9).encode(
         text="images:Q",
-        color=alt.when("datum.share > 0.4").then(alt.value("white")).otherwise(alt.value("#333")),
+        color=alt.when("datum.share > 0.4").then(alt.value("#ffffff")).otherwise(alt.value("#333333")),
     )
     chart = alt.layer(cells, texts).add_params(chosen)
     side = min(WIDTH - 120, max(160, 30 * len(shown)))

@@ -12,7 +12,7 @@ from sidestep.reporting.exit_figures import at_budgets
 from sidestep.reporting.shown import Figure, ShownRun
 from sidestep.reporting.style import GREY, WIDTH, by_run, data, styled
 from sidestep.results.published import PublishedPoint, published_points
-from sidestep.results.run_groups import RunGroup, run_groups
+from sidestep.results.run_groups import RunGroup, lines_of, run_groups
 from sidestep.results.run_result import RunResult
 
 _MACS, _MS = "M MACs per image, routers in", "ms per image"
@@ -28,6 +28,7 @@ def accuracy_cost(runs: Sequence[ShownRun]) -> list[Figure]:
     """
     results = [run.result for run in runs if run.result is not None]
     groups = run_groups(results)
+    joined = [(name, line) for name, line in lines_of(groups) if len(line) > 1]
     rows = [row for group in groups for row in _points(group)] + _of_tables(runs) + _milliseconds(runs)
     if not rows:
         return []
@@ -43,7 +44,8 @@ def accuracy_cost(runs: Sequence[ShownRun]) -> list[Figure]:
             reading=reading,
             columns=columns,
             rows=[[row[name] for name in columns] for row in [*rows, *theirs]],
-            chart=styled(_chart(rows, theirs, names), reading),
+            chart=styled(_chart(rows, theirs, names, joined), reading),
+            paper="figures 5 and 6",
         )
     ]
 
@@ -132,7 +134,12 @@ def _published(point: PublishedPoint) -> dict[str, Any]:
     return _row(name, kind, _MACS, point.gflops * 500, point.accuracy)
 
 
-def _chart(rows: list[dict[str, Any]], theirs: list[dict[str, Any]], names: list[str]) -> Any:
+def _chart(
+    rows: list[dict[str, Any]],
+    theirs: list[dict[str, Any]],
+    names: list[str],
+    joined: Sequence[tuple[str, Sequence[RunGroup]]],
+) -> Any:
     axes = [axis for axis in (_MACS, _MS) if any(row["axis"] == axis for row in rows)]
     chosen = alt.param(
         name="axis",
@@ -153,6 +160,8 @@ def _chart(rows: list[dict[str, Any]], theirs: list[dict[str, Any]], names: list
     )
     curves = curves.encode(color=by_run(names)["color"], strokeDash=alt.StrokeDash("kind:N", legend=None))
     layers = [curves.encode(opacity=faded), bars, marks.add_params(hovered)]
+    if joined:
+        layers.insert(0, _joining(x, y, joined))
     if theirs:
         papers = alt.Chart(data(theirs)).transform_filter("datum.axis == axis").encode(x=x, y=y)
         layers.insert(0, papers.mark_square(size=45, filled=False, color=GREY).encode(tooltip=tips))
@@ -160,6 +169,17 @@ def _chart(rows: list[dict[str, Any]], theirs: list[dict[str, Any]], names: list
     chart = alt.layer(*layers).properties(width=WIDTH, height=360)
     title = alt.TitleParams(text=alt.expr("axis"), orient="bottom", fontWeight="normal", fontSize=12)
     return chart.properties(title=title).add_params(chosen)
+
+
+def _joining(x: Any, y: Any, joined: Sequence[tuple[str, Sequence[RunGroup]]]) -> Any:
+    """Return thin lines through runs of one recipe that differ in one setting."""
+    places = [
+        {"line": name, "axis": _MACS, "cost": group.gflops[0] * 500, "accuracy": group.percent[0]}
+        for name, line in joined
+        for group in line
+    ]
+    lines = alt.Chart(data(places)).transform_filter("datum.axis == axis").encode(x=x, y=y)
+    return lines.mark_line(strokeWidth=1, color=GREY, aria=False).encode(detail="line:N")
 
 
 def _named(x: Any, y: Any, theirs: list[dict[str, Any]]) -> Any:

@@ -11,7 +11,8 @@ import numpy as np
 
 from sidestep.reporting.image_table import Array, ImageTable
 from sidestep.reporting.shown import Figure, ShownRun
-from sidestep.reporting.style import GREY, PALETTE, WIDTH, data, styled
+from sidestep.reporting.style import GREY, WIDTH, data, styled
+from sidestep.results.figure_style import PALETTE
 
 _SECTION = "Exits, confidence and budgets"
 _BINS = 15

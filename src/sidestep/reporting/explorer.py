@@ -28,27 +28,37 @@ def explorer_data(runs: Sequence[ShownRun], sprite: Sprite | None) -> dict[str, 
     first, ids = tables[0][1], np.array(sprite.ids)
     return {
         "runs": [_of_run(name, table, ids) for name, table in tables],
-        "images": {
-            "ids": sprite.ids,
-            "labels": first.labels[ids].tolist(),
-            "classes": list(first.class_names),
-            "width": sprite.size[0],
-            "height": sprite.size[1],
-            "columns": sprite.columns,
-            "sprite": sprite.as_uri(),
-        },
+        "images": picture_data(sprite, first.labels[ids].tolist(), first.class_names),
+    }
+
+
+def picture_data(sprite: Sprite, labels: Sequence[int], class_names: Sequence[str]) -> dict[str, Any]:
+    """Return small pictures with their classes, ready for JSON.
+
+    Args:
+        sprite: the pictures.
+        labels: classes of them.
+        class_names: of these.
+    """
+    return {
+        "ids": sprite.ids,
+        "labels": list(labels),
+        "classes": list(class_names),
+        "width": sprite.size[0],
+        "height": sprite.size[1],
+        "columns": sprite.columns,
+        "sprite": sprite.as_uri(),
     }
 
 
 def _of_run(name: str, table: ImageTable, ids: Array) -> dict[str, Any]:
-    names = path_names(table)
-    executed = table.executed[ids]
+    names, paths = path_names(table), table.path_texts()
     return {
         "name": name,
         "full": table.full_macs,
         "unitsBefore": table.units_before.tolist(),
         "paths": [names[image] for image in ids],
-        "options": ["".join("1" if ran else "0" for ran in row) for row in executed],
+        "options": [paths[image] for image in ids],
         "predictions": table.predictions[ids].tolist(),
         "confidences": _rounded(table.confidences[ids]),
         "macs": table.macs[ids].tolist(),

@@ -51,9 +51,14 @@ def write_figures(folder: Path, figures: Sequence[Figure], sprite: Sprite | None
             path = place.with_name(f"{place.name}.{ending}")
             write_file(path, content, what="figure")
             written.append(path)
-    readings = "".join(f"{figure.key}: {figure.title}. {figure.reading}\n" for figure in figures)
+    readings = "".join(map(_said, figures))
     write_file(folder / "readings.txt", readings, what="readings")
     return [*written, folder / "readings.txt"]
+
+
+def _said(figure: Figure) -> str:
+    paper = f" As {figure.paper} of the RDI-Net paper." if figure.paper else ""
+    return f"{figure.key}: {figure.title}. {figure.reading}{paper}\n"
 
 
 def _csv(figure: Figure) -> str:

@@ -64,6 +64,7 @@ def gallery_figure(run: ShownRun, own: Sequence[Gallery]) -> list[Figure]:
             columns=["which", "image", "class", "answer", "path", "M MACs"],
             rows=rows,
             galleries=tuple(own),
+            paper="figure 8",
         )
     ]
 

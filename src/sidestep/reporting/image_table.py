@@ -18,6 +18,8 @@ from sidestep.evaluation.per_image import LEFT, OPTIONS
 from sidestep.files import read_safetensors, write_file
 
 Array = NDArray[Any]
+# The score of exits, as `evaluate --budget` has it where no other is asked for.
+CRITERION = "confidence"
 # In paths, of a unit in front of which an image had left.
 GONE = 255
 _HEAD = "sidestep"
@@ -39,6 +41,7 @@ class ImageTable:
         exit_scores: (E, N) confidence of every exit after its temperature.
         exit_predictions: (E, N) answer of every exit.
         exit_macs: (E, N) MACs of every image that leaves there.
+        temperatures: (E,) of those scores.
         budgets: (Q,) fractions of the full network's MACs.
         thresholds: (Q, E - 1) that meet them on the validation split.
         option_macs: (L, K) price of every option.
@@ -66,6 +69,7 @@ class ImageTable:
     exit_scores: Array
     exit_predictions: Array
     exit_macs: Array
+    temperatures: Array
     budgets: Array
     thresholds: Array
     option_macs: Array
@@ -117,8 +121,8 @@ class ImageTable:
 
 _ARRAYS = (
     "labels", "predictions", "confidences", "paths", "routers", "exits", "macs", "ms", "exit_scores",
-    "exit_predictions", "exit_macs", "budgets", "thresholds", "option_macs", "router_macs", "head_macs",
-    "option_ms", "head_ms", "units_before",
+    "exit_predictions", "exit_macs", "temperatures", "budgets", "thresholds", "option_macs", "router_macs",
+    "head_macs", "option_ms", "head_ms", "units_before",
 )  # fmt: skip
 _VALUES = ("class_names", "full_macs", "fixed_macs", "book", "fixed_ms", "content")
 

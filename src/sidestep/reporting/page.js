@@ -98,23 +98,28 @@
     if (text !== undefined) element.textContent = text;
     return element;
   }
-  function network(run, place) {
-    const ran = run.options[place], count = ran.length, wide = 18, side = 22, high = 40;
-    const rows = Math.max(1, Math.ceil(count / wide));
-    const list = [...ran].map((letter, unit) => (letter === "1" ? unit + 1 : 0)).filter(Boolean).join(", ");
-    const svg = drawn("svg", { class: "blocks", role: "img", width: Math.min(count, wide) * side + 4, height: rows * high,
-      viewBox: `0 0 ${Math.min(count, wide) * side + 4} ${rows * high}`, "aria-label": `blocks that ran: ${list || "none"}` });
+  // A way through units: "0" for a skipped one, "-" for one behind the exit, anything else for one that ran.
+  function blocks(way, { asked = null, marks = [], what = "blocks" } = {}) {
+    const count = way.length, wide = 18, side = 22, high = asked === null ? 26 : 40;
+    const width = Math.min(count, wide) * side + 4, height = Math.max(1, Math.ceil(count / wide)) * high;
+    const list = [...way].map((letter, unit) => ("0-".includes(letter) ? 0 : unit + 1)).filter(Boolean).join(", ");
+    const svg = drawn("svg", { class: "blocks", role: "img", width, height, viewBox: `0 0 ${width} ${height}`,
+      "aria-label": `${what} that ran: ${list || "none"}` });
     for (let unit = 0; unit < count; unit++) {
-      const x = 2 + (unit % wide) * side, y = 2 + Math.floor(unit / wide) * high, on = ran[unit] === "1";
-      const asked = run.routers === null ? null : run.routers[place * count + unit];
-      svg.append(drawn("rect", { x, y, width: side - 4, height: 20, rx: 3, fill: on ? "#0072B2" : "#fff", stroke: "#0072B2",
-        "stroke-dasharray": on ? "0" : "2 2", opacity: on ? 1 : 0.35 }));
-      svg.append(drawn("text", { x: x + 9, y: y + 14, "font-size": 9, "text-anchor": "middle", fill: on ? "#fff" : "#555" }, unit + 1));
-      if (asked !== null) svg.append(drawn("text", { x: x + 9, y: y + 31, "font-size": 8, "text-anchor": "middle", fill: "#555" }, asked));
-      if (run.exits !== null && run.unitsBefore.includes(unit + 1) && unit + 1 < count)
-        svg.append(drawn("path", { d: `M${x + side - 3} ${y - 2}v24`, stroke: "#D55E00", "stroke-width": 2 }));
+      const x = 2 + (unit % wide) * side, y = 2 + Math.floor(unit / wide) * high;
+      const kind = way[unit] === "-" ? "behind" : way[unit] === "0" ? "skipped" : "ran";
+      svg.append(drawn("rect", { class: kind, x, y, width: side - 4, height: 20, rx: 3 }),
+        drawn("text", { class: kind, x: x + 9, y: y + 14 }, unit + 1));
+      if (asked !== null) svg.append(drawn("text", { class: "asked", x: x + 9, y: y + 31 }, asked[unit]));
+      if (marks.includes(unit + 1) && unit + 1 < count)
+        svg.append(drawn("path", { d: `M${x + side - 3} ${y - 2}v24` }));
     }
     return svg;
+  }
+  function network(run, place) {
+    const way = run.options[place], count = way.length;
+    return blocks(way, { asked: run.routers === null ? null : run.routers.subarray(place * count, (place + 1) * count),
+      marks: run.exits === null ? [] : run.unitsBefore });
   }
   function exitsSaid(run, place) {
     if (!run.exitPredictions) return [];
@@ -143,8 +148,9 @@
       card.append(network(run, place));
       const near = nearest(run, place, 8);
       const units = near.length ? near[near.length - 1][0] : 0;
-      card.append(make("p", { class: "gallery" }, run.routers === null ? "Faded blocks were skipped." :
-        "Faded blocks were skipped; below each: how likely its router runs it, in percent."));
+      card.append(make("p", { class: "gallery" }, "Faded blocks were skipped" +
+        (run.exits === null ? "" : ", dotted ones lie behind the exit; a stroke is an exit") +
+        (run.routers === null ? "." : "; below each: how likely its router runs it, in percent.")));
       card.append(...exitsSaid(run, place), make("p", { class: "gallery" }, `Nearest by path (up to ${units} units apart):`),
         make("div", { class: "pictures" }, ...near.map(([, index]) => picture(index, run))));
     } else card.append(...exitsSaid(run, place));
@@ -153,6 +159,8 @@
   function showOne(place) {
     const box = byId("one");
     box.replaceChildren(make("h3", {}, named(place)), tile(place, Math.max(1, Math.round(160 / shown.width))),
+      ...(data.live ? [make("p", {}, make("button", { type: "button", class: "more", onclick: () => window.sidestep.tryImage(place) },
+        "Try it with other budgets"))] : []),
       make("div", { class: "said" }, ...data.runs.map((run) => cardOf(run, place))));
     for (const button of document.querySelectorAll(".picture"))
       button.setAttribute("aria-pressed", String(Number(button.dataset.place) === place));
@@ -191,9 +199,9 @@
     root.dataset.found = places.length;
   }
   function showExplorer() {
+    if (shown) document.head.append(make("style", {}, `.sprite{background-image:url(${shown.sprite})}`));
     if (!shown || !data.runs.length) return;
     for (const run of data.runs) if (run.routers !== null) run.routers = bytes(run.routers);
-    document.head.append(make("style", {}, `.sprite{background-image:url(${shown.sprite})}`));
     byId("explorer").hidden = byId("to-explorer").hidden = false;
     byId("explorer-said").textContent = `${shown.ids.length} images of the test split: those shown above, images that some run ` +
       "gets wrong, and others by chance. Choose one to see what every run did with it.";
@@ -217,10 +225,20 @@
     filter();
   }
 
+  // Charts, in colours that can be seen on a dark page where the reader has one.
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const isColour = /^(color|fill|stroke|background|value|range|\w+Color)$/;
+  function coloured(value, key = "") {
+    if (typeof value === "string") return isColour.test(key) ? data.dark[value] ?? value : value;
+    if (Array.isArray(value)) return value.map((each) => coloured(each, key));
+    // What data and orders say are names, whatever they are called.
+    if (value === null || typeof value !== "object" || ["data", "sort", "domain"].includes(key)) return value;
+    return Object.fromEntries(Object.entries(value).map(([name, each]) => [name, coloured(each, name)]));
+  }
   async function drawCharts() {
     let count = 0;
     for (const [id, spec] of Object.entries(data.specs)) {
-      const { view } = await window.vegaEmbed(byId(id), spec, { renderer: "svg", actions: false });
+      const { view } = await window.vegaEmbed(byId(id), dark.matches ? coloured(spec) : spec, { renderer: "svg", actions: false });
       if (byId(id).querySelector("svg")) count++;
       if (data.paths[id]) view.addSignalListener("path_shown", (_, value) => {
         filterByPath(data.paths[id], value && value.path ? value.path[0] : "");
@@ -229,8 +247,10 @@
     root.dataset.drawn = count;
   }
 
+  window.sidestep = { data, shown, byId, make, percent, tile, small, named, blocks };
   data.sliders.forEach(showSlider);
   showExplorer();
   showGalleries();
   drawCharts().catch(failed);
+  dark.addEventListener("change", () => drawCharts().catch(failed));
 })();

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 from string import Template
@@ -13,10 +14,43 @@ from typing import Any
 import vl_convert
 
 from sidestep.reporting.shown import Figure, shortened
+from sidestep.reporting.style import DARK
 
 _HERE = Path(__file__).parent
 # Rows of a table on the page; the folder of figures has all of them.
 _MOST_ROWS = 300
+# What a page may load: itself, and what it shows of images. Vega compiles what it draws.
+_SELF = "script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'"
+POLICY = f"default-src 'none'; {_SELF}; img-src data:"
+_LOADED = "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'"
+LIVE_POLICY = f"default-src 'none'; {_SELF}; {_LOADED}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveModel:
+    """A network that a server answers for.
+
+    Attributes:
+        name: by which it is asked.
+        size: (H, W) of its images.
+        channels: of them.
+        class_names: of its answers; may be empty.
+        budgets: rising, as shares of the MACs; one for a network without a choice.
+        accuracies: of the budgets, None where nobody has measured it.
+        full_macs: of the static network.
+        exits: number of exits, the last included.
+        about: what runs it.
+    """
+
+    name: str
+    size: tuple[int, int]
+    channels: int
+    class_names: tuple[str, ...]
+    budgets: tuple[float, ...]
+    accuracies: tuple[float | None, ...]
+    full_macs: float
+    exits: int
+    about: str
 
 
 def page(
@@ -26,6 +60,7 @@ def page(
     notes: Sequence[str],
     explorer: dict[str, Any],
     sliders: Sequence[dict[str, Any]],
+    live: Sequence[LiveModel] | None = None,
 ) -> str:
     """Return the page.
 
@@ -35,6 +70,7 @@ def page(
         notes: what could not be shown, a sentence each.
         explorer: data of `explorer_data`.
         sliders: data of `slider_data`, by the name of the run that they belong to.
+        live: the networks that the page's server answers for; None is a page that opens from disk.
     """
     sections = list(dict.fromkeys(figure.section for figure in figures))
     numbers = {figure.key: f"figure-{number}" for number, figure in enumerate(figures, start=1)}
@@ -49,19 +85,31 @@ def page(
         for figure in figures
         if figure.key.startswith("paths-")
     }
-    values = {"specs": specs, "galleries": galleries, "paths": paths, "sliders": list(sliders), **explorer}
+    values = {
+        "specs": specs,
+        "galleries": galleries,
+        "paths": paths,
+        "sliders": list(sliders),
+        "dark": DARK,
+        "live": None if live is None else [asdict(model) for model in live],
+        **explorer,
+    }
     body = [_section(name, [f for f in figures if f.section == name], numbers, sliders) for name in sections]
     template = Template((_HERE / "page.html").read_text())
     return template.substitute(
         title=escape(title),
+        policy=POLICY if live is None else LIVE_POLICY,
         style=(_HERE / "page.css").read_text(),
         navigation="".join(f'<li><a href="#{_anchor(name)}">{escape(name)}</a></li>' for name in sections),
+        try_it="" if live is None else '<li><a href="#live">Try it</a></li>',
         notes="".join(f"<li>{escape(note)}</li>" for note in notes),
         hidden="" if notes else "hidden",
         body="\n".join(body),
         data=json.dumps(_finite(values), separators=(",", ":")).replace("<", "\\u003c"),
         vega=_vega(),
         script=(_HERE / "page.js").read_text(),
+        live="" if live is None else (_HERE / "live.html").read_text(),
+        live_script="" if live is None else f"<script>\n{(_HERE / 'live.js').read_text()}</script>",
     )
 
 
@@ -74,6 +122,8 @@ def _section(
 
 def _figure(figure: Figure, number: str, sliders: Sequence[dict[str, Any]]) -> str:
     parts = [f"<h3>{escape(figure.title)}</h3>", f'<p class="reading">{escape(figure.reading)}</p>']
+    if figure.paper:
+        parts.append(f'<p class="paper">As {escape(figure.paper)} of the RDI-Net paper.</p>')
     if figure.chart is not None:
         parts.append(_scrolling(figure.title, f'<div class="chart" id="{number}"></div>'))
     if figure.galleries:

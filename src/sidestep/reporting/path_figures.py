@@ -14,7 +14,8 @@ import torch
 from sidestep.evaluation.path_information import class_bits, image_bits
 from sidestep.reporting.image_table import Array, ImageTable
 from sidestep.reporting.shown import Figure, ShownRun
-from sidestep.reporting.style import PALETTE, SEQUENTIAL, WIDTH, by_run, data, styled
+from sidestep.reporting.style import SEQUENTIAL, WIDTH, by_run, data, styled
+from sidestep.results.figure_style import PALETTE
 
 _KEEP, _PATHS = "What is executed", "Paths"
 _MOST_PATHS, _PAIRS = 20, 20_000
@@ -49,6 +50,7 @@ def keep_rates(runs: Sequence[ShownRun]) -> list[Figure]:
             columns=["run", "block", "keep rate"],
             rows=[list(row.values()) for row in rows],
             chart=styled(chart.properties(width=WIDTH, height=220), reading),
+            paper="figure 9",
         )
     ]
 
@@ -139,6 +141,7 @@ def common_paths(run: ShownRun) -> list[Figure]:
             columns=["path", "images", "share", "accuracy", "M MACs", "commonest class"],
             rows=[[path, count, count / len(texts), *mean[path]] for path, count in shown],
             chart=styled(chart, reading),
+            paper="figure 8",
         )
     ]
 

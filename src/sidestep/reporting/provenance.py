@@ -14,8 +14,13 @@ def provenance(runs: Sequence[ShownRun]) -> list[Figure]:
         rows += [[run.name, what, value] for what, value in _said(run) if value]
     commits = {row[2] for row in rows if row[1] == "commit"}
     machines = {row[2] for row in rows if row[1] == "hardware"}
-    many = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
-    reading = f"{many}, trained at {len(commits)} commit(s) on {len(machines)} kind(s) of machine."
+    parts = (
+        (len(runs), "run", "runs"),
+        (len(commits), "commit", "commits"),
+        (len(machines), "kind of machine", "kinds of machines"),
+    )
+    said = [f"{count} {one if count == 1 else several}" for count, one, several in parts]
+    reading = f"{said[0]}, trained at {said[1]} on {said[2]}."
     columns = ["run", "what", "value"]
     return [
         Figure(

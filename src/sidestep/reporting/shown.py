@@ -50,6 +50,7 @@ class Figure:
         rows: of the table; numbers are shortened on the page alone.
         chart: Altair's chart, or None where the table is all there is.
         galleries: pictures below it.
+        paper: figure of the RDI-Net paper that shows the same, or nothing.
     """
 
     key: str
@@ -60,6 +61,7 @@ class Figure:
     rows: Sequence[Sequence[Any]]
     chart: Any = field(default=None, compare=False)
     galleries: tuple[Gallery, ...] = ()
+    paper: str = ""
 
 
 def shortened(value: Any) -> str:

@@ -48,12 +48,14 @@ class Sprite:
         size: (width, height) of one in pixels.
         columns: pictures in a row.
         picture: all of them.
+        originals: (H, W, C) uint8 pixels of every one as networks see it, where they were to be kept.
     """
 
     ids: list[int]
     size: tuple[int, int]
     columns: int
     picture: Image.Image
+    originals: tuple[Array, ...] = ()
 
     def as_uri(self) -> str:
         """Return the picture as a data URI."""
@@ -72,27 +74,35 @@ class Sprite:
         return sheet
 
 
-def make_sprite(batches: Iterable[Batch], chosen: Sequence[int], pixels: Pixels) -> Sprite:
+def make_sprite(
+    batches: Iterable[Batch], chosen: Sequence[int], pixels: Pixels, *, originals: bool = False
+) -> Sprite:
     """Return small pictures of chosen images.
 
     Args:
         batches: all images of the split, in order.
         chosen: their numbers, rising.
         pixels: how they were normalised.
+        originals: whether their own pixels are kept too.
     """
     tiles: list[Image.Image] = []
+    full: list[Array] = []
     wanted, start = set(chosen), 0
     for batch in batches:
         here = [row for row in range(len(batch.images)) if start + row in wanted]
         if here:
-            tiles += [_tile(picture) for picture in pixels.pictures(batch.images[here]).numpy()]
+            pictures = pixels.pictures(batch.images[here]).numpy()
+            tiles += [_tile(picture) for picture in pictures]
+            full += list(pictures) if originals else []
         start += len(batch.images)
     width, height = tiles[0].size
     columns = min(_COLUMNS, len(tiles))
     picture = Image.new("RGB", (columns * width, math.ceil(len(tiles) / columns) * height))
     for place, tile in enumerate(tiles):
         picture.paste(tile, (place % columns * width, place // columns * height))
-    return Sprite(ids=list(chosen), size=(width, height), columns=columns, picture=picture)
+    return Sprite(
+        ids=list(chosen), size=(width, height), columns=columns, picture=picture, originals=tuple(full)
+    )
 
 
 def _tile(picture: Array) -> Image.Image:

@@ -7,10 +7,15 @@ from typing import Any
 
 import altair as alt
 
-# Okabe and Ito's palette without its yellow, which is too pale for lines on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+from sidestep.results.figure_style import PALETTE
+
 GREY = "#6b6b6b"
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "stroke")
+# What dark pages show in place of colours that stand on white; all others can be seen on both.
+DARK = {
+    "white": "#161616", "black": "#e8e8e8", "#000000": "#e8e8e8", GREY: "#a6a6a6", "#e5e5e5": "#383838",
+    "#b8cfe3": "#3f5c75",
+}  # fmt: skip
 # One hue from light to dark: readable in grey.
 SEQUENTIAL: Any = "viridis"
 WIDTH = 560
@@ -47,8 +52,18 @@ def styled(chart: Any, description: str) -> Any:
     return (
         chart.properties(description=description)
         .configure(font="system-ui, sans-serif", background="white")
-        .configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal", gridColor="#e5e5e5")
-        .configure_legend(labelFontSize=12, titleFontSize=12)
+        .configure_axis(
+            labelFontSize=12,
+            titleFontSize=12,
+            titleFontWeight="normal",
+            gridColor="#e5e5e5",
+            domainColor=GREY,
+            tickColor=GREY,
+            labelColor="black",
+            titleColor="black",
+        )
+        .configure_legend(labelFontSize=12, titleFontSize=12, labelColor="black", titleColor="black")
+        .configure_title(color="black")
         .configure_view(stroke=None)
         .configure_header(labelFontSize=12, titleFontSize=12)
     )

@@ -7,11 +7,14 @@ from typing import Any
 
 import altair as alt
 
-from sidestep.reporting.shown import Figure, ShownRun
-from sidestep.reporting.style import PALETTE, SEQUENTIAL, WIDTH, by_run, data, styled
-from sidestep.results.run_groups import RunGroup, dial_of, lines_of, run_groups, setting_of
+from sidestep.reporting.shown import Figure, ShownRun, shortened
+from sidestep.reporting.style import SEQUENTIAL, WIDTH, by_run, data, styled
+from sidestep.results.figure_style import PALETTE
+from sidestep.results.run_groups import RunGroup, dial_of, run_groups, setting_of
 
 _SECTION = "Training"
+# What the RDI-Net paper shows of a setting.
+_PAPER = {"gamma": "table 3", "reach": "figure 7 (a)", "alpha": "figure 7 (b)"}
 
 
 def training_curves(runs: Sequence[ShownRun]) -> list[Figure]:
@@ -117,39 +120,52 @@ def keep_rates_over_time(run: ShownRun) -> list[Figure]:
 
 def sweeps(runs: Sequence[ShownRun]) -> list[Figure]:
     """Return accuracy and cost over the one setting in which runs differ, with deviations over seeds."""
-    groups = run_groups([run.result for run in runs if run.result is not None])
+    families: dict[str, list[RunGroup]] = {}
+    for group in run_groups([run.result for run in runs if run.result is not None]):
+        families.setdefault(group.results[0].recipe_name, []).append(group)
     figures: list[Figure] = []
-    for name, line in lines_of(groups):
-        dial = dial_of(line)
+    for name, family in families.items():
+        dial = dial_of(family, words=True)
         if dial is not None:
-            figures.append(_sweep(name, dial, line, len(figures)))
+            figures.append(_sweep(name, dial, family, len(figures)))
     return figures
 
 
 def _sweep(name: str, dial: str, line: Sequence[RunGroup], number: int) -> Figure:
+    settings = {id(group): setting_of(group.results[0].recipe, dial) for group in line}
+    # Words, such as `auto`, stand behind numbers.
+    line = sorted(line, key=lambda g: (isinstance(settings[id(g)], str), settings[id(g)]))
     rows = []
-    for group in sorted(line, key=lambda group: setting_of(group.results[0].recipe, dial)):
+    for group in line:
         for measure, (mean, deviation) in (("accuracy", group.percent), ("cost", group.gflops)):
             scale = 1 if measure == "accuracy" else 500
             mean, deviation = scale * mean, scale * deviation
-            value = setting_of(group.results[0].recipe, dial)
-            row = {"setting": value, "measure": measure, "mean": mean, "deviation": deviation}
+            row = {"setting": settings[id(group)], "measure": measure, "mean": mean, "deviation": deviation}
             rows.append(
                 row | {"seeds": len(group.results), "low": mean - deviation, "high": mean + deviation}
             )
     own = [row for row in rows if row["measure"] == "accuracy"]
     best = max(own, key=lambda row: float(row["mean"]))
+    seeds = f"over {best['seeds']} seeds" if best["seeds"] > 1 else "with one seed"
+    spread = f" ± {best['deviation']:.2f}" if best["seeds"] > 1 else ""
     reading = (
-        f"Accuracy is highest with {dial} {best['setting']:g}: {best['mean']:.2f} "
-        f"± {best['deviation']:.2f} % over {best['seeds']} seeds."
+        f"Accuracy is highest with {dial} {shortened(best['setting'])}: {best['mean']:.2f}{spread} % {seeds}."
+    )
+    words = any(isinstance(value, str) for value in settings.values())
+    x = (
+        alt.X(
+            "setting:O", title=dial, sort=[settings[id(group)] for group in line], axis=alt.Axis(labelAngle=0)
+        )
+        if words
+        else alt.X("setting:Q", title=dial, scale=alt.Scale(zero=False, padding=10))
     )
     panels = []
     for measure, title in (("accuracy", "top-1 accuracy, %"), ("cost", "M MACs per image")):
         base = alt.Chart(data(rows)).transform_filter(f"datum.measure == '{measure}'")
-        base = base.encode(x=alt.X("setting:Q", title=dial, scale=alt.Scale(zero=False, padding=10)))
+        base = base.encode(x=x)
         y = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False))
         marks = base.mark_line(point=True, color=PALETTE[0]).encode(
-            y=y, tooltip=["setting:Q", "mean:Q", "seeds:Q"]
+            y=y, tooltip=["setting:N", "mean:Q", "deviation:Q", "seeds:Q"]
         )
         bars = base.mark_rule(color=PALETTE[0]).encode(y=alt.Y("low:Q", title=title), y2="high:Q")
         panels.append(alt.layer(bars, marks).properties(width=260, height=200))
@@ -162,4 +178,5 @@ def _sweep(name: str, dial: str, line: Sequence[RunGroup], number: int) -> Figur
         columns=columns,
         rows=[[row[column] for column in columns] for row in rows],
         chart=styled(alt.hconcat(*panels), reading),
+        paper=_PAPER.get(dial.rpartition(".")[2], ""),
     )

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import cycle
+from itertools import cycle, islice
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -19,6 +18,7 @@ from sidestep.errors import RecipeError
 from sidestep.evaluation.budget_points import BudgetCurve
 from sidestep.evaluation.exit_curve import ExitCurve
 from sidestep.files import write_file
+from sidestep.results.figure_style import PALETTE, in_style
 from sidestep.results.published import PublishedPoint
 
 _DPI = 120
@@ -29,7 +29,8 @@ _POINTS_PER_INCH = 72
 _CHARACTER = 0.08
 _LONGEST_NAME = 48
 _MOST_LABELS = 36
-_OURS, _THEIRS, _UNCHECKED = "o^Dv<>P*", "s", "x"
+# Markers, one after the other where colours come again.
+_OURS, _THEIRS, _UNCHECKED = "o^Dv<>P*", "spH8", "x+12"
 _STAIRS: dict[str, Any] = {"marker": "^", "linestyle": "--", "linewidth": 1, "drawstyle": "steps-post"}
 _CURVE: dict[str, Any] = {"marker": ".", "linestyle": "-"}
 
@@ -54,8 +55,8 @@ def keep_rates_figure(report: dict[str, Any], class_names: list[str]) -> Figure:
     )
     figure = Figure(figsize=(width, _BARS + height), layout="constrained")
     top, bottom = figure.subplots(2, 1, height_ratios=[_BARS, height], sharex=True)
-    top.bar(range(1, len(rates) + 1), rates, color="#3b6ea5")
-    top.set(ylim=(0, 1.05), ylabel="keep rate")
+    in_style(top, ylim=(0, 1.05), ylabel="keep rate")
+    top.bar(range(1, len(rates) + 1), rates, color=PALETTE[0])
     figure.suptitle(
         f"{report['accuracy']:.2%} at {report['gflops']:.4f} GFLOPs "
         f"({report['fraction_of_full']:.1%} of the static network), {report['num_paths']} paths",
@@ -150,7 +151,7 @@ def save_accuracy_cost(
     Args:
         path: where the picture goes.
         lines: runs; deviations over seeds are error bars.
-        published: points of papers, drawn as squares, and as crosses where they come from memory alone; those
+        published: points of papers, drawn hollow, and as crosses where they come from memory alone; those
             of ablations are left out.
         exits: runs with early exits.
     """
@@ -162,12 +163,18 @@ def accuracy_cost_figure(
 ) -> Figure:
     """Return the figure that `save_accuracy_cost` writes."""
     figure = Figure(figsize=(9, 6), layout="constrained")
-    axes = figure.subplots()
+    axes = in_style(
+        figure.subplots(),
+        xlabel="GFLOPs per image (2 x MACs, routers in)",
+        ylabel="top-1 accuracy, %",
+    )
     families: dict[object, list[Line]] = {}
     for line in lines:
         families.setdefault(line.family or id(line), []).append(line)
     for index, family in enumerate(families.values()):
-        for line, marker in zip(family, cycle(_OURS)):
+        # Colours that come a second time have other markers.
+        markers = islice(cycle(_OURS), index // len(PALETTE), None)
+        for line, marker in zip(family, markers, strict=False):
             points = sorted(line.points, key=lambda point: point.gflops)
             _draw(axes, points, color=_color(index), label=_drawable(line.name), marker=marker)
     for index, network in enumerate(exits, start=len(families)):
@@ -175,8 +182,6 @@ def accuracy_cost_figure(
             style = _STAIRS if kind == "anytime" else _CURVE
             _draw(axes, curve, color=_color(index), label=_drawable(f"{network.name}, {kind}"), **style)
     _draw_published(axes, [point for point in published if point.place is None])
-    axes.set(xlabel="GFLOPs per image (2 x MACs, routers in)", ylabel="top-1 accuracy, %")
-    axes.grid(alpha=0.3)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     # A legend beside the axes takes as much height as they have, and then another column.
     columns = ceil(len(handles) / _MOST_LABELS)
@@ -203,7 +208,7 @@ def _draw(axes: Axes, points: Sequence[Point], *, color: Any, label: str, **styl
 def exit_figure(curve: ExitCurve) -> Figure:
     """Return a figure of accuracy over cost: anytime exits as stairs, budgets as a line."""
     figure = Figure(figsize=(7, 5), layout="constrained")
-    axes = figure.subplots()
+    axes = in_style(figure.subplots(), xlabel="GFLOPs per image (2 x MACs)", ylabel="top-1 accuracy, %")
     for kind, marker in (("anytime", "s"), ("budgeted", "o")):
         chosen = [row.point for row in curve.points if row.kind == kind]
         costs, accuracies = [2e-9 * p.macs for p in chosen], [100 * p.accuracy for p in chosen]
@@ -214,8 +219,6 @@ def exit_figure(curve: ExitCurve) -> Figure:
             label=kind,
             drawstyle="steps-post" if marker == "s" else "default",
         )
-    axes.set(xlabel="GFLOPs per image (2 x MACs)", ylabel="top-1 accuracy, %")
-    axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
@@ -223,11 +226,9 @@ def exit_figure(curve: ExitCurve) -> Figure:
 def budget_figure(curve: BudgetCurve) -> Figure:
     """Return a figure of accuracy over cost of one network at many budgets."""
     figure = Figure(figsize=(7, 5), layout="constrained")
-    axes = figure.subplots()
+    axes = in_style(figure.subplots(), xlabel="GFLOPs per image (2 x MACs)", ylabel="top-1 accuracy, %")
     costs, accuracies = zip(*((2e-9 * p.macs, 100 * p.accuracy) for p in curve.points), strict=True)
     axes.plot(costs, accuracies, marker="o")
-    axes.set(xlabel="GFLOPs per image (2 x MACs)", ylabel="top-1 accuracy, %")
-    axes.grid(alpha=0.3)
     return figure
 
 
@@ -250,21 +251,21 @@ def save_figure(path: Path, figure: Figure) -> None:
 
 
 def _draw_published(axes: Axes, points: Sequence[PublishedPoint]) -> None:
-    colors = {
-        system: _color(-1 - index) for index, system in enumerate(dict.fromkeys(p.system for p in points))
-    }
+    systems = list(dict.fromkeys(point.system for point in points))
     for point in points:
-        unchecked, color = point.read == "memory", colors[point.system]
+        index = systems.index(point.system)
+        unchecked, color = point.read == "memory", _color(-1 - index)
+        markers = _UNCHECKED if unchecked else _THEIRS
         axes.scatter(
             point.gflops,
             point.accuracy,
-            marker=_UNCHECKED if unchecked else _THEIRS,
+            marker=markers[index // len(PALETTE) % len(markers)],
             edgecolors=None if unchecked else color,
             facecolors=color if unchecked else "none",
             label=f"{point.system}, published{' (not checked)' if unchecked else ''}",
         )
 
 
-def _color(index: int) -> Any:
+def _color(index: int) -> str:
     """Return a colour of the palette, from its end for negative numbers."""
-    return colormaps["tab20"](index % 20)
+    return PALETTE[index % len(PALETTE)]

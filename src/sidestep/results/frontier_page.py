@@ -17,6 +17,7 @@ from matplotlib.ticker import FormatStrFormatter
 from sidestep.evaluation.environment import describe_environment, in_words
 from sidestep.evaluation.frontier import FrontierPoint, dominating, front
 from sidestep.files import write_file
+from sidestep.results.figure_style import PALETTE, in_style
 from sidestep.results.figures import save_figure
 from sidestep.results.markdown import check_page, table
 from sidestep.types import Unit
@@ -108,14 +109,16 @@ def frontier_figure(points: Sequence[FrontierPoint]) -> Figure:
 
 
 def _draw(axes: Axes, points: Sequence[FrontierPoint], unit: Unit) -> None:
+    label = {"MACs": "M MACs per image", "ms": "ms per image"}[unit]
+    in_style(axes, xlabel=label, ylabel="top-1 accuracy, %", xscale="log")
     styles: dict[str, dict[str, Any]] = {
         "cascade": {"s": 4, "color": "#bbbbbb", "label": "cascades"},
-        "exits": {"s": 10, "color": "#e69f00", "marker": "^", "label": "early exits"},
+        "exits": {"s": 10, "color": PALETTE[4], "marker": "^", "label": "early exits"},
     }
     for kind, style in styles.items():
         if of_kind := [point for point in points if point.kind == kind]:
             axes.scatter(*_places(of_kind, unit), **style)
-    axes.plot(*_places(front(points, unit), unit), color="#0072b2", label="front")
+    axes.plot(*_places(front(points, unit), unit), color=PALETTE[0], label="front")
     for point in points:
         if point.kind == "static":
             [cost], [accuracy] = _places([point], unit)
@@ -130,12 +133,9 @@ def _draw(axes: Axes, points: Sequence[FrontierPoint], unit: Unit) -> None:
     best = max(point.accuracy for point in points)
     # What is far below the best has no place beside it.
     least = min(point.accuracy for point in points if point.accuracy > best - 0.12)
-    label = {"MACs": "M MACs per image", "ms": "ms per image"}[unit]
-    axes.set(xlabel=label, ylabel="top-1 accuracy, %", xscale="log")
     for axis_part in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         axis_part(FormatStrFormatter("%g"))
     axes.set_ylim(bottom=max(0.0, 100 * least - 1), top=min(100.0, 100 * best + 1))
-    axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
 
 

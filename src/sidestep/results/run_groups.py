@@ -115,8 +115,13 @@ def _without_seed(result: RunResult) -> dict[str, Any]:
     return recipe | {"training": {key: value for key, value in recipe["training"].items() if key != "seed"}}
 
 
-def dial_of(family: Sequence[RunGroup]) -> str | None:
-    """Return the one setting in which groups differ if all of them have a number there."""
+def dial_of(family: Sequence[RunGroup], *, words: bool = False) -> str | None:
+    """Return the one setting in which groups differ if all of them have a number there.
+
+    Args:
+        family: groups of one recipe.
+        words: whether some may have a word instead, such as `auto`.
+    """
     recipes = [_without_seed(group.results[0]) for group in family]
     common = shared_settings(recipes)
     # The settings that most have are where all of them are looked up.
@@ -126,8 +131,9 @@ def dial_of(family: Sequence[RunGroup]) -> str | None:
         return None
     (name,) = names
     values = [setting_of(recipe, name) for recipe in recipes]
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    return name if numbers else None
+    numbers = [isinstance(value, int | float) and not isinstance(value, bool) for value in values]
+    texts = [words and isinstance(value, str) for value in values]
+    return name if any(numbers) and all(map(any, zip(numbers, texts, strict=True))) else None
 
 
 def setting_of(recipe: dict[str, Any], name: str) -> Any:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from sidestep.evaluation.environment import describe_environment, in_words
 from sidestep.evaluation.unit_survey import SurveyOf, Tried, UnitSurvey
 from sidestep.files import write_file
+from sidestep.results.figure_style import PALETTE, in_style
 from sidestep.results.figures import save_figure
 from sidestep.results.markdown import check_page, table
 from sidestep.routing.share import allocated
@@ -157,10 +158,11 @@ def survey_figure(survey: UnitSurvey) -> Figure:
     """Return a figure: what every unit is worth and costs, and accuracy over cost as they go."""
     figure = Figure(figsize=(9, 7), layout="constrained")
     top, bottom = figure.subplots(2, 1)
-    _bars(top, survey)
+    _bars(in_style(top), survey)
+    in_style(bottom, xlabel="MACs over those of the whole network", ylabel="top-1 accuracy, %")
     everything = [survey.whole, *survey.greedy]
-    bottom.plot(*_places(everything), color="#0072b2", marker="o", ms=4, label="one block less each time")
-    bottom.scatter(*_places(survey.without), color="#e69f00", marker="^", s=18, label="without one block")
+    bottom.plot(*_places(everything), color=PALETTE[0], marker="o", ms=4, label="one block less each time")
+    bottom.scatter(*_places(survey.without), color=PALETTE[4], marker="^", s=18, label="without one block")
     if survey.pairs:
         bottom.scatter(*_places(survey.pairs), color="#999999", s=6, zorder=0, label="without two")
     oracle = survey.oracle
@@ -172,8 +174,6 @@ def survey_figure(survey: UnitSurvey) -> Figure:
         s=80,
         label="each image's best path",
     )
-    bottom.set(xlabel="MACs over those of the whole network", ylabel="top-1 accuracy, %")
-    bottom.grid(alpha=0.3)
     bottom.legend(fontsize=8)
     return figure
 
@@ -182,12 +182,12 @@ def _bars(axes: Axes, survey: UnitSurvey) -> None:
     units = range(len(survey.without))
     lost = [100 * (survey.whole.accuracy - tried.accuracy) for tried in survey.without]
     errors = [100 * tried.error for tried in survey.without]
-    axes.bar(units, lost, yerr=errors, color="#0072b2", label="points lost without it")
+    axes.bar(units, lost, yerr=errors, color=PALETTE[0], label="points lost without it")
     axes.set(ylabel="points", xticks=list(units))
     axes.set_xticklabels([name.replace("$", r"\$") for name in survey.names], rotation=90, fontsize=7)
     other = axes.twinx()
     saved = [100 * (1 - tried.fraction) for tried in survey.without]
-    other.plot(units, saved, color="#e69f00", marker="_", linestyle="", ms=12, mew=2, label="MACs saved, %")
+    other.plot(units, saved, color=PALETTE[4], marker="_", linestyle="", ms=12, mew=2, label="MACs saved, %")
     other.set(ylabel="% of the MACs", ylim=(0, 1.3 * max(saved)))
     handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
     axes.legend(handles=handles, fontsize=8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -17,21 +16,29 @@ from sidestep.data.load import open_split
 from sidestep.data.split import content_of
 from sidestep.errors import DataError, RecipeError
 from sidestep.evaluation.calibration import fit_temperatures
-from sidestep.evaluation.exit_curve import ExitSurvey
+from sidestep.evaluation.exit_curve import ExitSurvey, survey_exits
 from sidestep.evaluation.per_image import LEFT, OPTIONS, PerImage
 from sidestep.evaluation.report import evaluate_network
 from sidestep.evaluation.thresholds import thresholds_for_budget
 from sidestep.files import kept
-from sidestep.reporting.image_table import GONE, Array, ImageTable, digest, read_table, save_table
+from sidestep.networks.forward import answers_by
+from sidestep.reporting.image_table import (
+    CRITERION,
+    GONE,
+    Array,
+    ImageTable,
+    digest,
+    read_table,
+    save_table,
+)
 from sidestep.routing.exit_rule import scores
-from sidestep.runs.at_budget import batches_of, settle, surveys
+from sidestep.runs.at_budget import batches_of, surveys
 from sidestep.runs.latency import LATENCY
 from sidestep.runs.run_folder import OpenedRun
-from sidestep.types import Batch, CostModel
+from sidestep.types import Batch, CostModel, RoutedOutput
 
 IMAGES = "images.safetensors"
-_VERSION = 2
-_CRITERION = "confidence"
+_VERSION = 3
 # Budgets of the slider, as fractions of the full network: every hundredth that can be met.
 _STEPS = 100
 _log = logging.getLogger(__name__)
@@ -90,14 +97,13 @@ def _book_of(folder: Path) -> Path | None:
 
 
 def _made(opened: OpenedRun, source: str | None, book: LatencyBook | None, content: str | None) -> ImageTable:
-    batches = batches_of(opened, "test", source)
-    rows = _rows(opened, batches, source, book)
+    noted, tested = _noted(opened, source, book)
     cost = opened.cost
     none = np.zeros(0)
     prices = book.prices if book is not None else None
     return ImageTable(
-        **rows,
-        **_of_exits(opened, source),
+        **_rows(noted),
+        **_of_exits(opened, tested, source),
         **_prices("macs", cost),
         router_macs=cost.routers.double().numpy(),
         option_ms=none.reshape(0, 0) if prices is None else _prices("ms", prices)["option_ms"],
@@ -112,22 +118,27 @@ def _made(opened: OpenedRun, source: str | None, book: LatencyBook | None, conte
     )
 
 
-def _rows(
-    opened: OpenedRun,
-    batches: Callable[[], Iterable[Batch]],
-    source: str | None,
-    book: LatencyBook | None,
-) -> dict[str, Array]:
+def _noted(
+    opened: OpenedRun, source: str | None, book: LatencyBook | None
+) -> tuple[PerImage, ExitSurvey | None]:
+    """Return what was said of every image, and by all exits where one pass through them says it."""
+    noted, rule, network = PerImage(opened.cost, book), opened.exit_rule, opened.network
+    batches = batches_of(opened, "test", source)
+    # Exits whose routers are given the budget as well have other scores at every budget.
+    if not network.has_early_exits or opened.given is not None:
+        classes = len(opened.class_names)
+        evaluate_network(network, batches(), opened.cost, num_classes=classes, rule=rule, per_image=noted)
+        return noted, None
+
+    def note(output: RoutedOutput, batch: Batch) -> None:
+        assert output.exit_logits is not None  # of a survey
+        noted.add(answers_by(rule, output.exit_logits, output.decisions, network), batch)
+
+    return noted, survey_exits(network, batches(), opened.cost, note=note)
+
+
+def _rows(noted: PerImage) -> dict[str, Array]:
     """Return the columns of the table of images as arrays."""
-    noted = PerImage(opened.cost, book)
-    evaluate_network(
-        opened.network,
-        batches(),
-        opened.cost,
-        num_classes=len(opened.class_names),
-        rule=settle(opened, None, source),
-        per_image=noted,
-    )
     columns = noted.columns()
     return {
         "labels": np.array(columns["label"], dtype=np.int64),
@@ -159,14 +170,12 @@ def _options(paths: list[str]) -> Array:
     return known[letters].reshape(len(paths), width)
 
 
-def _of_exits(opened: OpenedRun, source: str | None) -> dict[str, Array]:
+def _of_exits(opened: OpenedRun, tested: ExitSurvey | None, source: str | None) -> dict[str, Array]:
     """Return what all exits say, and the thresholds of budgets as `evaluate --budget` solves them."""
     none = np.zeros((0, 0))
-    # Exits whose routers are given the budget as well have other scores at every budget.
-    if not opened.network.has_early_exits or opened.given is not None:
+    if tested is None:
         names = ("exit_scores", "exit_predictions", "exit_macs", "thresholds")
-        return dict.fromkeys(names, none) | {"budgets": np.zeros(0)}
-    tested = surveys(opened, "test", source)[None]
+        return dict.fromkeys(names, none) | {"budgets": np.zeros(0), "temperatures": np.zeros(0)}
     held_out = opened.recipe.data.val_fraction > 0
     solved_on = surveys(opened, "val", source)[None] if held_out else None
     logits = tested.exit_logits
@@ -175,9 +184,10 @@ def _of_exits(opened: OpenedRun, source: str | None) -> dict[str, Array]:
         temperatures = fit_temperatures(solved_on.exit_logits, solved_on.labels)
     budgets, thresholds = _solved(solved_on, temperatures, opened.cost.full)
     return {
-        "exit_scores": scores(logits, _CRITERION, temperatures).numpy(),
+        "exit_scores": scores(logits, CRITERION, temperatures).numpy(),
         "exit_predictions": logits.argmax(dim=2).numpy(),
         "exit_macs": tested.macs.numpy(),
+        "temperatures": np.array(temperatures),
         "budgets": np.array(budgets),
         "thresholds": np.array(thresholds, dtype=np.float64).reshape(len(budgets), len(logits) - 1),
     }
@@ -189,10 +199,10 @@ def _solved(
     """Return the fractions of the full network that can be met on a survey, and their thresholds."""
     if survey is None:
         return [], []
-    table, found = survey.table(_CRITERION, temperatures), []
+    table, found = survey.table(CRITERION, temperatures), []
     for fraction in (step / _STEPS for step in range(1, _STEPS + 1)):
         with suppress(RecipeError):  # a budget outside of what the exits cost
-            found.append((fraction, thresholds_for_budget(table, fraction * full, _CRITERION).tolist()))
+            found.append((fraction, thresholds_for_budget(table, fraction * full, CRITERION).tolist()))
     return [fraction for fraction, _ in found], [row for _, row in found]
 
 

@@ -6,10 +6,12 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sidestep.data.image_set import eval_batch_size
+from sidestep.data.shared_images import shared_images
 from sidestep.errors import CheckpointError, DataError, OutputError, RecipeError, SidestepError
 from sidestep.files import check_writable, made_folder, write_file
 from sidestep.hub.places import run_folder_of
@@ -18,8 +20,8 @@ from sidestep.reporting.explorer import explorer_data, slider_data
 from sidestep.reporting.figure_folder import write_figures
 from sidestep.reporting.image_choice import chosen_images, galleries
 from sidestep.reporting.image_table import ImageTable, digest
-from sidestep.reporting.page_file import page
-from sidestep.reporting.shown import ShownRun
+from sidestep.reporting.page_file import LiveModel, page
+from sidestep.reporting.shown import Figure, ShownRun
 from sidestep.reporting.sprite import Pixels, Sprite, make_sprite
 from sidestep.results.run_result import RunResult, read_result
 from sidestep.runs.image_tables import IMAGES, image_table
@@ -67,31 +69,105 @@ def report(
     Raises:
         SidestepError: when no run has anything to show, `source` cannot be read, or nothing can be written.
     """
-    if images < 1:
-        raise RecipeError(f"images must be at least 1, got {images}; 2000 are a page of some megabytes")
     as_page = out.suffix.lower() in (".html", ".htm")
     if not as_page and out.is_file():
         raise OutputError(f"out must be a folder or end in .html, got the file {out}; choose another place")
     with made_folder(out.parent if as_page else out, what="folder of the report"):
         if as_page:
             check_writable(out.parent, what="folder of the report")
-        found = _Found(notes=[], opened={})
-        shown = _shown(runs, checkpoint, source, found)
-        alike = _of_the_same_images(shown, found.notes)
-        sprite = _sprite(alike, found, images, source)
-        figures = figures_of(shown, pictured=[] if sprite is None else alike)
+        found = gather(runs, images=images, checkpoint=checkpoint, source=source)
         if not as_page:
-            return WrittenReport(files=write_figures(out, figures, sprite), notes=found.notes)
-        sliders = [slider for run in shown if (slider := slider_data(run)) is not None]
-        text = page(
-            title or ", ".join(run.name for run in shown),
-            figures,
-            notes=found.notes,
-            explorer=explorer_data(alike, sprite),
-            sliders=sliders,
-        )
-        write_file(out, text, what="report")
+            written = write_figures(out, found.figures(), found.sprite)
+            return WrittenReport(files=written, notes=found.notes)
+        write_file(out, page_of(found, title), what="report")
     return WrittenReport(files=[out], notes=found.notes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathered:
+    """What a report is made from.
+
+    Attributes:
+        shown: all that can be shown of runs.
+        alike: those of them that saw the images of the first one that has any.
+        sprite: small pictures of chosen images, or None where none can be read.
+        opened: runs by their names in the report, where they could be opened.
+        notes: what could not be shown, a sentence each.
+    """
+
+    shown: list[ShownRun]
+    alike: list[ShownRun]
+    sprite: Sprite | None
+    opened: dict[str, OpenedRun]
+    notes: list[str]
+
+    def figures(self) -> list[Figure]:
+        """Return the figures of the report."""
+        return figures_of(self.shown, pictured=[] if self.sprite is None else self.alike)
+
+
+@shared_images()
+def gather(
+    runs: Sequence[Path | str],
+    *,
+    images: int,
+    checkpoint: str = "best",
+    source: str | None = None,
+    originals: bool = False,
+) -> Gathered:
+    """Return what a report shows of runs; what a run does with every image is computed where it is not kept.
+
+    Args:
+        runs: run folders or packages.
+        images: most images that can be looked at one by one.
+        checkpoint: "best" or "last".
+        source: where the data lie now, if not where the recipes say.
+        originals: whether the chosen images are also kept in the size in which networks see them.
+
+    Raises:
+        SidestepError: when no run has anything to show, or `source` cannot be read.
+    """
+    check_images(images)
+    found = _Found(notes=[], opened={})
+    shown = _shown(runs, checkpoint, source, found)
+    alike = _of_the_same_images(shown, found.notes)
+    sprite = _sprite(alike, found, images, source, originals)
+    return Gathered(shown=shown, alike=alike, sprite=sprite, opened=found.opened, notes=found.notes)
+
+
+def check_images(images: int) -> None:
+    """Refuse a number of images that is none.
+
+    Raises:
+        RecipeError: for less than 1.
+    """
+    if images < 1:
+        raise RecipeError(f"images must be at least 1, got {images}; 2000 are a page of some megabytes")
+
+
+def page_of(
+    found: Gathered,
+    title: str | None,
+    *,
+    live: Sequence[LiveModel] | None = None,
+    explorer: dict[str, Any] | None = None,
+) -> str:
+    """Return the page of a report.
+
+    Args:
+        found: what is shown.
+        title: of the page; by default the names of the runs.
+        live: the networks that the page's server answers for; None is a page that opens from disk.
+        explorer: data of images, if not those of the runs.
+    """
+    return page(
+        title or ", ".join(run.name for run in found.shown),
+        found.figures(),
+        notes=found.notes,
+        explorer=explorer_data(found.alike, found.sprite) if explorer is None else explorer,
+        sliders=[slider for run in found.shown if (slider := slider_data(run)) is not None],
+        live=live,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +264,9 @@ def _of_the_same_images(shown: Sequence[ShownRun], notes: list[str]) -> list[Sho
     return alike
 
 
-def _sprite(alike: Sequence[ShownRun], found: _Found, most: int, source: str | None) -> Sprite | None:
+def _sprite(
+    alike: Sequence[ShownRun], found: _Found, most: int, source: str | None, originals: bool
+) -> Sprite | None:
     """Return small pictures of the images that are shown, or None where none can be read."""
     tables = [run.table for run in alike if run.table is not None]
     if not tables:
@@ -203,7 +281,7 @@ def _sprite(alike: Sequence[ShownRun], found: _Found, most: int, source: str | N
         images = data_of(opened, "test", source).test
         assert images is not None  # a table was made of them
         batches = images.eval_batches(batch_size=eval_batch_size(opened.input_size))
-        return make_sprite(_checked(batches, tables[0], opened), chosen, pixels)
+        return make_sprite(_checked(batches, tables[0], opened), chosen, pixels, originals=originals)
     except DataError as error:
         found.notes.append(f"images are not shown: {error}")
         return None

@@ -48,8 +48,15 @@ class _Endpoint:
         )
 
 
-def create_app(models: Sequence[ServedModel], settings: ServeSettings) -> FastAPI:
+def create_app(
+    models: Sequence[ServedModel], settings: ServeSettings, front: tuple[str, str] | None = None
+) -> FastAPI:
     """Return the application that serves models.
+
+    Args:
+        models: that can be asked.
+        settings: of the server.
+        front: its first page with the content security policy; None is a page to drop an image on.
 
     Raises:
         ServeError: when the token cannot be read.
@@ -71,7 +78,8 @@ def create_app(models: Sequence[ServedModel], settings: ServeSettings) -> FastAP
     _answer_errors(app)
 
     app.add_middleware(Guard, token=token)
-    _add_descriptions(app, endpoints, meters, needs_token=token is not None)
+    _add_descriptions(app, endpoints, meters)
+    _add_front(app, page(models, needs_token=token is not None) if front is None else front)
     _add_inference(app, endpoints, settings, lateness)
     return app
 
@@ -106,9 +114,7 @@ def _find(endpoints: dict[str, _Endpoint], name: str, version: str | None = None
     return endpoints[name]
 
 
-def _add_descriptions(
-    app: FastAPI, endpoints: dict[str, _Endpoint], meters: Meters, *, needs_token: bool
-) -> None:
+def _add_descriptions(app: FastAPI, endpoints: dict[str, _Endpoint], meters: Meters) -> None:
     """Add the routes that only tell."""
 
     @app.get("/v2", tags=["server"])
@@ -143,11 +149,13 @@ def _add_descriptions(
         """Return what Prometheus reads."""
         return Response(await asyncio.to_thread(meters.page), media_type=CONTENT_TYPE)
 
-    text, policy = page([endpoint.model for endpoint in endpoints.values()], needs_token=needs_token)
+
+def _add_front(app: FastAPI, front: tuple[str, str]) -> None:
+    text, policy = front
 
     @app.get("/", tags=["server"], response_class=HTMLResponse)
     async def index() -> Response:
-        """Return a page to drop an image on."""
+        """Return a page to drop images on."""
         return HTMLResponse(text, headers={"Content-Security-Policy": policy})
 
 

@@ -77,6 +77,7 @@ class Ladder:
             self.rungs = [Rung(budget=1.0, macs=None, accuracy=None)]
             self.thresholds = np.array([thresholds], dtype=np.float64).reshape(1, num_exits)
             self.rates = np.full((1, num_exits + 1), 1 / (num_exits + 1))
+        self.full_macs = full_macs
         self.exit_ms = np.ones((max(of) + 1, num_exits + 1))
         self.correction = 1.0
         smallest, largest = share

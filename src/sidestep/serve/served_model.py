@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from sidestep.plan.format import preparation_in, preparation_of
 from sidestep.plan.levels import levels_in
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.export import served, served_budgets
-from sidestep.runs.run_folder import open_run
+from sidestep.runs.run_folder import OpenedRun, open_run
 from sidestep.serve.engine_runner import EngineRunner
 from sidestep.serve.ladder import Ladder
 from sidestep.serve.runner import Runner
@@ -57,18 +57,23 @@ class ServedModel:
     fallback: str | None = None
 
 
-def open_models(sources: Sequence[Path | str], settings: ServeSettings) -> list[ServedModel]:
+def open_models(
+    sources: Sequence[Path | str],
+    settings: ServeSettings,
+    exported: Callable[[OpenedRun], Exportable] = served,
+) -> list[ServedModel]:
     """Return networks ready to be served, their times measured.
 
     Args:
         sources: run folders, packages (`hf-hub:org/name`, `local-dir:path`), plan files and folders of
             segments; NAME=PATH gives one another name.
         settings: of the server.
+        exported: what is taken of a run, with its budgets.
 
     Raises:
         SidestepError: for what is none, two of one name, or a budget that a network does not have.
     """
-    named = [_name_of(str(source)) for source in sources]
+    named = [named_source(source) for source in sources]
     names = [name for name, _ in named]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ServeError(f"models must have names of their own, and two are {twice[0]!r}; write NAME=PATH")
@@ -77,14 +82,15 @@ def open_models(sources: Sequence[Path | str], settings: ServeSettings) -> list[
             f"models must have names that addresses can hold, got {unaddressed[0]!r}; write NAME=PATH with a "
             "name without slashes"
         )
-    models = [_open(name, path, settings) for name, path in named]
+    models = [_open(name, path, settings, exported) for name, path in named]
     for model in models:
         _measure(model)
     return models
 
 
-def _name_of(source: str) -> tuple[str, Path]:
+def named_source(given: Path | str) -> tuple[str, Path]:
     """Return the name of a model and where it lies."""
+    source = str(given)
     name, equals, path = source.partition("=")
     if equals and name and not is_place(source) and not Path(source).exists():
         return name, Path(path)
@@ -96,12 +102,17 @@ def _name_of(source: str) -> tuple[str, Path]:
     return (place.resolve().parent.name if place.stem in _UNNAMED else place.stem), place
 
 
-def _open(name: str, path: Path, settings: ServeSettings) -> ServedModel:
-    if path.is_file():
-        return _from_plan(name, path, settings)
-    if (path / MANIFEST).is_file():
-        return _from_segments(name, path, settings)
-    return _from_run(name, path, settings)
+def is_run(path: Path) -> bool:
+    """Return whether what lies there is opened as a run: neither a plan nor a folder of segments."""
+    return not path.is_file() and not (path / MANIFEST).is_file()
+
+
+def _open(
+    name: str, path: Path, settings: ServeSettings, exported: Callable[[OpenedRun], Exportable]
+) -> ServedModel:
+    if is_run(path):
+        return _from_run(name, path, settings, exported)
+    return (_from_plan if path.is_file() else _from_segments)(name, path, settings)
 
 
 def _from_plan(name: str, path: Path, settings: ServeSettings) -> ServedModel:
@@ -162,9 +173,11 @@ def _from_segments(name: str, path: Path, settings: ServeSettings) -> ServedMode
     )
 
 
-def _from_run(name: str, path: Path, settings: ServeSettings) -> ServedModel:
+def _from_run(
+    name: str, path: Path, settings: ServeSettings, exported: Callable[[OpenedRun], Exportable]
+) -> ServedModel:
     opened = open_run(path, settings.checkpoint)
-    export = served(opened)
+    export = exported(opened)
     if export.per_image_standardization:
         raise ServeError(
             f"run {path} must subtract one mean from all images to be served, and subtracts every image's "

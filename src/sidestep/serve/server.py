@@ -13,7 +13,8 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,19 +50,44 @@ def serve(sources: Sequence[Path | str], settings: ServeSettings) -> None:
         SidestepError: for what cannot be served, or a port that is taken.
     """
     given = json.dumps({"sources": [str(source) for source in sources], "settings": asdict(settings)})
-    listening = _listen(settings.host, settings.port)
-    try:
+    with _listening(settings) as listening:
         app = _app(given)
         if settings.workers == 1:
-            _tell(listening)
-            uvicorn.Server(uvicorn.Config(app, **_options(settings))).run(sockets=[listening])
+            _run(app, settings, listening)
         else:
             _serve_with_workers(given, settings, listening)
+
+
+def serve_app(make: Callable[[], FastAPI], settings: ServeSettings) -> None:
+    """Serve an application in this process until it is told to stop.
+
+    Args:
+        make: makes it; called when the port is known to be free.
+        settings: of the server, with one worker.
+
+    Raises:
+        SidestepError: for a port that is taken, and what `make` raises.
+    """
+    with _listening(settings) as listening:
+        _run(make(), settings, listening)
+
+
+@contextmanager
+def _listening(settings: ServeSettings) -> Iterator[socket.socket]:
+    """Yield a socket that listens, and say when the server was told to stop."""
+    listening = _listen(settings.host, settings.port)
+    try:
+        yield listening
     except KeyboardInterrupt:
         # uvicorn stops in order, and then raises the signal that it was stopped by.
         _log.info("stopped")
     finally:
         listening.close()
+
+
+def _run(app: FastAPI, settings: ServeSettings, listening: socket.socket) -> None:
+    _tell(listening)
+    uvicorn.Server(uvicorn.Config(app, **_options(settings))).run(sockets=[listening])
 
 
 def _serve_with_workers(given: str, settings: ServeSettings, listening: socket.socket) -> None:
