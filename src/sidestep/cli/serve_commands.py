@@ -84,7 +84,7 @@ def explore(
     host: str = "127.0.0.1",
     port: int = 8000,
     images: int = 500,
-    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    precision: Literal["auto", "float32", "bfloat16"] = "float32",
     trained: Trained,
 ) -> None:
     """Serve the page of a report on which images are tried with any budget.
@@ -94,7 +94,7 @@ def explore(
         host: address to listen at.
         port: to listen at; 0 takes a free one.
         images: most images of the test split that can be looked at.
-        precision: of the engine.
+        precision: of the engine; others than float32 may let images leave elsewhere than the report says.
         trained: which weights of runs, on which data; a plan shows images where data are named.
     """
     with _serving():

@@ -235,15 +235,36 @@
     if (value === null || typeof value !== "object" || ["data", "sort", "domain"].includes(key)) return value;
     return Object.fromEntries(Object.entries(value).map(([name, each]) => [name, coloured(each, name)]));
   }
+  // On narrow screens charts become as wide as there is room, and what stands side by side stands below each other.
+  const ROOMY = 820, BESIDE = 120;
+  function fitted(value, room, key = "") {
+    if (Array.isArray(value)) return value.map((each) => fitted(each, room));
+    if (value === null || typeof value !== "object" || ["data", "datasets", "encoding"].includes(key)) return value;
+    return Object.fromEntries(Object.entries(value).map(([name, each]) => {
+      if (name === "width" && typeof each === "number") return [name, Math.min(each, room - BESIDE)];
+      return [name === "hconcat" ? "vconcat" : name, fitted(each, room, name)];
+    }));
+  }
+  function specFor(spec, room) {
+    const shownSpec = dark.matches ? coloured(spec) : spec;
+    if (room >= ROOMY) return shownSpec;
+    const narrow = fitted(shownSpec, room);
+    narrow.config = { ...narrow.config, legend: { ...narrow.config.legend, orient: "top", columns: 2 } };
+    return narrow;
+  }
   async function drawCharts() {
-    let count = 0;
+    let count = 0, wide = 0;
     for (const [id, spec] of Object.entries(data.specs)) {
-      const { view } = await window.vegaEmbed(byId(id), dark.matches ? coloured(spec) : spec, { renderer: "svg", actions: false });
-      if (byId(id).querySelector("svg")) count++;
+      const box = byId(id), room = box.parentElement.clientWidth;
+      const { view } = await window.vegaEmbed(box, specFor(spec, room), { renderer: "svg", actions: false });
+      const svg = box.querySelector("svg");
+      if (svg) count++;
+      if (svg && svg.getBoundingClientRect().width > room) wide++;
       if (data.paths[id]) view.addSignalListener("path_shown", (_, value) => {
         filterByPath(data.paths[id], value && value.path ? value.path[0] : "");
       });
     }
+    root.dataset.wide = wide;
     root.dataset.drawn = count;
   }
 

@@ -19,6 +19,8 @@ from sidestep.results.figure_style import PALETTE
 
 _KEEP, _PATHS = "What is executed", "Paths"
 _MOST_PATHS, _PAIRS = 20, 20_000
+# Classes that have a bar with a name of a good size; more share the height of these.
+_MOST_CLASSES = 30
 # Below this many bits about the image an answer cannot depend on more than a rare path.
 _COLLAPSED = 0.05
 
@@ -127,10 +129,12 @@ def common_paths(run: ShownRun) -> list[Figure]:
     )
     classes = base.transform_filter(chosen).mark_bar(color=PALETTE[1]).encode(
         x=alt.X("sum(images):Q", title="images of the path chosen, or of all of these"),
-        y=alt.Y("class:N", sort=list(table.class_names), title=None),
+        y=alt.Y("class:N", sort=list(table.class_names), title=None, axis=alt.Axis(labelOverlap=True)),
         tooltip=["class:N", alt.Tooltip("sum(images):Q")],
     )  # fmt: skip
-    chart = alt.vconcat(bars.add_params(chosen).properties(width=340), classes.properties(width=340))
+    tall = alt.Step(20) if len(table.class_names) <= _MOST_CLASSES else 20 * _MOST_CLASSES
+    classes = classes.properties(width=340, height=tall)
+    chart = alt.vconcat(bars.add_params(chosen).properties(width=340), classes)
     mean = _means(table, texts)
     return [
         Figure(
