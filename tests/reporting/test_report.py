@@ -204,15 +204,15 @@ def test_names_of_users_are_texts_and_no_markup(runs: list[Path], tmp_path: Path
     assert len(_DATA.findall(text)) == 1 and json.loads(_DATA.findall(text)[0])["runs"][0]["name"] == run.name
 
 
-def in_browser(address: str, *, network: bool = False) -> str:
-    """Return the page as a browser has it after its scripts, without a network but for a server's page."""
+def in_browser(address: str) -> str:
+    """Return the page as a browser has it after its scripts, without a network."""
     assert CHROMIUM is not None
     command = [
         CHROMIUM,
         "--headless",
         "--no-sandbox",
         "--disable-gpu",
-        *([] if network else ["--host-resolver-rules=MAP * ~NOTFOUND"]),
+        "--host-resolver-rules=MAP * ~NOTFOUND",
     ]
     command += ["--virtual-time-budget=20000", "--dump-dom", address]
     return subprocess.run(command, capture_output=True, timeout=180).stdout.decode()

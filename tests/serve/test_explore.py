@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,9 @@ from sidestep.runs.image_tables import image_table
 from sidestep.runs.run_folder import open_run
 from sidestep.serve.explore import PATIENT_MS, explore_app
 from sidestep.serve.settings import ServeSettings
-from tests.reporting.test_report import NEEDS_BROWSER, in_browser
+from tests.browser import AXE, browser, needs_browser
 from tests.serve.served import RECIPE, asking, needs_engine, said
-from tests.serve.test_app import encoded, serving
+from tests.serve.test_app import encoded, pictures, png, serving
 from tests.serve.test_process import server
 
 _DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
@@ -115,20 +114,24 @@ def test_missing_packages_are_a_sentence(
     assert "pip install 'sidestep[serve]'" in capsys.readouterr().err
 
 
-@pytest.fixture
-def address(explored: Path) -> Iterator[str]:
-    with server(explored, "--images", "30", command="explore") as (_, place):
-        yield f"http://{place}/"
-
-
 @pytest.mark.slow
-@NEEDS_BROWSER
-def test_a_browser_shows_what_a_budget_does(address: str, explored: Path) -> None:
+@needs_browser
+def test_a_browser_shows_what_a_budget_does(explored: Path, tmp_path: Path) -> None:
     table = image_table(open_run(explored, "best"))
-    image = json.loads(_DATA.findall(httpx.get(address).text)[0])["images"]["ids"][3]
-    budget = float(table.budgets[len(table.budgets) // 2])
-    shown = in_browser(f"{address}#try={image}&budget={100 * budget:.0f}", network=True)
-    head = shown[: shown.index("<head>")]
-    assert "data-errors" not in head and f'data-answers="1 at {budget:g}"' in head
-    exit = int(table.leaving(table.thresholds[len(table.budgets) // 2])[image])
-    assert f"left at exit {exit + 1} of 3" in shown
+    (tmp_path / "given.png").write_bytes(png(pictures(1)[0]))
+    with server(explored, "--images", "30", command="explore") as (_, place), browser() as tab:
+        image = json.loads(_DATA.findall(httpx.get(f"http://{place}/").text)[0])["images"]["ids"][3]
+        middle = len(table.budgets) // 2
+        tab.open(f"http://{place}/#try={image}&budget={100 * table.budgets[middle]:.0f}")
+        for budget in (middle, 0, len(table.budgets) - 1):
+            tab.value(f"document.getElementById('live-budget').value = {budget}")
+            tab.value("document.getElementById('live-budget').dispatchEvent(new Event('input'))")
+            tab.until(f"document.documentElement.dataset.answers === '1 at {table.budgets[budget]:g}'")
+            exit = int(table.leaving(table.thresholds[budget])[image])
+            text = tab.value("document.getElementById('tray').textContent")
+            assert f"left at exit {exit + 1} of 3" in text
+            assert f"({100 * table.exit_macs[exit, image] / table.full_macs:.1f} % of the full" in text
+        tab.drop(tmp_path / "given.png", 200, 200)
+        tab.until("document.documentElement.dataset.answers.startsWith('2 at')")
+        assert tab.complaints() == []
+        assert AXE is None or tab.barriers() == []

@@ -28,7 +28,7 @@ from sidestep.runs.make_report import Gathered, check_images, gather, page_of
 from sidestep.runs.run_folder import OpenedRun, open_run
 from sidestep.serve.app import create_app
 from sidestep.serve.refusal import RefusedError
-from sidestep.serve.served_model import ServedModel, named_source, open_models
+from sidestep.serve.served_model import ServedModel, is_run, named_source, open_models
 from sidestep.serve.server import serve_app
 from sidestep.serve.settings import ServeSettings
 from sidestep.targets import Exportable
@@ -44,7 +44,7 @@ def explore(
     """Serve the page of a report with what its networks answer, until the process is told to stop.
 
     Args:
-        sources: run folders, packages and plan files; NAME=PATH gives one another name.
+        sources: run folders, packages, plan files and folders of segments; NAME=PATH gives one another name.
         settings: of the server, with one worker.
         images: most images of the test split that can be looked at.
         source: where the data lie now, if not where recipes say; plans, which do not say, have no images
@@ -62,7 +62,7 @@ def explore_app(
 ) -> FastAPI:
     """Return the application of `explore`."""
     paths = [path for _, path in map(named_source, sources)]
-    runs = [path for path in paths if not path.is_file()]
+    runs = [path for path in paths if is_run(path)]
     for run in runs:
         # Before minutes go into what another one does with images.
         open_run(run, settings.checkpoint)
@@ -134,7 +134,7 @@ def _of_plan(model: ServedModel, source: str, images: int) -> tuple[Sprite, dict
 
 
 def _live(model: ServedModel) -> LiveModel:
-    runner, rungs = model.runner, model.ladder.rungs
+    runner, rungs = model.runners[0], model.ladder.rungs
     threads = f"{runner.num_threads} thread{'s' if runner.num_threads > 1 else ''}"
     return LiveModel(
         name=model.name,
