@@ -159,7 +159,12 @@ def _chart(
         strokeWidth=1.5, aria=False
     )
     curves = curves.encode(color=by_run(names)["color"], strokeDash=alt.StrokeDash("kind:N", legend=None))
-    layers = [curves.encode(opacity=faded), bars, marks.add_params(hovered)]
+    layers = [marks.add_params(hovered)]
+    # Vega warns of layers in which nothing lies.
+    if any(row["deviation"] > 0 for row in rows):
+        layers.insert(0, bars)
+    if any(row["kind"] in ("budgeted", "anytime") for row in rows):
+        layers.insert(0, curves.encode(opacity=faded))
     if joined:
         layers.insert(0, _joining(x, y, joined))
     if theirs:
