@@ -168,6 +168,22 @@ def test_a_cascade_that_is_interrupted_is_not_in_the_way_of_the_next_try(
     assert sorted(out.iterdir()) == before
 
 
+def test_a_run_with_exits_is_a_member_that_answers_at_its_end(members: list[str], tmp_path: Path) -> None:
+    values = {
+        "method": {"name": "static"},
+        "model": {"name": "cifar_resnet8", "exits": {"at": ["layer1"], "width": 8}},
+        "data": DATA,
+        "training": {"batch_size": 50, "max_steps": 1, "phases": [{"name": "joint", "epochs": 1, "lr": 0.1}]},
+    }
+    run = sidestep.train(from_dict(values), tmp_path / "exits")
+    found = make_cascade([str(run), members[0]], tmp_path / "run", data=DATA)
+    images = torch.randn(4, 3, 16, 16)
+    with torch.no_grad():
+        alone, said = sidestep.load(run)(images), sidestep.load(found.folder)(images).exit_logits
+    assert said is not None and found.members[0] == "exits"
+    torch.testing.assert_close(said[0].log_softmax(1), alone.logits.log_softmax(1), rtol=1e-4, atol=1e-4)
+
+
 def test_names_of_members_are_their_own(members: list[str]) -> None:
     member = member_of(members[1], DataConfig()).settings
     names = ["a", "a", "a-2", "b", "a"]

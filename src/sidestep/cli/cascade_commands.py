@@ -137,7 +137,7 @@ def survey(
     page has settings with which recipes can begin.
 
     Args:
-        model: run folder, MODEL=WEIGHTS such as cifar_resnet20=weights.safetensors, or timm/NAME.
+        model: run folder, package, MODEL=WEIGHTS such as cifar_resnet20=weights.safetensors, or timm/NAME.
         overrides: a key of data: --data.source where images lie, --data.mean and --data.std of weights that
             do not say theirs.
         out: markdown file; figure (.png) and figures as numbers (.json) go beside it.

@@ -46,7 +46,7 @@ def import_(
 
     Args:
         file: as torch.save has left it.
-        as_: whose code it is from.
+        as_: whose code it is from; has to be given.
         overrides: a key of the paper's recipe that the file does not say, such as --data.source.
         out: run folder.
         json: print one JSON object and nothing else.

@@ -183,7 +183,7 @@ def sweep_table(rows: Sequence[SweepRow], title: str) -> Table:
     keys = list(dict.fromkeys(key for row in rows for key in row.settings))
     recipes = len({row.recipe for row in rows}) > 1 or not keys
     heads = [*(["recipe"] if recipes else []), *(key.rpartition(".")[2] for key in keys)]
-    table = plain_table(*heads, "state", "validation accuracy", "of static", "best", title=title)
+    table = plain_table(*heads, "state", "accuracy", "of static", "best", title=f"{title} (validation split)")
     for row in rows:
         add_row(
             table,

@@ -76,6 +76,11 @@ class PerImage:
         from io import BytesIO
 
         from datasets import ClassLabel, Dataset, Features, Sequence, Value
+        from datasets.utils.tqdm import (
+            are_progress_bars_disabled,
+            disable_progress_bars,
+            enable_progress_bars,
+        )
 
         kinds = {
             "image": Value("int64"),
@@ -93,7 +98,14 @@ class PerImage:
             "exit_confidences": Sequence(Value("float32")),
         }
         buffer = BytesIO()
-        Dataset.from_dict(self.columns(), features=Features(kinds)).to_parquet(buffer)
+        # A bar for what is done at once would be noise among the lines that commands say.
+        shown = not are_progress_bars_disabled()
+        disable_progress_bars()
+        try:
+            Dataset.from_dict(self.columns(), features=Features(kinds)).to_parquet(buffer)
+        finally:
+            if shown:
+                enable_progress_bars()
         return buffer.getvalue()
 
 

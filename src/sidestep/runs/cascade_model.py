@@ -20,6 +20,7 @@ from sidestep.runs.sections import METHOD, MODEL
 from sidestep.training.checkpoint import is_checkpoint, load_checkpoint
 
 _TIMM = "timm/"
+_EXITS = "exits."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +154,11 @@ def load_member(network: DynamicNetwork, member: MemberSettings, num_classes: in
         return []
     path = Path(member.weights)
     if is_checkpoint(path):
-        load_weights(network, load_checkpoint(path).section("model"), f"checkpoint {path}")
+        tensors = load_checkpoint(path).section("model")
+        if not network.has_early_exits:
+            # A member answers at its end: early exits of its run are left out.
+            tensors = {name: each for name, each in tensors.items() if not name.startswith(_EXITS)}
+        load_weights(network, tensors, f"checkpoint {path}")
         return []
     return load_static_weights(network.parts()["blocks"], path)
 

@@ -170,6 +170,7 @@ def work(
         InterruptedRunError: when the user stops the run; the same sweep goes on with it later.
     """
     by_name = {run.name: run for run in runs}
+    places = {name: place for place, name in enumerate(by_name, start=1)}
     # Optuna forgets what is raised in the last of its threads.
     errors: list[InterruptedRunError] = []
 
@@ -179,6 +180,7 @@ def work(
             # Another worker was faster, or this is the run of a larger sweep.
             _requeue(study, trial)
             raise optuna.TrialPruned
+        _log.info("run %s of %s: %s", places[run.name], len(runs), run.name)
         try:
             return _train(trial, run, out / run.name, devices)
         except InterruptedRunError as error:
