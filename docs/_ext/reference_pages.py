@@ -27,11 +27,36 @@ def write_pages(folder: Path) -> None:
         "recipes.md": recipes_page(),
         "python.md": names_page(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
+        "contributing.md": contributing_page(),
+        **{f"tutorials/{path.stem}.md": tutorial_page(path) for path in tutorials()},
     }
     for name, text in pages.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     copy_results(folder / "results")
+
+
+def tutorials() -> list[Path]:
+    """Return the tutorials that are programs."""
+    return sorted((ROOT / "docs" / "tutorials").glob("*.py"))
+
+
+def tutorial_page(path: Path) -> str:
+    """Return a program in jupytext's percent format as a page: its texts, and its cells as code."""
+    import jupytext
+
+    notebook = jupytext.read(path, fmt="py:percent")
+    notebook.metadata.clear()
+    text = jupytext.writes(notebook, fmt="md")
+    # Without the header of notebooks; links are those of a page in docs/tutorials.
+    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL).replace("](../", "](../../")
+    return f"{text}\n*This page is a program: `docs/tutorials/{path.name}`.*\n"
+
+
+def contributing_page() -> str:
+    """Return CONTRIBUTING.md with the list for releases below it."""
+    toc = "\n".join(["", "```{toctree}", "../releasing", "```", ""])
+    return (ROOT / "CONTRIBUTING.md").read_text() + toc
 
 
 def commands_page() -> str:
