@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from typing import Any
 
 import pytest
 import yaml
@@ -17,7 +18,7 @@ README = (ROOT / "README.md").read_text()
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def imported(folder: str, name: str) -> object:
+def imported(folder: str, name: str) -> Any:
     """Return a module of a folder that is no package."""
     sys.path.insert(0, str(ROOT / folder))
     try:
@@ -50,17 +51,17 @@ def measured_points() -> set[tuple[str, str]]:
 
 def test_the_picture_is_that_of_the_newest_pages() -> None:
     picture = imported("benchmarks", "picture")
-    points = picture.all_points()  # type: ignore[attr-defined]
+    points = picture.all_points()
     kinds = {point.runtime for row in points.values() for point in row}
     assert kinds == {"PyTorch", "ONNX Runtime", "OpenVINO", "cascade", "skipping"}
-    with Image.open(picture.PICTURE) as image:  # type: ignore[attr-defined]
+    with Image.open(picture.PICTURE) as image:
         drawn = image.info["Description"]
-    assert drawn == picture.fingerprint(points), "run `python benchmarks/picture.py`"  # type: ignore[attr-defined]
+    assert drawn == picture.fingerprint(points), "run `python benchmarks/picture.py`"
 
 
 def test_badges_say_what_the_project_says() -> None:
     badges = imported("docs/_ext", "badges")
-    for name, picture in badges.badges().items():  # type: ignore[attr-defined]
+    for name, picture in badges.badges().items():
         assert (ROOT / "docs" / "pictures" / name).read_text() == picture
         assert f"docs/pictures/{name}" in README
 

@@ -66,7 +66,7 @@ def test_the_reference_knows_every_public_name() -> None:
 def test_the_reference_knows_every_command_and_option() -> None:
     page = reference.commands_page()
     assert missing_options(page) == []
-    assert missing_options(page.replace("--num-budgets", "")) == ["curve --num-budgets"]
+    assert missing_options(page.replace("--calibration", "")) == ["cascade --calibration"]
     assert {each.split()[0] for each in missing_options(page.replace("\n## serve\n", "\n"))} == {"serve"}
 
 

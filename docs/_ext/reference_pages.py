@@ -49,7 +49,7 @@ def tutorial_page(path: Path) -> str:
     notebook.metadata.clear()
     text = jupytext.writes(notebook, fmt="md")
     # Without the header of notebooks; links are those of a page in docs/tutorials.
-    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL).replace("](../", "](../../")
+    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL).lstrip().replace("](../", "](../../")
     return f"{text}\n*This page is a program: `docs/tutorials/{path.name}`.*\n"
 
 

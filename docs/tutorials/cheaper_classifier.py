@@ -13,7 +13,6 @@ import sidestep
 EPOCHS = 12
 RUNS = Path("runs/cheaper")
 SMALL, LARGE = "timm/resnet10t", "timm/resnet26t"
-DATA = ["--data.image_size", "32", "--data.crop_padding", "2"]
 
 # %% [markdown]
 # ## Two trained classifiers
@@ -25,7 +24,7 @@ DATA = ["--data.image_size", "32", "--data.crop_padding", "2"]
 runs = {}
 for name in (SMALL, LARGE):
     recipe = sidestep.load_recipe(
-        "quickstart_static", ["--model.name", name, *DATA, "--training.phases.0.epochs", str(EPOCHS)]
+        "quickstart_static", ["--model.name", name, "--training.phases.0.epochs", str(EPOCHS)]
     )
     runs[name] = sidestep.train(recipe, RUNS / Path(name).name)
     report = sidestep.evaluate(runs[name])
@@ -42,7 +41,7 @@ for name in (SMALL, LARGE):
 cascade = sidestep.make_cascade(
     [str(runs[SMALL]), str(runs[LARGE])],
     RUNS / "cascade",
-    data={"source": "digits", "image_size": 32, "crop_padding": 2, "flip": False},
+    data={"source": "digits", "image_size": 16, "crop_padding": 1, "flip": False},
     budget=sidestep.ExitBudget(fraction=0.6),
 ).folder
 report = sidestep.evaluate(cascade, execution="cascade")
@@ -67,7 +66,7 @@ for point in sidestep.curve(cascade, num_budgets=5).points:
 gated = sidestep.load_recipe(
     "quickstart",
     [
-        *("--model.name", LARGE, "--model.init", str(runs[LARGE] / "best.safetensors"), *DATA),
+        *("--model.name", LARGE, "--model.init", str(runs[LARGE] / "best.safetensors")),
         *("--training.phases.0.epochs", "1", "--training.phases.1.epochs", str(EPOCHS)),
         *("--training.phases.0.lr", "0.02", "--training.phases.1.lr", "0.02"),
     ],

@@ -333,6 +333,17 @@ def test_groups_and_lists_on_the_command_line_are_yaml(tmp_path: Path) -> None:
     assert load_recipe(path, overrides[2:]).model.name == "cifar_resnet20"
 
 
+def test_an_override_reaches_into_a_group_that_another_has_named(tmp_path: Path) -> None:
+    group = "--method={name: rdi_net, target: 0.6, router: {dim: 8}}"
+    recipe = load_recipe(
+        write(tmp_path, MINIMAL), [group, "--method.target", "0.5", "--method.router.gamma=0.25"]
+    )
+    method = recipe.as_dict()["method"]
+    assert (method["target"], method["router"]["dim"], method["router"]["gamma"]) == (0.5, 8, 0.25)
+    with pytest.raises(RecipeError, match=r"--method\.target names no place in the recipe"):
+        load_recipe(write(tmp_path, MINIMAL), ["--method={name: rdi_net", "--method.target", "0.5"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -15,7 +15,7 @@ from sidestep.methods import METHODS, Method
 from sidestep.networks.models import MODELS, Model, ModelConfig
 from sidestep.runs import schema
 from sidestep.runs.cascade_model import register_cascades
-from sidestep.runs.override import OverrideText
+from sidestep.runs.override import NotReadableError, OverrideText, read_text
 from sidestep.runs.recipe_book import recipe_file
 from sidestep.runs.sections import DATA, METHOD, MODEL
 from sidestep.runs.upgrade import VERSION, upgrade_recipe
@@ -329,9 +329,14 @@ def _override(values: dict[str, Any], key: str, value: Any, errors: list[str]) -
     *path, last = key.split(".")
     try:
         for part in path:
-            target = target[_index(part)] if isinstance(target, list) else target.setdefault(part, {})
+            place = _index(part) if isinstance(target, list) else part
+            below = target[place] if isinstance(target, list) else target.setdefault(part, {})
+            if isinstance(below, OverrideText):
+                # A group that an override before this one has named whole.
+                below = target[place] = read_text(dict, below)
+            target = below
         target[_index(last) if isinstance(target, list) else last] = value
-    except (AttributeError, IndexError, TypeError, ValueError):
+    except (AttributeError, IndexError, NotReadableError, TypeError, ValueError):
         errors.append(
             f"--{key} names no place in the recipe; lists are counted from 0 (--training.phases.0.epochs)"
         )
