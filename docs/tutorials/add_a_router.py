@@ -83,12 +83,10 @@ METHODS = {
     "fixed subset": "{name: fixed_path, num_units: 5, order: spread}",
     "by chance": "{name: random_drop, keep_rate: 0.6}",
 }
+length = ["--training.phases.0.epochs", str(EPOCHS // 6), "--training.phases.1.epochs", str(EPOCHS)]
 reports = {}
 for name, method in METHODS.items():
-    recipe = sidestep.load_recipe(
-        "quickstart",
-        ["--method", method, "--training.phases.1.epochs", str(EPOCHS), "--training.phases.1.lr", "0.05"],
-    )
+    recipe = sidestep.load_recipe("quickstart", ["--method", method, *length])
     reports[name] = sidestep.evaluate(sidestep.train(recipe, RUNS / name.replace(" ", "_")))
 for name, report in reports.items():
     print(

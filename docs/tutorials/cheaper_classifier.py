@@ -12,7 +12,7 @@ import sidestep
 
 EPOCHS = 12
 RUNS = Path("runs/cheaper")
-SMALL, LARGE = "timm/resnet10t", "timm/resnet26t"
+SMALL, LARGE = "timm/regnetx_002", "timm/regnetx_006"
 
 # %% [markdown]
 # ## Two trained classifiers
@@ -28,7 +28,7 @@ for name in (SMALL, LARGE):
     )
     runs[name] = sidestep.train(recipe, RUNS / Path(name).name)
     report = sidestep.evaluate(runs[name])
-    print(f"{name:16} {report.accuracy:.1%} at {report.gflops * 1e3:.1f} MFLOPs")
+    print(f"{name:17} {report.accuracy:.1%} at {report.gflops * 1e3:.1f} MFLOPs")
 
 # %% [markdown]
 # ## A cascade

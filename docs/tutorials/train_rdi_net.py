@@ -24,9 +24,8 @@ RUNS = Path("runs/tutorial")
 # once, before anything is computed.
 
 # %%
-recipe = sidestep.load_recipe(
-    "quickstart", ["--method.target", "0.5", "--training.phases.1.epochs", str(EPOCHS)]
-)
+length = ["--training.phases.0.epochs", str(EPOCHS // 6), "--training.phases.1.epochs", str(EPOCHS)]
+recipe = sidestep.load_recipe("quickstart", ["--method.target", "0.5", *length])
 print(recipe.as_dict()["method"])
 
 # %% [markdown]
