@@ -18,11 +18,27 @@ constexpr int64_t LANES = CHANNEL_BLOCK;
 
 struct Products {
     using Sum = float;
-    using Sums = Vector;
-    static const float* start(const ConvRows& rows) { return rows.bias; }
+    template <int TILE>
+    static void begin(const ConvRows&, int64_t) {
+        tiles::zero<TILE>();
+    }
     template <int SUMS, int A, int B>
     static void multiply() {
         tiles::multiply<SUMS, A, B>();
+    }
+    static void end(const ConvRows& rows, int64_t at, int64_t channel, const float* sums, int64_t pixels) {
+        if (rows.activation.is_cheap())
+            end(rows, at, channel, sums, pixels, [](const auto&... what) { apply_epilogue(what...); });
+        else
+            end(rows, at, channel, sums, pixels, [](const auto&... what) { apply_any_epilogue(what...); });
+    }
+    template <class Apply>
+    static void end(const ConvRows& rows, int64_t at, int64_t channel, const float* sums, int64_t pixels,
+                    const Apply& apply_to_pixel) {
+        const ConvRows conv = rows;  // nothing that is written can be part of it
+        const Vector bias = load(conv.bias + channel);
+        for (; pixels > 0; --pixels, sums += LANES, at += conv.out_step)
+            apply_to_pixel(conv, at, channel, Vector(load(sums) + bias));
     }
 };
 

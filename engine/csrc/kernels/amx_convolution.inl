@@ -8,8 +8,6 @@
 // to memory, and their epilogue runs while the next ones are made: of 16 channels it takes as long as the
 // products, and tiles and vectors are different parts of a core.
 
-using Sums = Products::Sums;
-
 constexpr int64_t TILE_PIXELS = 16;
 // Entries that one 32-bit sum takes at a time, and those of a tile's row.
 constexpr int64_t PER_SUM = 4 / sizeof(Entry);
@@ -110,33 +108,22 @@ class DelayedEpilogue {
     void begin() {
         const Waiting& next = waiting_[first_++];
         sums_ = next.sums + next.position.begin * LANES;
-        start_ = Products::start(conv_) + next.channel;
         channel_ = next.channel;
         at_ = next.position.out + next.channel;
         x_ = next.position.x;
         pixels_ = tiling_.height - next.position.begin;
     }
 
+    // Pixels that lie together in a row, and are not between two rows.
     void apply_to_pixels(int64_t count) {
-        if (conv_.activation.is_cheap())
-            apply_to_pixels(count, [](const auto&... what) { apply_epilogue(what...); });
-        else
-            apply_to_pixels(count, [](const auto&... what) { apply_any_epilogue(what...); });
-    }
-
-    template <class Apply>
-    void apply_to_pixels(int64_t count, const Apply& apply_to_pixel) {
-        const ConvRows conv = conv_;  // nothing that is written can be part of it
-        const Sums start = load(start_);
-        const int64_t channel = channel_;
-        const int64_t period = tiling_.period, back = conv.out_row_step - period * conv.out_step;
-        const Sum* sums = sums_;
-        int64_t at = at_, x = x_;
-        for (; count > 0; --count, sums += LANES, at += conv.out_step) {
-            if (x < conv.pixels) apply_to_pixel(conv, at, channel, Sums(load(sums) + start));
-            if (++x == period) x = 0, at += back;
+        const int64_t period = tiling_.period, back = conv_.out_row_step - period * conv_.out_step;
+        while (count > 0) {
+            const bool inside = x_ < conv_.pixels;
+            const int64_t some = std::min(count, (inside ? conv_.pixels : period) - x_);
+            if (inside) Products::end(conv_, at_, channel_, sums_, some);
+            count -= some, x_ += some, sums_ += some * LANES, at_ += some * conv_.out_step;
+            if (x_ == period) x_ = 0, at_ += back;
         }
-        sums_ = sums, at_ = at, x_ = x;
     }
 
     const ConvRows& conv_;
@@ -144,7 +131,7 @@ class DelayedEpilogue {
     Waiting waiting_[GROUP];
     int first_ = 0, end_ = 0;
     int64_t left_ = 0;
-    const Sum *sums_ = nullptr, *start_ = nullptr;  // of the next pixel
+    const Sum* sums_ = nullptr;  // of the next pixel
     int64_t channel_ = 0;
     int64_t at_ = 0, x_ = 0;
     int64_t pixels_ = 0;  // of its tile
@@ -216,7 +203,7 @@ class Conv {
         for (int p = 0; p < P; ++p) positions[p] = position_of(c_, tiling_, first + p);
         const std::byte* weights[Q];
         for (int q = 0; q < Q; ++q) weights[q] = static_cast<const std::byte*>(c_.weight) + blocks[q].offset;
-        products<P, Q>(positions, weights);
+        products<P, Q>(positions, weights, blocks);
         epilogue_.finish();
         each<P * Q>([&](auto i) INLINED {
             tiles::store<i>(sums_ + i * TILE_SUMS, SUMS_STEP);
@@ -225,8 +212,8 @@ class Conv {
     }
 
     template <int P, int Q>
-    void products(const TilePosition* positions, const std::byte* const* weights) {
-        each<P * Q>([](auto i) INLINED { tiles::zero<i>(); });
+    void products(const TilePosition* positions, const std::byte* const* weights, const Block* blocks) {
+        each<P * Q>([&](auto i) INLINED { Products::begin<i>(c_, blocks[i % Q].first); });
         const int64_t entries = entries_, weights_of_tile = entries / PER_SUM * WEIGHTS_STEP;
         const int64_t share = ceil_div(epilogue_.left(), c_.kernel_rows * (c_.run / entries));
         int64_t weight = 0;

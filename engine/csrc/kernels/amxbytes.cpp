@@ -12,15 +12,27 @@ namespace sidestep {
 namespace amxbytes {
 
 #include "byte_avx512.inl"
-#include "byte_epilogue.inl"
 
 struct Products {
     using Sum = int32_t;
-    using Sums = Ints;
-    static const int32_t* start(const ConvRows& rows) { return rows.requantize->start; }
+    // All rows of a tile, which are pixels, begin alike.
+    template <int TILE>
+    static void begin(const ConvRows& rows, int64_t channel) {
+        tiles::load<TILE>(rows.requantize->start + channel, 0);
+    }
     template <int SUMS, int A, int B>
     static void multiply() {
         tiles::multiply_bytes<SUMS, A, B>();
+    }
+    static void end(const ConvRows& rows, int64_t at, int64_t channel, const int32_t* sums, int64_t pixels) {
+        const Ending ending(rows, channel);
+        const int64_t step = rows.out_step;
+        for (; pixels >= 4; pixels -= 4, sums += 4 * LANES, at += 4 * step) {
+            const Ints four[4]{load(sums), load(sums + LANES), load(sums + 2 * LANES),
+                               load(sums + 3 * LANES)};
+            end_four(ending, at, step, four);
+        }
+        for (; pixels > 0; --pixels, sums += LANES, at += step) ending(at, real(load(sums)));
     }
 };
 

@@ -14,7 +14,6 @@ constexpr const char* ISA = "avx2";
 constexpr int64_t WIDE_BLOCK = CHANNEL_BLOCK;
 
 #include "byte_avx2.inl"
-#include "byte_epilogue.inl"
 
 struct Weights {
     using Entry = int16_t;

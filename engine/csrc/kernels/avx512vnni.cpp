@@ -13,7 +13,6 @@ constexpr const char* ISA = "avx512";
 constexpr int64_t WIDE_BLOCK = 2 * CHANNEL_BLOCK;
 
 #include "byte_avx512.inl"
-#include "byte_epilogue.inl"
 
 struct Weights {
     using Entry = int8_t;

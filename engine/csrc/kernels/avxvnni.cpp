@@ -13,7 +13,6 @@ constexpr const char* ISA = "avxvnni";
 constexpr int64_t WIDE_BLOCK = CHANNEL_BLOCK;
 
 #include "byte_avx2.inl"
-#include "byte_epilogue.inl"
 
 struct Weights {
     using Entry = int8_t;

@@ -40,6 +40,12 @@ inline void store_bytes(uint8_t* to, const Vector& v) {
 
 #include "byte_epilogue.inl"
 
+template <int P>
+inline void end_pixels(const Ending& ending, int64_t at, int64_t step, const Ints (&sums)[P]) {
+#pragma GCC unroll 64
+    for (int p = 0; p < P; ++p) ending(at + p * step, real(sums[p]));
+}
+
 // Products of pairs, summed in 32 bits.
 struct Weights {
     using Entry = int16_t;

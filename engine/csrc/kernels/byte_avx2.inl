@@ -26,3 +26,11 @@ inline void store_bytes(uint8_t* to, const Vector& v) {
     const __m128i pairs = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packus_epi16(pairs, pairs));
 }
+
+#include "byte_epilogue.inl"
+
+template <int P>
+inline void end_pixels(const Ending& ending, int64_t at, int64_t step, const Ints (&sums)[P]) {
+#pragma GCC unroll 64
+    for (int p = 0; p < P; ++p) ending(at + p * step, real(sums[p]));
+}

@@ -25,3 +25,42 @@ inline void store_bytes(uint8_t* to, const Vector& v) {
     const __m512i whole = _mm512_cvtps_epi32(reinterpret_cast<__m512>(v));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(whole));
 }
+
+#include "byte_epilogue.inl"
+
+// Four pixels become bytes together. What is too large for an integer is cut off before, what is too small
+// becomes the least integer and then 0.
+inline void end_four(const Ending& ending, int64_t at, int64_t step, const Ints* sums) {
+    __m512i whole[4];
+#pragma GCC unroll 4
+    for (int p = 0; p < 4; ++p) {
+        const Vector v = ending.scaled(at + p * step, real(sums[p]));
+        whole[p] =
+            _mm512_cvtps_epi32(_mm512_min_ps(reinterpret_cast<__m512>(v), _mm512_set1_ps(ending.most)));
+    }
+    // Four channels of the first pixel, of the second and so on; then the next four.
+    const __m512i mixed =
+        _mm512_packus_epi16(_mm512_packs_epi32(whole[0], whole[1]), _mm512_packs_epi32(whole[2], whole[3]));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i bytes =
+        _mm512_max_epu8(_mm512_permutexvar_epi32(order, mixed),
+                        _mm512_set1_epi8(static_cast<char>(static_cast<int>(ending.least))));
+    auto to = [&](int p) { return reinterpret_cast<__m128i*>(ending.out + at + p * step); };
+    if (step == LANES) {
+        _mm512_storeu_si512(to(0), bytes);
+        return;
+    }
+    _mm_storeu_si128(to(0), _mm512_castsi512_si128(bytes));
+    _mm_storeu_si128(to(1), _mm512_extracti32x4_epi32(bytes, 1));
+    _mm_storeu_si128(to(2), _mm512_extracti32x4_epi32(bytes, 2));
+    _mm_storeu_si128(to(3), _mm512_extracti32x4_epi32(bytes, 3));
+}
+
+template <int P>
+inline void end_pixels(const Ending& ending, int64_t at, int64_t step, const Ints (&sums)[P]) {
+    constexpr int FOURS = P / 4 * 4;
+#pragma GCC unroll 64
+    for (int p = 0; p < FOURS; p += 4) end_four(ending, at + p * step, step, sums + p);
+#pragma GCC unroll 64
+    for (int p = FOURS; p < P; ++p) ending(at + p * step, real(sums[p]));
+}

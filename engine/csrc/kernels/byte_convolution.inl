@@ -1,5 +1,21 @@
 // Convolutions and linear layers of bytes. Included by byte_table.inl.
 
+template <int P, int Q, Epilogue EPILOGUE>
+inline void finish_tile(const ConvRow& row, int64_t x, const Sums (&sums)[P][Q]) {
+    if constexpr (EPILOGUE == store_sums) {
+        finish_each<P, Q, EPILOGUE>(row, x, sums);
+    } else {
+#pragma GCC unroll 64
+        for (int q = 0; q < Q; ++q) {
+            const Ending ending(row, row.channel + q * LANES);
+            Ints column[P];
+#pragma GCC unroll 64
+            for (int p = 0; p < P; ++p) column[p] = sums[p][q];
+            end_pixels(ending, x * row.out_step + q * LANES, row.out_step, column);
+        }
+    }
+}
+
 [[gnu::noinline]] void conv_row_of_bytes(ConvRow& row, int64_t block) {
     conv_row_with<apply_epilogue>(row, block);
 }

@@ -5,6 +5,7 @@
 //   between(v, a, b)       v, or what is next to it from a to b; a where v is no number
 //   widen(from)            bytes as integers
 //   store_bytes(to, v)     bytes next to floats from 0 to 255, ties to even
+// and, behind it, end_pixels(ending, at, step, sums): what Ending does, for sums of some pixels.
 
 using Entry = uint8_t;
 
@@ -37,19 +38,41 @@ inline Entry byte_of(float value, float least, float most) {
     return static_cast<Entry>(value + ROUND - ROUND);
 }
 
+// What ends the sums of one vector of channels, in registers: what is written could be part of anything.
+struct Ending {
+    Vector multiplier, offset, residual_multiplier;
+    float least, most;
+    const Entry* residual;
+    Entry* out;
+
+    template <class Row>
+    Ending(const Row& row, int64_t channel)
+        : multiplier(load(row.requantize->multiplier + channel)),
+          offset(load(row.requantize->offset + channel)),
+          residual_multiplier(Vector{} + row.requantize->residual_multiplier),
+          least(row.requantize->least),
+          most(row.requantize->most),
+          residual(static_cast<const Entry*>(row.residual)),
+          out(static_cast<Entry*>(row.out)) {}
+
+    // Sums as they are before they are cut off and rounded.
+    Vector scaled(int64_t at, const Vector& sum) const {
+        const Vector v = fused(sum, multiplier, offset);
+        return residual ? fused(load_entries(residual + at), residual_multiplier, v) : v;
+    }
+    void operator()(int64_t at, const Vector& sum) const {
+        store_bytes(out + at, between(scaled(at, sum), least, most));
+    }
+};
+
 template <class Row>
 inline void apply_epilogue(const Row& row, int64_t at, int64_t channel, const Vector& sum) {
-    const Requantize& r = *row.requantize;
-    Vector v = fused(sum, load(r.multiplier + channel), load(r.offset + channel));
-    if (row.residual)
-        v = fused(load_entries(static_cast<const Entry*>(row.residual) + at),
-                  Vector{} + r.residual_multiplier, v);
-    store_bytes(static_cast<Entry*>(row.out) + at, between(v, r.least, r.most));
+    Ending(row, channel)(at, sum);
 }
 
 template <class Row>
 inline void apply_epilogue(const Row& row, int64_t at, int64_t channel, const Ints& sum) {
-    apply_epilogue(row, at, channel, real(sum));
+    Ending(row, channel)(at, real(sum));
 }
 
 // No activation costs more than another: tables make them.

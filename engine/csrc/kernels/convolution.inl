@@ -1,5 +1,5 @@
 // Convolutions as sums over taps, of floats or of 32-bit integers. Included where Entry and Weights are
-// defined; whoever includes it defines conv_row.
+// defined; whoever includes it defines finish_tile and conv_row.
 
 // One row of output pixels for one block of output channels. Steps are in entries.
 struct ConvRow {
@@ -25,6 +25,20 @@ using Epilogue = void (*)(const ConvRow&, int64_t, int64_t, const Sums&);
 inline void store_sums(const ConvRow& row, int64_t at, int64_t, const Sums& sums) {
     *reinterpret_cast<Sums*>(static_cast<Weights::Sum*>(row.out) + at) = sums;
 }
+
+// Ends the sums of a tile, one after the other.
+template <int P, int Q, Epilogue EPILOGUE>
+inline void finish_each(const ConvRow& row, int64_t x, const Sums (&sums)[P][Q]) {
+#pragma GCC unroll 64
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 64
+        for (int q = 0; q < Q; ++q)
+            EPILOGUE(row, (x + p) * row.out_step + q * LANES, row.channel + q * LANES, sums[p][q]);
+}
+
+// Ends the sums of a tile; defined by whoever includes this.
+template <int P, int Q, Epilogue EPILOGUE>
+inline void finish_tile(const ConvRow& row, int64_t x, const Sums (&sums)[P][Q]);
 
 // P pixels of Q vectors of channels: every weight is loaded once for all pixels, every entry of the input
 // once for all vectors.
@@ -59,11 +73,7 @@ inline void tile(ConvRow& row, int64_t x) {
         in += row.row_step;
     }
     row.prefetch = prefetch;
-#pragma GCC unroll 64
-    for (int p = 0; p < P; ++p)
-#pragma GCC unroll 64
-        for (int q = 0; q < Q; ++q)
-            EPILOGUE(row, (x + p) * row.out_step + q * LANES, row.channel + q * LANES, accumulators[p][q]);
+    finish_tile<P, Q, EPILOGUE>(row, x, accumulators);
 }
 
 template <int Q, int STEP, Epilogue EPILOGUE, int P, int... REST>

@@ -1,5 +1,10 @@
 // What convolutions of real numbers end in. Included by kernel_table.inl.
 
+template <int P, int Q, Epilogue EPILOGUE>
+inline void finish_tile(const ConvRow& row, int64_t x, const Sums (&sums)[P][Q]) {
+    finish_each<P, Q, EPILOGUE>(row, x, sums);
+}
+
 // Sums of some pixels become entries in a loop of their own: an activation that is not cheap is not written
 // out once for every register.
 inline void conv_row_with_activation(ConvRow& row, int64_t block) {
