@@ -23,6 +23,7 @@ with atheris.instrument_imports():
 
 import contextlib
 
+import byte_plans
 import numpy as np
 import plans
 
@@ -30,15 +31,16 @@ PATH = Path(tempfile.mkdtemp()) / "fuzzed.plan"
 NUMBERS = [-1, 0, 1, 2, 3, 7, 16, 2**16, 2**31, 2**32, 2**63, 2**64, 0.5, 1e39]
 
 
-def seed() -> tuple[dict[str, Any], bytes]:
-    """Return header and body of a small plan with every kind of step."""
-    plans.write(plans.every_kind(), PATH)
+def seed(plan: plans.Plan) -> tuple[dict[str, Any], bytes]:
+    """Return header and body of a plan's file."""
+    plans.write(plan, PATH)
     content = PATH.read_bytes()
     length = int.from_bytes(content[:8], "little")
     return json.loads(content[8 : 8 + length]), content[8 + length :]
 
 
-HEADER, BODY = seed()
+# Small plans with every kind of step, on real numbers and on bytes.
+SEEDS = [seed(plans.every_kind()), seed(byte_plans.every_byte_kind())]
 
 
 def change(value: Any, data: atheris.FuzzedDataProvider, depth: int = 0) -> Any:
@@ -62,7 +64,8 @@ def change(value: Any, data: atheris.FuzzedDataProvider, depth: int = 0) -> Any:
 def test_one(raw: bytes) -> None:
     """Load a damaged plan and run it."""
     data = atheris.FuzzedDataProvider(raw)
-    header = dict(HEADER)
+    given, body = SEEDS[data.ConsumeIntInRange(0, 1)]
+    header = dict(given)
     if data.ConsumeBool():
         text = json.loads(header["__metadata__"]["sidestep_plan"])
         for _ in range(data.ConsumeIntInRange(1, 3)):
@@ -73,7 +76,7 @@ def test_one(raw: bytes) -> None:
     head = bytearray(json.dumps(header).encode())
     if data.ConsumeProbability() < 0.2:
         head[data.ConsumeIntInRange(0, len(head) - 1)] = data.ConsumeIntInRange(0, 255)
-    PATH.write_bytes(len(head).to_bytes(8, "little") + bytes(head) + BODY)
+    PATH.write_bytes(len(head).to_bytes(8, "little") + bytes(head) + body)
     with contextlib.suppress(PlanError):
         Engine.load(PATH, num_threads=1)(np.zeros((1, 3, 8, 8), np.float32))
 

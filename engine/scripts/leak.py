@@ -17,6 +17,7 @@ from sidestep_engine import Engine
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+import byte_plans
 import plans
 
 CALLS, LOADS, ALLOWED = 100_000, 1_000, 2**20
@@ -49,6 +50,8 @@ def main() -> int:
         engine = Engine(plan, precision=precision, num_threads=2)
         added += grown(f"calls, {precision}", CALLS, lambda n, e=engine: e(images[: sizes[n % len(sizes)]]))
         del engine
+    engine = Engine(byte_plans.routed_resnet(2, (16,)), num_threads=2)
+    added += grown("calls, bytes", CALLS, lambda n: engine(images[: sizes[n % len(sizes)]]))
     added += grown("loads", LOADS, lambda n: Engine(plan, num_threads=2)(images[:1]))
     return int(added > ALLOWED)
 
