@@ -4,8 +4,8 @@ import base64
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,12 +24,9 @@ from sidestep.runs.make_report import report
 from sidestep.runs.recipe import from_dict
 from sidestep.runs.run_folder import open_run
 from sidestep.runs.train import train
+from tests.browser import AXE, Tab, browser, needs_browser
 from tests.training.test_methods_train import tiny
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-NEEDS_BROWSER = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium on this machine: the page is not opened in a browser"
-)
 _DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
 
@@ -204,46 +201,52 @@ def test_names_of_users_are_texts_and_no_markup(runs: list[Path], tmp_path: Path
     assert len(_DATA.findall(text)) == 1 and json.loads(_DATA.findall(text)[0])["runs"][0]["name"] == run.name
 
 
-def in_browser(address: str) -> str:
-    """Return the page as a browser has it after its scripts, without a network."""
-    assert CHROMIUM is not None
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-    ]
-    command += ["--virtual-time-budget=20000", "--dump-dom", address]
-    return subprocess.run(command, capture_output=True, timeout=180).stdout.decode()
+def opened(tab: Tab, address: str, **screen: Any) -> None:
+    """Open a page from disk without a network, and wait until its charts are drawn."""
+    offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+    tab.call("Network.enable")
+    tab.call("Network.emulateNetworkConditions", **offline)
+    tab.events.clear()
+    tab.open(address, **screen)
+    tab.until("document.documentElement.dataset.drawn !== undefined")
 
 
-@NEEDS_BROWSER
+@needs_browser
 def test_a_browser_draws_everything_and_its_slider_says_what_evaluate_says(
     page: Path, runs: list[Path]
 ) -> None:
     table = image_table(open_run(runs[1], "best"))
     budget = float(table.budgets[len(table.budgets) // 2])
     data = json.loads(_DATA.findall(page.read_text())[0])
-    shown = in_browser(f"{page.as_uri()}#image={data['images']['ids'][7]}&budget={round(100 * budget)}")
-    head = shown[: shown.index("<head>")]
-    assert "data-errors" not in head and f'data-drawn="{len(data["specs"])}"' in head
-    said = evaluate(runs[1], budget=ExitBudget(fraction=budget))
-    wanted = f"budget {100 * budget:.0f} %: {100 * said.accuracy:.2f} % right at {said.gflops:.4f} GFLOPs"
-    assert wanted in shown
-    assert f'data-image="{data["images"]["ids"][7]}"' in head and "blocks that ran: " in shown
+    image = data["images"]["ids"][7]
+    with browser() as tab:
+        for screen in ({"width": 1280}, {"width": 390}, {"width": 1280, "dark": True}):
+            opened(tab, f"{page.as_uri()}#image={image}&budget={round(100 * budget)}", **screen)
+            seen = tab.value("({...document.documentElement.dataset})")
+            assert seen["drawn"] == str(len(data["specs"])) and "errors" not in seen
+            assert tab.complaints() == [] and (AXE is None or tab.barriers() == [])
+            assert not tab.value("document.documentElement.scrollWidth > innerWidth")
+        said = evaluate(runs[1], budget=ExitBudget(fraction=budget))
+        wanted = f"budget {100 * budget:.0f} %: {100 * said.accuracy:.2f} % right at {said.gflops:.4f} GFLOPs"
+        assert wanted in tab.value("document.getElementById('main').textContent")
+        assert seen["image"] == str(image) and tab.value("document.querySelectorAll('#one .blocks').length")
 
 
-@NEEDS_BROWSER
-def test_filters_show_the_images_that_they_name(page: Path, runs: list[Path], tmp_path: Path) -> None:
-    """A key that changes a list of choices does what the script here does."""
-    chosen = {"by-run": 1, "by-answer": "wrong", "by-class": 3}
-    moves = "".join(f"document.getElementById('{name}').value = '{value}';" for name, value in chosen.items())
-    event = "document.getElementById('filters').dispatchEvent(new Event('change'));"
-    text = page.read_text()
-    where = text.rindex("</body>")
-    changed = tmp_path / "filtered.html"
-    changed.write_text(f"{text[:where]}<script>{moves}{event}</script>{text[where:]}")
-    table, ids = image_table(open_run(runs[1], "best")), json.loads(_DATA.findall(text)[0])["images"]["ids"]
-    wanted = int((~table.correct[ids] & (table.labels[ids] == 3)).sum())
-    assert wanted and f'data-found="{wanted}"' in in_browser(changed.as_uri())
+@needs_browser
+def test_filters_show_the_images_that_they_name_and_work_by_keyboard(page: Path, runs: list[Path]) -> None:
+    data = json.loads(_DATA.findall(page.read_text())[0])
+    table, ids = image_table(open_run(runs[0], "best")), data["images"]["ids"]
+    with browser() as tab:
+        opened(tab, page.as_uri())
+        tab.value("document.getElementById('by-run').focus()")
+        for presses in (1, 1):  # the first class, and those that are right
+            tab.press("Tab")
+            for _ in range(presses):
+                tab.press("ArrowDown")
+        wanted = table.correct[ids] & (table.labels[ids] == 0)
+        tab.until(f"document.documentElement.dataset.found === '{int(wanted.sum())}'")
+        assert tab.value("document.getElementById('by-answer').value") == "right" and wanted.any()
+        for _ in range(3):  # over cost and path to the first image
+            tab.press("Tab")
+        tab.press("Enter")
+        assert tab.value("document.documentElement.dataset.image") == str(np.array(ids)[wanted][0])

@@ -33,11 +33,11 @@ def exit_histogram(run: ShownRun) -> list[Figure]:
     if first["accuracy"] is not None:
         reading += f", where {first['accuracy']:.2f} % of them are right"
     base = alt.Chart(data(rows)).encode(x=alt.X("exit:O", title="exit", axis=alt.Axis(labelAngle=0)))
-    y = alt.Y("share:Q", title="share of images", axis=alt.Axis(format="%"))
+    y = alt.Y("share:Q", title="share of images; above: right of them", axis=alt.Axis(format="%"))
     tips = ["exit:O", alt.Tooltip("share:Q", format=".2%"), alt.Tooltip("accuracy:Q", format=".2f")]
     bars = base.mark_bar(color=PALETTE[0]).encode(y=y, tooltip=tips)
     texts = base.transform_filter("isValid(datum.accuracy)").transform_calculate(
-        said="format(datum.accuracy, '.1f') + ' % right'"
+        said="format(datum.accuracy, '.0f') + ' %'"
     )
     chart = alt.layer(bars, texts.mark_text(dy=-7).encode(y=y, text="said:N"))
     return [

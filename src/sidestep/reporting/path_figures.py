@@ -222,7 +222,7 @@ def distances(run: ShownRun) -> list[Figure]:
         x=alt.X("units:Q", title="units in which two paths differ", axis=alt.Axis(tickMinStep=1)),
         y=alt.Y("share:Q", title=f"share of {_PAIRS:,} pairs drawn"),
         color=alt.Color("pairs:N", scale=alt.Scale(range=list(PALETTE[:2])), legend=alt.Legend(title=None)),
-        strokeDash=alt.StrokeDash("pairs:N", legend=None),
+        strokeDash=alt.StrokeDash("pairs:N", legend=alt.Legend(title=None)),
         tooltip=["pairs:N", "units:Q", "share:Q"],
     )  # fmt: skip
     return [

@@ -28,7 +28,9 @@ def training_curves(runs: Sequence[ShownRun]) -> list[Figure]:
     line = base.mark_line(strokeWidth=1.8, point=alt.OverlayMarkDef(size=18))
     color = by_run(names)["color"]
     dash = alt.StrokeDash(
-        "images:N", scale=alt.Scale(domain=["validation", "training"], range=[[1, 0], [4, 3]])
+        "images:N",
+        scale=alt.Scale(domain=["validation", "training"], range=[[1, 0], [4, 3]]),
+        legend=alt.Legend(orient="bottom"),
     )
     panels = []
     for measure, title in (("accuracy", "top-1 accuracy, %"), ("cost", "cost, % of the full network")):
