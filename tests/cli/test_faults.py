@@ -123,6 +123,7 @@ TEXTS = {
     "budget": ["5", "-1", "0"], "risk": ["0", "1"], "confidence": ["0.9"], "max_drop": ["-100"],
     "per_image": ["x.csv"], "images": ["0"], "seconds": ["-1"], "num_budgets": ["1"], "workers": ["0"],
     "replicas": ["0"], "segments": ["0"], "devices": ["0", "99"], "num_nodes": ["0", "2"], "seed": ["-1"],
+    "calibrate": ["-1"],
     "port": ["-1", "70000"], "host": ["no host"], "min_budget": ["5", "0"], "deadline_ms": ["0"],
     "queue": ["0"], "max_body_mb": ["0"], "max_megapixels": ["-1"], "client_seconds": ["0"],
     "drain_seconds": ["0"], "token_file": ["absent", "nothing", "binary", "folder"],

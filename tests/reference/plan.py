@@ -13,6 +13,8 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.reference.byte_plan import WEIGHTS, Bytes, run_on_bytes
+
 
 def read_plan(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the document and the tensors of a file."""
@@ -25,7 +27,7 @@ def run_plan(
     document: dict[str, Any], tensors: dict[str, Tensor], image: Tensor
 ) -> tuple[Tensor, list[int], int | None]:
     """Return logits, the option of every unit that was reached, and the exit, for one (3, H, W) image."""
-    values: dict[int, Tensor] = {0: image}
+    values: dict[int, Any] = {0: image}
     decisions: list[int] = []
     named: list[int] = []
     for step in document["steps"]:
@@ -48,7 +50,7 @@ def run_plan(
     return values[document["output"]], decisions, len(named)
 
 
-def _leaves(step: dict[str, Any], values: dict[int, Tensor], named: list[int]) -> bool:
+def _leaves(step: dict[str, Any], values: dict[int, Any], named: list[int]) -> bool:
     if step["criterion"] == "agreement":
         return (named.count(named[-1]) >= 2) >= step["threshold"]
     if step["criterion"] == "patience":
@@ -63,14 +65,17 @@ def _leaves(step: dict[str, Any], values: dict[int, Tensor], named: list[int]) -
     return bool(-torch.special.xlogy(probabilities, probabilities).sum() <= step["threshold"])
 
 
-def _run_ops(ops: list[dict[str, Any]], values: dict[int, Tensor], tensors: dict[str, Tensor]) -> None:
+def _run_ops(ops: list[dict[str, Any]], values: dict[int, Any], tensors: dict[str, Tensor]) -> None:
     for op in ops:
         read = op.get("in", [])
         inputs = [values[value] for value in ([read] if isinstance(read, int) else read)]
-        weights = {key: tensors[op[key]] for key in ("weight", "bias") if op.get(key) is not None}
+        weights = {key: tensors[op[key]] for key in WEIGHTS if op.get(key) is not None}
         weights |= {key: values[op[key]] for key in ("residual", "like") if op.get(key) is not None}
-        out = _OPS[op["op"]](op, *inputs, **weights)
         assert op["out"] not in values
+        if op["op"] == "quantize" or "in_scale" in op or any(isinstance(x, Bytes) for x in inputs):
+            values[op["out"]] = run_on_bytes(op, *inputs, **weights)
+            continue
+        out = _OPS[op["op"]](op, *inputs, **weights)
         assert out.dtype == torch.float32
         assert not (op.get("relu") and op.get("activation"))
         out = _FUNCTIONS[op["activation"]](out) if op.get("activation") else out

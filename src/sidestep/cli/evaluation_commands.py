@@ -31,13 +31,13 @@ class Execution:
 
     Attributes:
         execution: masked, gathered, cascade (early exits), or engine.
-        precision: of the engine.
+        precision: of the engine; int8 is calibrated on the validation split first.
         decisions: the best option of every unit, or drawn with training's noise.
         seed: of sampled decisions (default: 0).
     """
 
     execution: str = "masked"
-    precision: Literal["auto", "float32", "bfloat16"] | None = None
+    precision: Literal["auto", "float32", "bfloat16", "int8"] | None = None
     decisions: Literal["argmax", "sampled"] = "argmax"
     seed: int | None = None
 
@@ -153,6 +153,7 @@ def bench(
     seconds: float = 10.0,
     book: Literal["engine", "pytorch", "onnxruntime", "openvino"] | None = None,
     precision: Literal["auto", "float32", "bfloat16"] | None = None,
+    calibrate: int | None = None,
     trained: Annotated[Trained, Only("source")],
     json: bool = False,
 ) -> None:
@@ -164,22 +165,29 @@ def bench(
         seconds: time limit of each precision and batch size.
         book: measure every unit, exit and member in this runtime instead, for budgets in milliseconds.
         precision: of a latency book (default: auto, the engine's own choice and float32 elsewhere).
+        calibrate: number of validation images that int8 is calibrated on; 0 leaves it out (default: 512).
         trained: on which data.
         json: print one JSON object and nothing else.
     """
     default = "1,32,256" if book is None else "1"
     sizes = _batch_sizes(default if batch_sizes is None else batch_sizes)
     if book is not None:
+        if calibrate is not None:
+            raise UsageError(f"--calibrate {calibrate} has no effect on a latency book; drop one of them")
         _measure_books(run, sizes, seconds, (book, precision or "auto"), trained.source, json)
         return
     if precision is not None:
         raise UsageError(f"--precision {precision} has no effect without a latency book; add --book engine")
+    from sidestep.runs.quantised import CALIBRATION_IMAGES
     from sidestep.runs.timing import bench as bench_run
     from sidestep.targets.native_engine import MISSING, engine_installed
 
     if not engine_installed():
         print(MISSING, file=sys.stderr)
-    result = bench_run(run, batch_sizes=sizes, seconds=seconds, source=trained.source).as_dict()
+    count = CALIBRATION_IMAGES if calibrate is None else calibrate
+    result = bench_run(
+        run, batch_sizes=sizes, seconds=seconds, source=trained.source, calibrate=count
+    ).as_dict()
     show(result, bench_table(result, str(run)), json)
 
 

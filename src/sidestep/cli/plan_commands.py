@@ -6,8 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+from rich.console import Console
+
 from sidestep.cli.groups import Trained
-from sidestep.cli.tables import predictions_table, show
+from sidestep.cli.tables import predictions_table, quantisation_table, show
 
 
 def export(
@@ -17,6 +19,8 @@ def export(
     segments: int | None = None,
     out: Path | None = None,
     budget: float | None = None,
+    precision: Literal["float32", "int8"] = "float32",
+    calibrate: int | None = None,
     trained: Trained,
 ) -> None:
     """Write a run's network for other programs to run.
@@ -28,7 +32,9 @@ def export(
         segments: that an image runs at most, of a network with units; the rest is frozen (default: 8).
         out: file or folder (default: best.plan, or the like, in the run folder).
         budget: mean MACs as a fraction of the full network's (default: what calibrate has kept).
-        trained: which weights, and data that decides: for a budget of exits, and for what is frozen.
+        precision: int8 makes bytes of weights and maps of a plan, see docs/quantisation.md.
+        calibrate: number of validation images that int8 is calibrated on (default: 512).
+        trained: which weights, and data that decides: for a budget of exits, what is frozen, and int8.
     """
     from sidestep.runs.export import export_run
 
@@ -40,7 +46,11 @@ def export(
         checkpoint=trained.checkpoint,
         budget=budget,
         source=trained.source,
+        precision=precision,
+        calibrate=calibrate,
     )
+    if written.quantisation is not None:
+        Console().print(quantisation_table(written.quantisation.as_dict(), str(run)))
     size = f"{written.num_bytes / 1e6:.2f} MB"
     print(f"wrote {written.path}: {size}, {written.summary}")
 

@@ -80,6 +80,28 @@ def report_table(report: Mapping[str, Any], title: str) -> Table:
     return table
 
 
+def quantisation_table(report: Mapping[str, Any], title: str) -> Table:
+    """Return a `QuantisationReport`, given as plain values."""
+    heads = ["test split", "float32", "int8", "changed"]
+    table = plain_table(*heads, title=f"{title}, calibrated on {report['calibrated_on']:,} images")
+    real, quantised, change = report["real"], report["quantised"], report["change"]
+    before, after = real["accuracy"], quantised["accuracy"]
+    add_row(table, "accuracy", f"{before:.2%}", f"{after:.2%}", f"{100 * (after - before):+.2f} points")
+    before, after = real["gflops"], quantised["gflops"]
+    add_row(table, "GFLOPs per image", f"{before:.4f}", f"{after:.4f}", f"{after / before - 1:+.2%}")
+    sizes = [report[key] for key in ("num_bytes", "num_bytes_quantised")]
+    add_row(table, "MB", *(f"{1e-6 * size:.2f}" for size in sizes), f"x {sizes[1] / sizes[0]:.2f}")
+    add_row(table, "predictions", "", "", f"{change['predictions']:.2%}")
+    add_row(table, "decisions", "", "", f"{change['decisions']:.2%}")
+    layers = sorted((x for x in report["layers"] if not x["is_real"]), key=lambda x: -(x["error"] or 0))
+    for layer in layers[:5]:
+        add_row(table, f"error of {layer['name']}", "", f"{layer['error']:.2%}", layer["rule"] or "")
+    kept = [layer["part"] for layer in report["layers"] if layer["is_real"]]
+    for part in dict.fromkeys(kept):
+        add_row(table, f"{part}, layers left real", str(kept.count(part)), "", "")
+    return table
+
+
 def predictions_table(predictions: Sequence[Prediction], title: str) -> Table:
     """Return what a plan says about images, one a row."""
     table = plain_table("image", "class", "probability", "blocks", "of full MACs", title=title)

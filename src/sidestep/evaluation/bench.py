@@ -8,14 +8,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from sidestep.errors import ExecutionError, RecipeError
 from sidestep.evaluation.environment import hardware, versions
-from sidestep.evaluation.rivals import Runner, export_onnx, pytorch_input, static_runners
+from sidestep.evaluation.rivals import (
+    Runner,
+    export_onnx,
+    int8_networks,
+    int8_runners,
+    pytorch_input,
+    static_runners,
+)
 from sidestep.execution.execution import Execution, cascade, gathered, masked
 from sidestep.execution.prepare import Precision, cast, prepare
 from sidestep.networks.network import DynamicNetwork
@@ -23,6 +30,7 @@ from sidestep.routing.exit_rule import ExitRule
 
 # The runtime of rows of the native engine, which whoever has it hands to `bench_network`.
 ENGINE = "engine"
+BenchPrecision = Precision | Literal["int8"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,16 +50,16 @@ class BenchRow:
     Attributes:
         runtime: "masked", "gathered" and "engine" route, "cascade" and "engine" leave at exits, "static ..."
             computes everything.
-        precision: of weights and features.
+        precision: of weights and features; "int8" is quantised after training.
         batch_size: images per call.
         median_ms: of a call; small batches are several, of different images, and this is their mean.
         ms_per_image: the same over the batch size.
-        ratio_to_best_static: median over that of the fastest static row of this batch size and precision;
-            below 1 skipping has paid.
+        ratio_to_best_static: median over that of the fastest static row of this batch size and precision,
+            for INT8 of any precision; below 1 skipping has paid.
     """
 
     runtime: str
-    precision: Precision
+    precision: BenchPrecision
     batch_size: int
     median_ms: float
     ms_per_image: float
@@ -86,7 +94,8 @@ def bench_network(
     precisions: Sequence[Precision] = ("float32", "bfloat16"),
     seconds: float = 10.0,
     rule: ExitRule | None = None,
-    extra: Mapping[Precision, Mapping[str, Runner]] | None = None,
+    extra: Mapping[BenchPrecision, Mapping[str, Runner]] | None = None,
+    calibration: Tensor | None = None,
 ) -> BenchResult:
     """Return measured times of a network beside those of its static rival, which leaves nothing out.
 
@@ -106,6 +115,8 @@ def bench_network(
             three turns.
         rule: where images leave a network with early exits; without one there is no cascade.
         extra: other ways to run the same network, by precision and name.
+        calibration: (N, C, H, W) images on which static runtimes on the CPU quantise the network; None leaves
+            INT8 out.
 
     Raises:
         ExecutionError: when the images do not have the input size.
@@ -124,6 +135,13 @@ def bench_network(
             runners = dynamic | static_runners(prepared.static, onnx, precision, batch_size)
             medians = _measure(runners, batches_of(images, batch_size), seconds)
             rows += _rows(medians, precision, batch_size)
+    quantised = {} if calibration is None else int8_networks(onnx, calibration)
+    for batch_size in batch_sizes:
+        if runners := dict((extra or {}).get("int8", {})) | int8_runners(quantised, batch_size):
+            _log.info("timing int8, batch %d", batch_size)
+            medians = _measure(runners, batches_of(images, batch_size), seconds)
+            others = [row for row in rows if row.batch_size == batch_size and _is_static(row.runtime)]
+            rows += _rows(medians, "int8", batch_size, [row.median_ms for row in others])
     return BenchResult(hardware=hardware(device), versions=versions(), rows=rows)
 
 
@@ -201,8 +219,15 @@ def turn(call: Callable[[], object], seconds: float | None = None) -> list[float
     return durations[1:] or durations
 
 
-def _rows(medians: Mapping[str, float], precision: Precision, batch_size: int) -> list[BenchRow]:
-    best = min(ms for runtime, ms in medians.items() if runtime.startswith("static"))
+def _is_static(runtime: str) -> bool:
+    return runtime.startswith("static")
+
+
+def _rows(
+    medians: Mapping[str, float], precision: BenchPrecision, batch_size: int, others: Sequence[float] = ()
+) -> list[BenchRow]:
+    """Return rows, beside the fastest static one of them and of others."""
+    best = min(*others, *(ms for runtime, ms in medians.items() if _is_static(runtime)), math.inf)
     return [
         BenchRow(
             runtime=runtime,

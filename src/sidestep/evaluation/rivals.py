@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -56,6 +60,111 @@ def static_runners(
     if onnx is not None and installed("openvino") and precision in openvino_precisions():
         runners["static openvino"] = openvino_runner(onnx, precision, batch_size)
     return runners
+
+
+def int8_networks(onnx: bytes | None, images: Tensor) -> dict[str, Any]:
+    """Return a network as every static runtime has quantised it that is installed and does, by its name.
+
+    Args:
+        onnx: the network (see `export_onnx`), or None where nothing could run it.
+        images: (N, C, H, W) that it is calibrated on.
+    """
+    found: dict[str, Any] = {}
+    if onnx is not None and installed("onnxruntime"):
+        found["static onnxruntime"] = onnxruntime_int8(onnx, images)
+    if onnx is not None and installed("openvino") and installed("nncf"):
+        found["static openvino"] = openvino_int8(onnx, images)
+    return found
+
+
+def int8_runners(networks: Mapping[str, Any], batch_size: int) -> dict[str, Runner]:
+    """Return what `int8_networks` has found as ways to run it.
+
+    Args:
+        networks: by the names of their runtimes.
+        batch_size: images per call.
+    """
+    return {
+        name: onnxruntime_runner(network)
+        if isinstance(network, bytes)
+        else openvino_runner(network, "float32", batch_size)
+        for name, network in networks.items()
+    }
+
+
+def openvino_int8(onnx: bytes, images: Tensor) -> Any:
+    """Return a model of OpenVINO that NNCF has quantised after training, as `openvino_runner` takes it.
+
+    Weights are symmetric, activations have zero points where they have two signs (NNCF's preset "mixed").
+
+    Args:
+        onnx: the network.
+        images: (N, C, H, W) that it is calibrated on.
+    """
+    with _without_telemetry():
+        import nncf
+    import openvino
+
+    rows = [row.unsqueeze(0).numpy() for row in images]
+    model = openvino.Core().read_model(onnx)
+    with warnings.catch_warnings():
+        # What its dependencies deprecate is none of the user's business.
+        warnings.simplefilter("ignore")
+        return nncf.quantize(
+            model, nncf.Dataset(rows), preset=nncf.QuantizationPreset.MIXED, subset_size=len(rows)
+        )
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Keep NNCF from reporting its use over the network: it asks for this variable when it is imported."""
+    before = os.environ.get("NNCF_CI")
+    os.environ["NNCF_CI"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["NNCF_CI"]
+        else:
+            os.environ["NNCF_CI"] = before
+
+
+def onnxruntime_int8(onnx: bytes, images: Tensor) -> bytes:
+    """Return a network as ONNX that ONNX Runtime has quantised after training.
+
+    Weights are symmetric int8 by channel, activations uint8 between the extrema seen, in QDQ format, as its
+    documentation advises for CPUs with VNNI.
+
+    Args:
+        onnx: the network.
+        images: (N, C, H, W) that it is calibrated on.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    rows = [row.unsqueeze(0).numpy() for row in images]
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+        def __init__(self) -> None:
+            self.rest = iter(rows)
+
+        def get_next(self) -> dict[str, Any] | None:
+            image = next(self.rest, None)
+            return None if image is None else {"images": image}
+
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before, after = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+        before.write_bytes(onnx)
+        quantize_static(
+            before,
+            after,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        return after.read_bytes()
 
 
 def export_onnx(backbone: nn.Module, input_size: tuple[int, int]) -> bytes | None:

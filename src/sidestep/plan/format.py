@@ -16,7 +16,7 @@ from sidestep.errors import ExecutionError, ExportError
 from sidestep.files import write_file
 
 KEY = "sidestep_plan"
-NEWEST_VERSION = 2
+NEWEST_VERSION = 3
 
 # What plans of version 2 have beside those of version 1.
 ACTIVATIONS = ("relu6", "silu", "hard_swish", "hard_sigmoid")
@@ -25,6 +25,9 @@ _NEW_OPS = ("activate", "crop", "vlog_softmax", "vlogaddexp")
 _NEW_FIELDS = ("activation", "same", "interpolation", "antialias")
 _NEW_FUNCTIONS = (*ACTIVATIONS, "log")
 _NEW_CRITERIA = ("patience", "agreement")
+# What plans of version 3 have beside: maps of bytes.
+_BYTE_OPS = ("quantize", "dequantize")
+_BYTE_FIELDS = ("scale", "weight_scale", "table")
 
 # One operation with its fields, and one step, as docs/plan.md describes them.
 Op = dict[str, Any]
@@ -37,7 +40,7 @@ class Plan:
 
     Attributes:
         document: the JSON of the header: version, input, classes, steps and output.
-        tensors: float32 weights by the names that the steps use.
+        tensors: weights by the names that the steps use, float32 or, of bytes, int8 and uint8.
     """
 
     document: dict[str, Any]
@@ -116,12 +119,18 @@ def preparation_of(images: dict[str, Any]) -> Preparation | None:
 def version_of(steps: list[Step]) -> int:
     """Return the oldest version of the format that can say some steps: engines of that version run them."""
     criteria = [step["exit"]["criterion"] for step in steps if "exit" in step]
+    if any(
+        op["op"] in _BYTE_OPS or any(field in op for field in _BYTE_FIELDS)
+        for ops in lists_of_ops(steps)
+        for op in ops
+    ):
+        return 3
     is_new = any(criterion in _NEW_CRITERIA for criterion in criteria)
     for ops in lists_of_ops(steps):
         for op in ops:
             is_new |= op["op"] in _NEW_OPS or op.get("function") in _NEW_FUNCTIONS
             is_new |= any(field in op for field in _NEW_FIELDS)
-    return NEWEST_VERSION if is_new else 1
+    return 2 if is_new else 1
 
 
 def lists_of_ops(steps: list[Step]) -> Iterator[list[Op]]:
@@ -142,7 +151,8 @@ def inputs_of(op: Op) -> list[int]:
 
 def weights_of(op: Op) -> list[str]:
     """Return the names of the tensors that an operation uses."""
-    return [op[field] for field in ("weight", "bias") if op.get(field) is not None]
+    named = ("weight", "bias", "weight_scale", "table")
+    return [op[field] for field in named if op.get(field) is not None]
 
 
 def save_plan(path: Path, plan: Plan) -> int:

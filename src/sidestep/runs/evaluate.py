@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -60,7 +60,7 @@ def evaluate(
     split: Role = "test",
     checkpoint: str = "best",
     source: str | None = None,
-    precision: EnginePrecision | None = None,
+    precision: EnginePrecision | Literal["int8"] | None = None,
     per_image: Path | None = None,
 ) -> Report:
     """Return the report of a run's network on one of its splits.
@@ -81,7 +81,8 @@ def evaluate(
         split: "test" or "val".
         checkpoint: "best" or "last".
         source: where the data lies now, if not where the recipe says.
-        precision: of the engine, "auto" by default; other executions keep that of the weights.
+        precision: of the engine, "auto" by default; "int8" is calibrated on the validation split first. Other
+            executions keep that of the weights.
         per_image: Parquet file with a row for every image (docs/data.md), or None.
 
     Raises:
@@ -107,6 +108,7 @@ def evaluate(
         rule,
         execution=execution,
         precision=precision,
+        source=source,
         sampled=sampled,
         latency=latency,
         rows=rows,
@@ -123,14 +125,15 @@ def _evaluated(
     rule: ExitRule | None,
     *,
     execution: str,
-    precision: EnginePrecision | None,
+    precision: EnginePrecision | Literal["int8"] | None,
+    source: str | None,
     sampled: Sampled | None,
     latency: LatencyBook | None,
     rows: PerImage | None,
 ) -> Report:
     num_classes = len(opened.class_names)
     if execution == ENGINE:
-        engine = engine_of_run(opened, rule, precision or "auto")
+        engine = engine_of_run(opened, rule, precision or "auto", source)
         return evaluate_engine(
             engine, batches, opened.cost, num_classes=num_classes, latency=latency, per_image=rows
         )
@@ -251,7 +254,7 @@ def _latency(
     book: str | None,
     *,
     execution: str | None = None,
-    precision: EnginePrecision | None = None,
+    precision: EnginePrecision | Literal["int8"] | None = None,
 ) -> LatencyBook | None:
     """Return the latency book that is asked for, of the runtime that the network is to run in, or None."""
     if book is None and (budget is None or budget.ms is None):

@@ -8,26 +8,31 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sidestep.errors import CheckpointError, ExecutionError, ExportError, RecipeError, typed
-from sidestep.evaluation.bench import ENGINE
+from sidestep.evaluation.bench import ENGINE, BenchPrecision
 from sidestep.evaluation.exit_curve import ExitCurve
 from sidestep.evaluation.rivals import Runner
 from sidestep.execution.prepare import Precision
 from sidestep.files import read_json
 from sidestep.plan.levels import Level, rising
+from sidestep.quantisation.comparison import QuantisationReport
+from sidestep.quantisation.sensitivity import quantise
 from sidestep.results.kept_curve import BUDGETS, EXITS, budget_curve_from, read_exit_curve
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.at_budget import ExitBudget, batches_of, settle
+from sidestep.runs.quantised import CALIBRATION_IMAGES, quantised_run, write_quantised
 from sidestep.runs.run_folder import OpenedRun, open_run
 from sidestep.runs.saved import is_saved, open_saved
 from sidestep.targets import TARGETS, Exportable, ExportTarget
-from sidestep.targets.export_target import plan_of
+from sidestep.targets.export_target import PLAN, plan_of
 from sidestep.targets.native_engine import EnginePrecision, engine_installed, engine_of, engine_runner
 
+ExportPrecision = Literal["float32", "int8"]
 _log = logging.getLogger(__name__)
 
 
@@ -39,11 +44,13 @@ class Exported:
         path: of the file or folder.
         num_bytes: its size.
         summary: a few words about it.
+        quantisation: what INT8 has cost, or None for float32.
     """
 
     path: Path
     num_bytes: int
     summary: str
+    quantisation: QuantisationReport | None = None
 
 
 def export_run(
@@ -56,6 +63,8 @@ def export_run(
     budget: float | None = None,
     source: str | None = None,
     model: nn.Module | None = None,
+    precision: ExportPrecision = "float32",
+    calibrate: int | None = None,
 ) -> Exported:
     """Write a run's network for another program, and return where it is.
 
@@ -75,6 +84,10 @@ def export_run(
         source: where the data lies now on which exits are solved for a budget, and what is frozen is
             measured, if not where the recipe says.
         model: the static network of a file that `save` has written, where that is not timm's.
+        precision: "int8" writes a plan whose weights and maps are bytes as far as that keeps its answers
+            (docs/quantisation.md), by default `best.int8.plan`, and beside it as JSON what that costs on the
+            test split.
+        calibrate: number of validation images that ranges in INT8 are found on, 512 by default.
 
     Raises:
         CheckpointError: when the folder holds no such checkpoint, or it is damaged.
@@ -83,7 +96,8 @@ def export_run(
         ExportError: for a network that the target cannot express, or a file that cannot be written.
     """
     target = TARGETS[to]
-    _check_effect(target, segments, None if budget is not None else source)
+    _check_precision(target, precision, calibrate, run)
+    _check_effect(target, segments, None if budget is not None or precision == "int8" else source)
     if is_saved(run):
         if budget is not None or segments is not None or source is not None:
             raise RecipeError(
@@ -95,10 +109,47 @@ def export_run(
     if model is not None:
         raise RecipeError(f"model must go with a file that save has written, got run {run}; drop it")
     opened = open_run(run, checkpoint)
-    path = opened.path.with_suffix(target.suffix) if out is None else Path(out)
+    suffix = ("." + precision if precision == "int8" else "") + target.suffix
+    path = opened.path.with_suffix(suffix) if out is None else Path(out)
     rule = settle(opened, None if budget is None else ExitBudget(fraction=budget), source)
     _log.info("writing the network of %s as %s", run, to)
-    return _written(target, exportable(opened, rule, source=source, segments=segments), path)
+    export = exportable(opened, rule, source=source, segments=segments)
+    if precision == "int8":
+        return _quantised(opened, export, path, calibrate, source)
+    return _written(target, export, path)
+
+
+def _quantised(
+    opened: OpenedRun, export: Exportable, path: Path, count: int | None, source: str | None
+) -> Exported:
+    count = CALIBRATION_IMAGES if count is None else count
+    report = write_quantised(opened, export, path, count=count, source=source)
+    bytes_, layers = sum(not layer.is_real for layer in report.layers), len(report.layers)
+    return Exported(
+        path=path,
+        num_bytes=report.num_bytes_quantised,
+        summary=f"{bytes_} of {layers} layers on bytes, {report.num_bytes / 1e6:.2f} MB in float32",
+        quantisation=report,
+    )
+
+
+def _check_precision(
+    target: ExportTarget, precision: ExportPrecision, calibrate: int | None, run: Path | str
+) -> None:
+    if precision not in get_args(ExportPrecision):
+        known = ", ".join(get_args(ExportPrecision))
+        raise RecipeError(f"precision must be one of {known}, got {precision!r}")
+    if precision != "int8":
+        if calibrate is not None:
+            raise RecipeError(f"calibrate must go with precision int8, got {calibrate}; drop it")
+        return
+    if target is not PLAN:
+        raise RecipeError(f"precision int8 must go with to 'plan', got to {target.name!r}; drop one of them")
+    if is_saved(run):
+        raise RecipeError(
+            f"precision int8 must go with a run folder, whose data it is calibrated on, got the file {run}; "
+            "train the network as a run, or drop it"
+        )
 
 
 def _written(target: ExportTarget, what: Exportable, path: Path) -> Exported:
@@ -280,24 +331,57 @@ def _curve(opened: OpenedRun) -> ExitCurve | None:
     return kept.curve
 
 
-def engine_of_run(opened: OpenedRun, rule: ExitRule | None, precision: EnginePrecision) -> Any:
+def engine_of_run(
+    opened: OpenedRun,
+    rule: ExitRule | None,
+    precision: EnginePrecision | Literal["int8"],
+    source: str | None = None,
+) -> Any:
     """Return the native engine of a run's network.
+
+    Args:
+        opened: the run.
+        rule: where images leave a network with early exits; without one all leave at the last.
+        precision: "int8" is calibrated on validation images first; what stays real is in the engine's own
+            choice then.
+        source: where the data lies now, if not where the recipe says.
 
     Raises:
         ExportError: for a network that no plan can express.
         ExecutionError: when the engine is not installed, or cannot run it in that precision here.
     """
-    return engine_of(plan_of(exportable(opened, rule)).as_bytes(), precision)
+    export = exportable(opened, rule, source=source)
+    if precision == "int8":
+        return engine_of(quantised_run(opened, export, source=source).found.plan.as_bytes())
+    return engine_of(plan_of(export).as_bytes(), precision)
 
 
-def engines_of(opened: OpenedRun, rule: ExitRule | None) -> dict[Precision, dict[str, Runner]]:
+def engines_of(opened: OpenedRun, rule: ExitRule | None) -> dict[BenchPrecision, dict[str, Runner]]:
     """Return the engine in every precision that it has here, to be timed; none where there is none."""
     if not engine_installed():
         return {}
-    found: dict[Precision, dict[str, Runner]] = {}
+    found: dict[BenchPrecision, dict[str, Runner]] = {}
     with suppress(ExportError):
         plan = plan_of(exportable(opened, rule)).as_bytes()
         for precision in get_args(Precision):
             with suppress(ExecutionError):
                 found[precision] = {ENGINE: engine_runner(engine_of(plan, precision))}
     return found
+
+
+def int8_engine(
+    opened: OpenedRun, rule: ExitRule | None, images: Tensor
+) -> dict[BenchPrecision, dict[str, Runner]]:
+    """Return the engine of a run's plan on bytes, to be timed; nothing where it cannot run that.
+
+    Args:
+        opened: the run.
+        rule: where images leave a network with early exits.
+        images: (N, C, H, W) that it is calibrated on.
+    """
+    if not engine_installed():
+        return {}
+    with suppress(ExportError, ExecutionError):
+        found = quantise(plan_of(exportable(opened, rule)), torch.split(images, 64))
+        return {"int8": {ENGINE: engine_runner(engine_of(found.plan.as_bytes()))}}
+    return {}

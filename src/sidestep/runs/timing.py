@@ -14,7 +14,8 @@ from sidestep.errors import RecipeError
 from sidestep.evaluation.bench import SINGLE_IMAGES, BenchResult, bench_network
 from sidestep.files import kept, write_file
 from sidestep.results.run_result import BENCH
-from sidestep.runs.export import engines_of
+from sidestep.runs.export import engines_of, int8_engine
+from sidestep.runs.quantised import CALIBRATION_IMAGES, calibration_batches
 from sidestep.runs.run_folder import OpenedRun, data_of, open_run
 
 _log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ def bench(
     seconds: float = 10.0,
     checkpoint: str = "best",
     source: str | None = None,
+    calibrate: int = CALIBRATION_IMAGES,
 ) -> BenchResult:
     """Return measured times of a run's network, in all its executions, beside its static origin's.
 
@@ -42,9 +44,21 @@ def bench(
         seconds: time limit of every precision and batch size.
         checkpoint: "best" or "last".
         source: where the data lies now, if not where the recipe says; real images decide the paths.
+        calibrate: number of validation images on which the engine and static runtimes quantise the network to
+            INT8; 0 leaves that out, as does a run without a validation split.
+
+    Raises:
+        RecipeError: for a run without a test split, or a number below 0.
     """
+    if calibrate < 0:
+        raise RecipeError(f"calibrate must be at least 0 images, got {calibrate}; 0 leaves INT8 out")
     opened = open_run(run, checkpoint)
     images = test_images(opened, source, max(batch_sizes))
+    extra = engines_of(opened, opened.exit_rule)
+    calibration = None
+    if calibrate and opened.recipe.data.val_fraction:
+        calibration = torch.cat(calibration_batches(opened, calibrate, source))
+        extra |= int8_engine(opened, opened.exit_rule, calibration)
     result = bench_network(
         opened.network,
         input_size=opened.input_size,
@@ -52,7 +66,8 @@ def bench(
         images=images,
         seconds=seconds,
         rule=opened.exit_rule,
-        extra=engines_of(opened, opened.exit_rule),
+        extra=extra,
+        calibration=calibration,
     )
     with kept():
         write_file(opened.folder / BENCH, json.dumps(result.as_dict(), indent=1) + "\n", what="bench")

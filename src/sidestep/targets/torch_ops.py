@@ -50,8 +50,11 @@ def run_op(
     out = _OPS[op["op"]](op, given, named, shapes)
     if op.get("residual") is not None:
         out = out + values[op["residual"]]
-    if op["op"] in ("relu", "activate", "vmap"):
-        return out
+    return out if op["op"] in ("relu", "activate", "vmap") else ended(op, out)
+
+
+def ended(op: Op, out: Tensor) -> Tensor:
+    """Return what an operation makes of numbers at its end: a ReLU, an activation, or nothing."""
     if op.get("relu"):
         return _relu(op, [out])
     return _FUNCTIONS[op["activation"]](out) if op.get("activation") else out

@@ -1,0 +1,184 @@
+"""Plans of networks on bytes: near the real ones, read alike by the literal reader, real where it counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sidestep.plan.byte_maps import Grid, grids_of
+from sidestep.plan.format import Plan, inputs_of, lists_of_ops
+from sidestep.quantisation.byte_plan import (
+    Layout,
+    byte_plan,
+    made_on_bytes,
+    quantised_weight,
+    spread_out,
+    table_of,
+)
+from sidestep.quantisation.changes import change_between
+from sidestep.quantisation.parts import parts_of
+from sidestep.quantisation.ranges import calibrated
+from sidestep.quantisation.sensitivity import Quantised, quantise
+from sidestep.targets.torch_plan import TorchPlan
+from tests import strategies
+from tests.doubles import EXIT_NETWORKS, shared_exit_network
+from tests.marks import slow_where
+from tests.plan.networks import network_of, plan_of
+from tests.plan.test_network import CASES
+from tests.reference.plan import run_plan
+from tests.targets.test_segments import rule_for
+
+QUICK = ("rdi_net", "squeeze_excite", "preact", "static")
+
+
+def batches(count: int = 2) -> list[Tensor]:
+    return [strategies.images(24, seed, size=16) for seed in range(count)]
+
+
+def quantised(plan: Plan) -> Quantised:
+    return quantise(plan, batches())
+
+
+def assert_near(plan: Plan, found: Quantised) -> None:
+    """Compare a plan on bytes with the real one, and with what the literal reader makes of it."""
+    images = strategies.images(24, 9, size=16)
+    real, fast = TorchPlan(plan)(images), TorchPlan(found.plan)(images)
+    change = change_between([real], [fast])
+    assert change.decisions <= 0.05 and change.predictions <= 0.1 and change.divergence < 0.02
+    assert found.plan.document["version"] == 3
+    for row in range(2):
+        logits, decisions, left = run_plan(found.plan.document, found.plan.tensors, images[row])
+        reached = [option for option in fast.options[row].tolist() if option >= 0]
+        assert (reached, int(fast.exits[row])) == (decisions, left)
+        # Of real values the order of sums differs, and with it now and then a byte.
+        assert (logits - torch.as_tensor(fast.logits[row])).abs().max() < 0.03 * logits.abs().max()
+
+
+@pytest.mark.parametrize("name", slow_where(lambda name: name not in QUICK, CASES))
+def test_networks_that_skip_say_nearly_the_same_on_bytes(name: str) -> None:
+    plan = plan_of(network_of(*CASES[name]))
+    found = quantised(plan)
+    assert_near(plan, found)
+    convolutions = [layer for layer in found.layers if plan.tensors[layer.name].dim() == 4]
+    # Numbers of untrained networks lie close together, and a few layers may stay real for that.
+    assert sum(not layer.is_real for layer in convolutions) > len(convolutions) / 2
+    assert any(op["op"] == "conv" and "weight_scale" in op for op in ops_of(found.plan))
+
+
+@pytest.mark.parametrize("name", slow_where(lambda name: name != "msdnet", EXIT_NETWORKS))
+def test_networks_with_exits_say_nearly_the_same_on_bytes(name: str) -> None:
+    network = shared_exit_network(name)
+    rule = rule_for(network, strategies.images(24, 9, size=16), "confidence")
+    plan = plan_of(network, rule=rule)
+    assert_near(plan, quantised(plan))
+
+
+def ops_of(plan: Plan) -> list[dict[str, Any]]:
+    return [op for ops in lists_of_ops(plan.steps) for op in ops]
+
+
+def test_a_skipped_unit_does_nothing_on_bytes_either() -> None:
+    found = quantised(plan_of(network_of(*CASES["rdi_net"])))
+    skipping = [step["options"][0]["ops"] for step in found.plan.steps if "choose" in step]
+    assert all(op["op"] == "pad" for ops in skipping for op in ops)
+    assert [] in skipping
+
+
+def test_weights_take_a_quarter_of_the_room() -> None:
+    plan = plan_of(network_of({"name": "static"}, {"name": "cifar_resnet20"}))
+    real = spread_out(plan)
+    made = made_on_bytes(real.steps)
+    found = byte_plan(real, Layout(made=made, grids=calibrated(real, made, batches(1)).grids))
+    sizes = [sum(t.numel() * t.element_size() for t in each.tensors.values()) for each in (plan, found)]
+    assert sizes[1] < 0.275 * sizes[0]
+
+
+def test_weights_are_rounded_by_channel() -> None:
+    weight = torch.randn(5, 3, 3, 3)
+    weight[2] *= 100
+    weight[4] = 0
+    steps, scale = quantised_weight(weight)
+    assert steps.abs().amax(dim=(1, 2, 3)).tolist() == [127] * 4 + [0]
+    off = (steps * scale.view(-1, 1, 1, 1) - weight).abs().amax(dim=(1, 2, 3))
+    assert (off <= scale / 2 * 1.001).all()
+
+
+def test_a_table_is_the_activation_of_every_byte() -> None:
+    inner, grid = Grid(0.05, 100), Grid(0.03, 10)
+    table = table_of({"activation": "silu"}, inner, grid)
+    for byte in range(256):
+        x = 0.05 * (byte - 100)
+        wanted = x / (1 + torch.exp(torch.tensor(-x, dtype=torch.float64))).item() / 0.03 + 10
+        assert table[byte] == min(max(round(wanted), 0), 255)
+
+
+def test_activations_with_tables_end_convolutions() -> None:
+    plan = plan_of(network_of({"name": "static"}, {"name": "cifar_resnet8"}))
+    for op in ops_of(plan):
+        if op["op"] == "conv":
+            op.update(relu=False, activation="silu")
+    found = quantised(plan)
+    assert_near(plan, found)
+    convolutions = [op for op in ops_of(found.plan) if op["op"] == "conv"]
+    assert all("table" in op and op["activation"] == "silu" for op in convolutions if "scale" in op)
+    assert sum("scale" in op for op in convolutions) >= len(convolutions) - 1
+    assert "activate" not in {op["op"] for op in ops_of(found.plan)}
+    assert len(ops_of(spread_out(plan))) == len(ops_of(plan)) + len(convolutions)
+
+
+def test_a_layer_that_bytes_would_ruin_stays_real() -> None:
+    """One channel a thousand times as large as the others leaves these no bytes."""
+    plan = plan_of(network_of({"name": "static"}, {"name": "cifar_resnet14"}))
+    convolutions = [op for op in ops_of(plan) if op["op"] == "conv"]
+    # The two of the first block.
+    first, second = convolutions[1:3]
+    plan.tensors[first["weight"]] = plan.tensors[first["weight"]].clone()
+    plan.tensors[first["weight"]][0] *= 1000
+    plan.tensors[first["bias"]] = plan.tensors[first["bias"]].clone()
+    plan.tensors[first["bias"]][0] = plan.tensors[first["bias"]][0] * 1000 + 100
+    plan.tensors[second["weight"]] = plan.tensors[second["weight"]].clone()
+    plan.tensors[second["weight"]][:, 0] /= 1e5
+    layers = {layer.name: layer for layer in quantised(plan).layers}
+    assert layers[second["weight"]].is_real and layers[first["weight"]].is_real
+    assert sum(not layer.is_real for layer in layers.values()) > len(layers) / 2
+
+
+def test_units_that_no_image_reaches_stay_real() -> None:
+    network = network_of({"name": "fixed_path", "path": "1 0 1"}, {"name": "cifar_resnet8"})
+    plan = plan_of(network)
+    images = batches(1)
+    found = quantise(plan, images)
+    assert_near(plan, found)
+    never = [op for step in plan.steps if "choose" in step for op in step["options"][1]["ops"]]
+    reached: set[int] = set()
+    TorchPlan(plan, lambda op, values, out: reached.add(op["out"]))(images[0])
+    unseen = {op["weight"] for op in never if op["op"] == "conv" and op["out"] not in reached}
+    assert unseen == {layer.name for layer in found.layers if layer.error is None and layer.part == "trunk"}
+
+
+def test_parts_are_what_reads_them() -> None:
+    plan = plan_of(network_of({"name": "blockdrop"}, {"name": "cifar_resnet14"}))
+    names = {op["out"]: op["weight"] for op in ops_of(plan) if op["op"] in ("conv", "linear")}
+    parts = {names[out]: part for out, part in parts_of(plan).items() if out in names}
+    first = [name for name, part in parts.items() if part == "first convolution"]
+    assert len(first) == 2 and any(name.startswith("router") for name in first)
+    assert all(
+        (part == "routers") == name.startswith("router") for name, part in parts.items() if name not in first
+    )
+    assert [name for name, part in parts.items() if part == "head"] == ["backbone.fc.weight"]
+
+
+def test_values_of_one_choice_have_one_grid() -> None:
+    plan = quantised(plan_of(network_of(*CASES["three_options"]))).plan
+    grids = grids_of(plan.steps)
+    for step in plan.steps:
+        for option in step.get("options", ()):
+            assert [grids[value] for value in option["results"]] == [
+                grids[value] for value in step["defines"]
+            ]
+    for op in ops_of(plan):
+        if op["op"] == "concat":
+            assert len({grids.get(value) for value in inputs_of(op)}) == 1
