@@ -19,7 +19,14 @@ from measure import interleave, options, publish, table
 from torch import Tensor, nn
 
 from sidestep.evaluation.bench import batches_of
-from sidestep.evaluation.rivals import Runner, export_onnx, installed, openvino_runner, static_runners
+from sidestep.evaluation.rivals import (
+    Runner,
+    export_onnx,
+    installed,
+    openvino_int8,
+    openvino_runner,
+    static_runners,
+)
 from sidestep.execution.prepare import Precision, prepare
 from sidestep.networks.cascade_network import CascadeNetwork
 from sidestep.runs.export import engine_of_run
@@ -91,21 +98,9 @@ def members_of(opened: OpenedRun, images: Tensor, calibration: Tensor | None) ->
         seen = view(images[:2])
         static = prepare(member, seen).static
         onnx = export_onnx(static, (seen.shape[2], seen.shape[3]))
-        quantised = None if onnx is None or calibration is None else _quantised(onnx, view(calibration))
+        quantised = None if onnx is None or calibration is None else openvino_int8(onnx, view(calibration))
         members.append(Member(name=settings.name, view=view, static=static, onnx=onnx, quantised=quantised))
     return members
-
-
-def _quantised(onnx: bytes, images: Tensor) -> Any:
-    """Return a model of OpenVINO in INT8."""
-    import nncf
-    import openvino
-
-    batches = [images[row : row + 1].numpy() for row in range(len(images))]
-    model = openvino.Core().read_model(onnx)
-    return nncf.quantize(
-        model, nncf.Dataset(batches), preset=nncf.QuantizationPreset.MIXED, subset_size=len(batches)
-    )
 
 
 def time_all(

@@ -13,6 +13,7 @@ from sidestep.evaluation import bench as bench_module
 from sidestep.evaluation import rivals
 from sidestep.evaluation.bench import BenchResult, bench_network, interleave
 from sidestep.evaluation.rivals import openvino_precisions
+from sidestep.execution.prepare import prepare
 from sidestep.networks.routed import RoutedNetwork
 from tests import strategies
 from tests.doubles import lively_backbone, lively_network
@@ -62,6 +63,42 @@ def test_a_bench_has_a_row_for_every_runtime_precision_and_batch_size(
     assert json.loads(json.dumps(values)) == values
     assert values["versions"].keys() >= {"python", "torch", "onnxruntime", "openvino"}
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_static_runtimes_run_in_int8_and_compete_with_all_precisions(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("onnxruntime")
+    calibration = strategies.images(8, 3, size=8)
+    engine = {"engine": rivals.Runner(convert=lambda images: images, run=lambda images: images)}
+    network = lively_network(8)
+    result = bench(network, batch_sizes=(4,), calibration=calibration, extra={"int8": engine})
+    rows = {row.runtime: row for row in result.rows if row.precision == "int8"}
+    assert {"engine", "static onnxruntime"} <= rows.keys()
+    assert ("static openvino" in rows) == rivals.installed("nncf")
+    best = min(row.median_ms for row in result.rows if row.runtime.startswith("static"))
+    for row in rows.values():
+        assert row.ratio_to_best_static == pytest.approx(row.median_ms / best)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_network_says_nearly_the_same_when_a_runtime_has_quantised_it(runtime: str) -> None:
+    pytest.importorskip("onnxruntime" if runtime == "onnxruntime" else "nncf")
+    backbone, images = (
+        prepare(lively_backbone(8), strategies.images(2, 3, size=8)),
+        strategies.images(32, 3, size=8),
+    )
+    onnx = rivals.export_onnx(backbone, (8, 8))
+    assert onnx is not None
+    runner = rivals.int8_runners(rivals.int8_networks(onnx, images), 32)[f"static {runtime}"]
+    with torch.no_grad():
+        wanted = backbone(images)
+    found = torch.as_tensor(runner.run(runner.convert(images)))
+    off = (found - wanted).square().mean().sqrt() / wanted.std()
+    assert 1e-4 < off < 0.1
 
 
 @pytest.mark.usefixtures("torch_only")

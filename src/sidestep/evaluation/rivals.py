@@ -7,8 +7,9 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -107,8 +108,8 @@ def openvino_int8(onnx: bytes, images: Tensor) -> Any:
 
     rows = [row.unsqueeze(0).numpy() for row in images]
     model = openvino.Core().read_model(onnx)
-    with warnings.catch_warnings():
-        # What its dependencies deprecate is none of the user's business.
+    # What its dependencies deprecate, and its bars of progress, are none of the user's business.
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         return nncf.quantize(
             model, nncf.Dataset(rows), preset=nncf.QuantizationPreset.MIXED, subset_size=len(rows)
@@ -140,6 +141,7 @@ def onnxruntime_int8(onnx: bytes, images: Tensor) -> bytes:
         images: (N, C, H, W) that it is calibrated on.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     rows = [row.unsqueeze(0).numpy() for row in images]
 
@@ -153,10 +155,11 @@ def onnxruntime_int8(onnx: bytes, images: Tensor) -> bytes:
 
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        before, after = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+        before, ready, after = (Path(folder) / f"{name}.onnx" for name in ("float32", "ready", "int8"))
         before.write_bytes(onnx)
+        quant_pre_process(before, ready, skip_symbolic_shape=True)
         quantize_static(
-            before,
+            ready,
             after,
             Reader(),
             quant_format=QuantFormat.QDQ,

@@ -87,7 +87,7 @@ def made_on_bytes(steps: list[Step], real: frozenset[int] = frozenset()) -> froz
         for ops in lists_of_ops([step]):
             convolutions = {op["out"] for op in ops if op["op"] == "conv" and reads[op["out"]] == 1}
             for op in ops:
-                if op["out"] in images or op["op"] not in ON_BYTES or op["out"] in real:
+                if op["out"] in images or op["out"] in real or not _may_be_bytes(op):
                     continue
                 # A table can be the end of a convolution alone.
                 leaky = op["op"] == "relu" and op.get("slope")
@@ -98,6 +98,10 @@ def made_on_bytes(steps: list[Step], real: frozenset[int] = frozenset()) -> froz
                 if any(option["results"][place] in found for option in step["options"]):
                     found.add(value)
     return frozenset(found)
+
+
+def _may_be_bytes(op: Op) -> bool:
+    return op["op"] in ON_BYTES and not op.get("antialias")
 
 
 def reads_of(steps: list[Step]) -> Counter[int]:
