@@ -19,7 +19,7 @@ from sidestep.quantisation.byte_plan import (
     table_of,
 )
 from sidestep.quantisation.changes import change_between
-from sidestep.quantisation.parts import parts_of
+from sidestep.quantisation.plan_parts import parts_of
 from sidestep.quantisation.ranges import calibrated
 from sidestep.quantisation.sensitivity import Quantised, quantise
 from sidestep.routing.exit_rule import ExitRule, scores

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sidestep.plan.byte_maps import KEEPING, Grid, code
 from sidestep.plan.format import Op, Plan, Step, inputs_of, lists_of_ops, version_of, weights_of
-from sidestep.quantisation.parts import images_of
+from sidestep.quantisation.plan_parts import images_of
 from sidestep.targets.torch_ops import ended
 
 # What may run on bytes; other operations get real maps.

@@ -19,7 +19,7 @@ from sidestep.quantisation.byte_plan import (
     spread_out,
 )
 from sidestep.quantisation.changes import Change, change_between
-from sidestep.quantisation.parts import Part, parts_of
+from sidestep.quantisation.plan_parts import Part, parts_of
 from sidestep.quantisation.ranges import Calibrated, Rule, calibrated, maps_read
 from sidestep.targets.byte_ops import Known, run_byte_op
 from sidestep.targets.map_shapes import Shape
