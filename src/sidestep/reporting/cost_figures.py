@@ -18,6 +18,8 @@ from sidestep.results.run_result import RunResult
 _MACS, _MS = "M MACs per image, routers in", "ms per image"
 _SECTION = "Accuracy over cost"
 _MOST_BUDGETS = 20
+# A cheapest below this share of the dearest lets an axis begin at 0; points of accuracy with room for names.
+_LOW, _SPREAD = 0.3, 15.0
 _KINDS = {"executed": "#0072B2", "router": "#D55E00", "exit": "#009E73", "always": "#7F7F7F"}
 
 
@@ -44,7 +46,7 @@ def accuracy_cost(runs: Sequence[ShownRun]) -> list[Figure]:
             reading=reading,
             columns=columns,
             rows=[[row[name] for name in columns] for row in [*rows, *theirs]],
-            chart=styled(_chart(rows, theirs, names, joined), reading),
+            chart=styled(_chart(rows, theirs, by_run(names, [run.name for run in runs]), joined), reading),
             paper="figures 5 and 6",
         )
     ]
@@ -137,7 +139,7 @@ def _published(point: PublishedPoint) -> dict[str, Any]:
 def _chart(
     rows: list[dict[str, Any]],
     theirs: list[dict[str, Any]],
-    names: list[str],
+    own_looks: dict[str, Any],
     joined: Sequence[tuple[str, Sequence[RunGroup]]],
 ) -> Any:
     axes = [axis for axis in (_MACS, _MS) if any(row["axis"] == axis for row in rows)]
@@ -147,18 +149,21 @@ def _chart(
         bind=alt.binding_select(options=axes, name="Cost in ") if len(axes) > 1 else alt.Undefined,
     )
     hovered = alt.selection_point(fields=["run"], bind="legend", name="shown")
-    x = alt.X("cost:Q", title=None, scale=alt.Scale(zero=False, padding=12))
+    costs = [row["cost"] for row in [*rows, *theirs] if row["axis"] == axes[0]]
+    from_zero = min(costs) < _LOW * max(costs)
+    x_scale = alt.Scale(zero=True) if from_zero else alt.Scale(zero=False, padding=12)
+    x = alt.X("cost:Q", title=None, scale=x_scale)
     y = alt.Y("accuracy:Q", title="top-1 accuracy, %", scale=alt.Scale(zero=False, padding=12))
     tips = ["run:N", "kind:N", alt.Tooltip("cost:Q", format=".4g"), alt.Tooltip("accuracy:Q", format=".2f")]
     faded = alt.when(hovered).then(alt.value(1.0)).otherwise(alt.value(0.15))
     own = alt.Chart(data(rows)).transform_filter("datum.axis == axis").encode(x=x, y=y)
-    marks = own.mark_point(size=90, filled=True).encode(**by_run(names), opacity=faded, tooltip=tips)
+    marks = own.mark_point(size=90, filled=True).encode(**own_looks, opacity=faded, tooltip=tips)
     bars = own.transform_filter("datum.deviation > 0").mark_rule(strokeWidth=1.5, aria=False)
-    bars = bars.encode(y=y, y2="high:Q").encode(y=alt.Y("low:Q"), color=by_run(names)["color"])
+    bars = bars.encode(y=y, y2="high:Q").encode(y=alt.Y("low:Q"), color=own_looks["color"])
     curves = own.transform_filter("datum.kind == 'budgeted' || datum.kind == 'anytime'").mark_line(
         strokeWidth=1.5, aria=False
     )
-    curves = curves.encode(color=by_run(names)["color"], strokeDash=alt.StrokeDash("kind:N", legend=None))
+    curves = curves.encode(color=own_looks["color"], strokeDash=alt.StrokeDash("kind:N", legend=None))
     layers = [marks.add_params(hovered)]
     # Vega warns of layers in which nothing lies.
     if any(row["deviation"] > 0 for row in rows):
@@ -170,7 +175,10 @@ def _chart(
     if theirs:
         papers = alt.Chart(data(theirs)).transform_filter("datum.axis == axis").encode(x=x, y=y)
         layers.insert(0, papers.mark_square(size=45, filled=False, color=GREY).encode(tooltip=tips))
-        layers.insert(1, _named(x, y, theirs))
+        seen = [row["accuracy"] for row in [*rows, *theirs]]
+        # Beside one that is far below the names of the others would lie on each other.
+        if max(seen) - min(seen) < _SPREAD:
+            layers.insert(1, _named(x, y, theirs))
     chart = alt.layer(*layers).properties(width=WIDTH, height=360)
     title = alt.TitleParams(text=alt.expr("axis"), orient="bottom", fontWeight="normal", fontSize=12)
     return chart.properties(title=title).add_params(chosen)

@@ -42,7 +42,9 @@ def keep_rates(runs: Sequence[ShownRun]) -> list[Figure]:
     x = alt.X("block:Q", title="block", axis=alt.Axis(format="d", tickMinStep=1))
     chart = alt.Chart(data(rows)).mark_line(point=alt.OverlayMarkDef(size=60, filled=True))
     y = alt.Y("keep rate:Q", scale=alt.Scale(domain=[0, 1]))
-    chart = chart.encode(x=x, y=y, **by_run(names), tooltip=["run:N", "block:Q", "keep rate:Q"])
+    chart = chart.encode(
+        x=x, y=y, **by_run(names, [run.name for run in runs]), tooltip=["run:N", "block:Q", "keep rate:Q"]
+    )
     return [
         Figure(
             key="keep_rates",

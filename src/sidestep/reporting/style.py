@@ -26,18 +26,20 @@ def data(rows: Sequence[dict[str, Any]]) -> Any:
     return alt.InlineData(values=list(rows))
 
 
-def by_run(names: Sequence[str], *, title: str = "run") -> dict[str, Any]:
-    """Return the encodings that tell runs apart, in colour and in shape.
+def by_run(names: Sequence[str], order: Sequence[str]) -> dict[str, Any]:
+    """Return the encodings that tell runs apart, in colour and in shape; a run has the same in all figures.
 
     Args:
-        names: of the runs, in the order of the legend.
-        title: of the legend.
+        names: of the runs of a figure, in the order of the legend.
+        order: names of all runs of the report.
     """
-    repeated = [PALETTE[index % len(PALETTE)] for index in range(len(names))]
-    shapes = [SHAPES[index % len(SHAPES)] for index in range(len(names))]
-    legend = alt.Legend(title=title, labelLimit=400, orient="top", columns=3, symbolLimit=0)
+    known = list(dict.fromkeys([*order, *names]))
+    places = [known.index(name) for name in names]
+    colors = [PALETTE[place % len(PALETTE)] for place in places]
+    shapes = [SHAPES[place % len(SHAPES)] for place in places]
+    legend = alt.Legend(title="run", labelLimit=400, orient="top", columns=3, symbolLimit=0)
     return {
-        "color": alt.Color("run:N", scale=alt.Scale(domain=list(names), range=repeated), legend=legend),
+        "color": alt.Color("run:N", scale=alt.Scale(domain=list(names), range=colors), legend=legend),
         "shape": alt.Shape("run:N", scale=alt.Scale(domain=list(names), range=shapes), legend=legend),
     }
 

@@ -26,7 +26,7 @@ def training_curves(runs: Sequence[ShownRun]) -> list[Figure]:
     reading = " ".join(_ended(name, rows) for name in names)
     base = alt.Chart(data(rows)).encode(x=alt.X("step:Q", title="step"))
     line = base.mark_line(strokeWidth=1.8, point=alt.OverlayMarkDef(size=18))
-    color = by_run(names)["color"]
+    color = by_run(names, [run.name for run in runs])["color"]
     dash = alt.StrokeDash(
         "images:N",
         scale=alt.Scale(domain=["validation", "training"], range=[[1, 0], [4, 3]]),
