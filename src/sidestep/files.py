@@ -162,6 +162,17 @@ def check_writable(folder: Path, *, what: str = "folder") -> None:
         _forget(probe)
 
 
+def are_numbers(value: Any) -> bool:
+    """Return whether a value from a file is a number, nothing, or a list of such, as deep as it goes.
+
+    >>> are_numbers([1, [2.5, None]]), are_numbers("1"), are_numbers([{}]), are_numbers(True)
+    (True, False, False, False)
+    """
+    if isinstance(value, list):
+        return all(map(are_numbers, value))
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
 def read_json(path: Path, *, what: str, way_out: str) -> Any:
     """Return the value in a JSON file.
 

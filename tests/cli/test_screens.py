@@ -27,7 +27,7 @@ EXITS: dict[str, Any] = {**TINY, "model": {"name": "cifar_resnet8", "exits": {"a
 SCREENS: dict[str, tuple[str, str, str]] = {
     "train": (
         "train exits.yaml --out a_run", r"wrote a_run: .*\nnext: .*`sidestep bench a_run`",
-        "evaluating the best checkpoint",
+        r"^reading the images of digits\ntraining on 64 images, 1 epoch\n(.*\n)*evaluating the best check",
     ),
     "sweep": (
         "sweep tiny.yaml --over method.target=0.3,0.6 --over seed=0,1 --over training.phases.0.lr=0.01 "

@@ -173,6 +173,41 @@ def test_results_of_a_damaged_run_name_the_file(name: str, content: str, run: Pa
         results_page(None, [tmp_path / "run"])
 
 
+REPORTED = {"accuracy": 0.5, "gflops": 1.0, "fraction_of_full": 0.5, "executed_mean": 1.0}
+TIMED = {"runtime": "engine", "precision": "float32", "batch_size": 1, "ms_per_image": 1.0}
+POINT = {"accuracy": 0.5, "macs": 1.0, "exit_rates": [1.0], "ms": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            ("report.json", {"best": REPORTED, "last": REPORTED | change})
+            for change in ({"executed_mean": "x"}, {"accuracy": {}}, {"gflops": None}, {"keep_rates": ["a"]})
+        ),
+        *(("bench.json", {"rows": [TIMED | change]}) for change in ({"ms_per_image": {}}, {"runtime": 3})),
+        *(
+            ("exits.json", {"checkpoint": "best", "temperatures": [1.0], "full_macs": 1.0} | change)
+            for change in ({"points": 3}, {"points": [{"kind": "anytime", "point": POINT | {"macs": "x"}}]})
+        ),
+        ("budgets.json", {"full_macs": "x", "budgets_macs": [], "points": []}),
+        ("environment.json", {"hardware": 3, "versions": {}}),
+    ],
+)
+def test_numbers_that_are_none_name_the_file(name: str, value: Any, run: Path, tmp_path: Path) -> None:
+    from sidestep.results.page import results_page
+
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / name).write_text(json.dumps(value))
+    for read in (
+        lambda: results_page(None, [tmp_path / "run"]),
+        lambda: sidestep.push(tmp_path / "run", f"local-dir:{tmp_path / 'package'}"),
+    ):
+        with pytest.raises(CheckpointError, match=rf"{name} is damaged .*; restore it"):
+            read()
+    assert not (tmp_path / "package").exists()
+
+
 def test_a_torn_row_of_metrics_is_left_out(run: Path, tmp_path: Path) -> None:
     from sidestep.results.page import results_page
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sidestep.evaluation.budget_points import BudgetCurve, BudgetPoint
 from sidestep.evaluation.exit_curve import CurvePoint, ExitCurve
 from sidestep.evaluation.thresholds import ExitPoint
-from sidestep.files import write_file
+from sidestep.files import are_numbers, write_file
 from sidestep.results.figures import budget_figure, exit_figure, save_figure
 
 EXITS, BUDGETS = "exits.json", "budgets.json"
 KINDS = ("anytime", "budgeted")
+Point = TypeVar("Point")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,10 @@ class KeptCurve:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> KeptCurve:
         """Return the curve that `as_dict` was given."""
-        points = [CurvePoint(**row | {"point": ExitPoint(**row["point"])}) for row in values["points"]]
+        points = [CurvePoint(**row | {"point": _point(ExitPoint, row["point"])}) for row in values["points"]]
+        numbers = [[row.budget_macs, row.thresholds, row.asked] for row in points]
+        if not all(map(are_numbers, (numbers, values["temperatures"], values["full_macs"]))):
+            raise ValueError("a budget, a threshold or a temperature is no number")
         rest = {key: value for key, value in values.items() if key not in ("checkpoint", "points")}
         return cls(checkpoint=values["checkpoint"], curve=ExitCurve(**rest, points=points))
 
@@ -95,13 +99,23 @@ def read_budget_curve(path: Path) -> BudgetCurve:
 
 def budget_curve_from(values: Mapping[str, Any]) -> BudgetCurve:
     """Return the curve that its `as_dict` has given."""
-    points = [BudgetPoint(**point) for point in values["points"]]
+    points = [_point(BudgetPoint, point) for point in values["points"]]
+    if not are_numbers([values["full_macs"], values["budgets_macs"]]):
+        raise ValueError("a budget is no number")
     return BudgetCurve(full_macs=values["full_macs"], budgets_macs=values["budgets_macs"], points=points)
 
 
 def read_exit_curve(path: Path) -> KeptCurve:
     """Return the curve that `save_exit_curve` has left in a file."""
     return KeptCurve.from_dict(json.loads(path.read_bytes()))
+
+
+def _point(kind: Callable[..., Point], values: Mapping[str, Any]) -> Point:
+    """Return a point of plain values, which have to be numbers."""
+    float(values["accuracy"]) + float(values["macs"])
+    if not all(map(are_numbers, values.values())):
+        raise ValueError("a point has what is no number")
+    return kind(**values)
 
 
 def _table(curve: ExitCurve) -> str:

@@ -12,6 +12,7 @@ import yaml
 
 from sidestep.errors import CheckpointError, one_line
 from sidestep.evaluation.budget_points import BudgetCurve
+from sidestep.files import are_numbers
 from sidestep.results.kept_curve import BUDGETS, EXITS, KeptCurve, read_budget_curve, read_exit_curve
 from sidestep.training.metrics import METRICS, read_metrics
 
@@ -23,6 +24,9 @@ STUDY = "study.db"
 _RECIPE, _ENVIRONMENT = "recipe.yaml", "environment.json"
 Kept = TypeVar("Kept")
 
+# Of a report: what pages cannot do without, and what is no number.
+_NEEDED = ("accuracy", "gflops", "fraction_of_full", "executed_mean")
+_NO_NUMBERS = ("execution", "decisions", "latency_book", HALVES)
 # Long, and on no page.
 _LEFT_OUT = "keep_rates_per_class"
 
@@ -152,6 +156,24 @@ def read_result(folder: Path) -> RunResult:
     )
 
 
+def check_kept(folder: Path) -> None:
+    """Return if what a run folder keeps of its results is what commands have written.
+
+    Raises:
+        CheckpointError: naming a damaged file.
+    """
+    readers: dict[str, Callable[[Path], Any]] = {
+        REPORT: _reports,
+        BENCH: _timings,
+        EXITS: read_exit_curve,
+        BUDGETS: read_budget_curve,
+        _ENVIRONMENT: _environment,
+    }
+    for name, read in readers.items():
+        if (folder / name).is_file():
+            _whole(folder / name, read)
+
+
 def _whole(path: Path, read: Callable[[Path], Kept]) -> Kept:
     """Return what a file of a run folder holds, if it is what the run has written."""
     try:
@@ -172,14 +194,17 @@ def _recipe(path: Path) -> dict[str, Any]:
 
 def _environment(path: Path) -> dict[str, Any]:
     values = json.loads(path.read_bytes())
-    known: dict[str, Any] = {key: values[key] for key in ("hardware", "versions")}
+    known: dict[str, Any] = {key: dict(values[key]) for key in ("hardware", "versions")}
     return {**known, "commit": values.get("commit", "unknown")}
 
 
 def _reports(path: Path) -> dict[str, dict[str, Any]]:
     values = json.loads(path.read_bytes())
-    for name in ("best", "last"):
-        float(values[name]["accuracy"]) + float(values[name]["gflops"])
+    for report in (values["best"], values["last"]):
+        sum(float(report[name]) for name in _NEEDED)
+        wrong = [key for key, value in report.items() if key not in _NO_NUMBERS and not are_numbers(value)]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is {report[wrong[0]]!r}")
     return {
         name: {key: value for key, value in report.items() if key != _LEFT_OUT}
         for name, report in values.items()
@@ -207,5 +232,8 @@ def _validation(report: Mapping[str, Any]) -> tuple[float, float]:
 
 def _timings(path: Path) -> list[Timing]:
     names = Timing.__dataclass_fields__
-    rows = json.loads(path.read_bytes())["rows"]
-    return [Timing(**{name: row[name] for name in names}) for row in rows]
+    rows = [Timing(**{name: row[name] for name in names}) for row in json.loads(path.read_bytes())["rows"]]
+    if not all(isinstance(row.runtime, str) and isinstance(row.precision, str) for row in rows):
+        raise ValueError("a runtime or a precision is no text")
+    sum(float(row.ms_per_image) + float(row.batch_size) for row in rows)
+    return rows

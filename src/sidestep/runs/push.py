@@ -21,7 +21,7 @@ from sidestep.hub.remote import HUB, named, upload
 from sidestep.results.kept_curve import BUDGETS
 from sidestep.results.kept_curve import EXITS as CURVE
 from sidestep.results.model_card import model_card
-from sidestep.results.run_result import BENCH, REPORT, without_folders
+from sidestep.results.run_result import BENCH, REPORT, check_kept, without_folders
 from sidestep.runs.run_folder import ASKED, ENVIRONMENT, EXITS, OpenedRun, open_run
 from sidestep.training.checkpoint import load_checkpoint
 from sidestep.training.metrics import METRICS, read_metrics
@@ -98,6 +98,7 @@ def package_of(opened: OpenedRun, checkpoint: str) -> Package:
         opened: the run.
         checkpoint: which one was opened.
     """
+    check_kept(opened.folder)
     recipe, values = portable_recipe(opened.recipe.as_dict()), opened.values
     environment = _kept(opened.folder / ENVIRONMENT) or {}
     reports = _kept(opened.folder / REPORT)

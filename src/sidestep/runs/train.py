@@ -118,7 +118,12 @@ def _claimed(
 
 def _job(recipe: Recipe, fabric: Fabric, checkpoint: Checkpoint | None) -> Job:
     """Return what is trained, on the images that an interrupted run has seen."""
+    _log.info("reading the images of %s", recipe.data.source)
     job = job_of(recipe, fabric)
+    if recipe.training.phases:
+        epochs = sum(job.epochs(phase) for phase in recipe.training.phases)
+        count = f"{len(job.data.train or ()):,}"
+        _log.info("training on %s images, %d epoch%s", count, epochs, "s" * (epochs != 1))
     if checkpoint is not None:
         check_same_data(checkpoint, job.data, recipe.data.source)
     return job
