@@ -19,12 +19,12 @@ from tests.hasty import hasten
 
 DIGITS = {"source": "digits", "image_size": 16, "limit": 300, "crop_padding": 1, "flip": False}
 RANET = {
-    "scale_list": [1, 2, 2],
+    "scale_list": [1, 2],
     "step": 2,
     "channels": 4,
     "growth": 4,
-    "gr_factor": [2, 2, 1],
-    "bn_factor": [2, 1, 1],
+    "gr_factor": [2, 1],
+    "bn_factor": [2, 1],
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "ranet": {"method": {"name": "ranet"}, "model": {"name": "ranet", **RANET}},

@@ -24,7 +24,7 @@ CONVNEXT: dict[str, Any] = {"name": "timm/test_convnext"}
 @pytest.mark.parametrize(
     ("model", "runtime"),
     [
-        (VIT, "onnxruntime"),
+        pytest.param(VIT, "onnxruntime", marks=pytest.mark.slow),
         pytest.param(CONVNEXT, "onnxruntime", marks=pytest.mark.slow),
         pytest.param(VIT, "openvino", marks=pytest.mark.exhaustive),
         pytest.param(CONVNEXT, "openvino", marks=pytest.mark.exhaustive),
