@@ -13,7 +13,7 @@ from sidestep.cost.latency_book import LatencyBook
 from sidestep.errors import RecipeError
 from sidestep.evaluation.calibration import calibration_errors, fit_temperatures
 from sidestep.evaluation.goals import ExitGoal
-from sidestep.evaluation.thresholds import ExitPoint, ExitTable, thresholds_for_budget
+from sidestep.evaluation.thresholds import ExitPoint, ExitTable, Family, thresholds_for_budget
 from sidestep.networks.network import DynamicNetwork
 from sidestep.routing.exit_rule import CRITERIA, ExitRule, scores
 from sidestep.types import Batch, CostModel, RoutedOutput
@@ -296,6 +296,7 @@ class _Solver:
     """Solves budgets on one pair of surveys; attributes as those of the pair and of curves."""
 
     solving: ExitTable
+    family: Family
     reporting: ExitTable
     temperatures: list[float]
     criterion: str
@@ -309,6 +310,7 @@ class _Solver:
         solving, reporting = (part.table(criterion, temperatures) for part in (solved_on, pair.reported_on))
         return cls(
             solving=solving,
+            family=Family.of(solving.scores, criterion),
             reporting=reporting,
             temperatures=temperatures,
             criterion=criterion,
@@ -323,7 +325,8 @@ class _Solver:
     def thresholds(self, budget: float) -> Tensor:
         """Return the (E - 1,) thresholds that meet a budget, or with which all leave at the last exit."""
         dearest = float(self.solving.macs.mean(dim=1)[-1])
-        return thresholds_for_budget(self.solving, min(budget, dearest), self.criterion)
+        budget = min(budget, dearest)
+        return thresholds_for_budget(self.solving, budget, self.criterion, family=self.family)
 
     def accuracy(self, budget: float) -> float:
         """Return the accuracy with them, where they are solved."""

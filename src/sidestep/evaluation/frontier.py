@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sidestep.evaluation.exit_curve import ExitSurvey
-from sidestep.evaluation.thresholds import thresholds_for_budget
+from sidestep.evaluation.thresholds import Family, thresholds_for_budget
 from sidestep.types import Unit
 
 # Beyond these, triples are tried only where a pair is on the front.
@@ -138,13 +138,14 @@ def _exits(scores: Scores, num_budgets: int) -> list[FrontierPoint]:
     survey = scores.survey
     assert survey is not None
     halves = [survey.every_second(half).table("confidence", None) for half in (0, 1)]
+    families = [Family.of(half.scores, "confidence") for half in halves]
     ends = survey.macs.mean(dim=1)
     points = []
     for budget in torch.linspace(float(ends[0]), float(ends[-1]), num_budgets, dtype=torch.float64).tolist():
         found = []
-        for solving, reporting in (halves, halves[::-1]):
+        for solving, reporting, family in zip(halves, halves[::-1], families, strict=True):
             least = solving.macs[0].mean().item()
-            thresholds = thresholds_for_budget(solving, max(budget, least), "confidence")
+            thresholds = thresholds_for_budget(solving, max(budget, least), "confidence", family=family)
             found.append(reporting.leaving(thresholds))
         accuracy = sum(each.accuracy for each in found) / 2
         costs = [sum(each.macs for each in found) / 2, sum(each.ms or math.nan for each in found) / 2]

@@ -176,7 +176,9 @@ class Family:
         return torch.lerp(self.thresholds[below], self.thresholds[below + 1], place - below)
 
 
-def thresholds_for_budget(table: ExitTable, budget: float, criterion: str, *, unit: Unit = "MACs") -> Tensor:
+def thresholds_for_budget(
+    table: ExitTable, budget: float, criterion: str, *, unit: Unit = "MACs", family: Family | None = None
+) -> Tensor:
     """Return the (E - 1,) thresholds of the dearest member of a family that costs at most a budget.
 
     Found by bisection, since the mean cost never falls along a family.
@@ -186,12 +188,13 @@ def thresholds_for_budget(table: ExitTable, budget: float, criterion: str, *, un
         budget: largest mean cost per image.
         criterion: of the scores; some share one threshold (patience), others have one for each exit.
         unit: of the budget.
+        family: of the table's scores, for many budgets; None makes it.
 
     Raises:
         RecipeError: when even the cheapest member costs more, or the budget exceeds the last exit's cost.
     """
     shared = CRITERIA[criterion].shares_threshold
-    family = Family.of(table.scores, criterion)
+    family = family or Family.of(table.scores, criterion)
     last = len(family.thresholds) - 1
     cheapest, dearest = (table.leaving(family.at(place)).cost(unit) for place in (0, last))
     if not cheapest <= budget <= dearest:

@@ -19,7 +19,7 @@ from sidestep.evaluation.calibration import fit_temperatures
 from sidestep.evaluation.exit_curve import ExitSurvey, survey_exits
 from sidestep.evaluation.per_image import LEFT, OPTIONS, PerImage
 from sidestep.evaluation.report import evaluate_network
-from sidestep.evaluation.thresholds import thresholds_for_budget
+from sidestep.evaluation.thresholds import Family, thresholds_for_budget
 from sidestep.files import kept
 from sidestep.networks.forward import answers_by
 from sidestep.reporting.image_table import (
@@ -200,9 +200,11 @@ def _solved(
     if survey is None:
         return [], []
     table, found = survey.table(CRITERION, temperatures), []
+    family = Family.of(table.scores, CRITERION)
     for fraction in (step / _STEPS for step in range(1, _STEPS + 1)):
         with suppress(RecipeError):  # a budget outside of what the exits cost
-            found.append((fraction, thresholds_for_budget(table, fraction * full, CRITERION).tolist()))
+            thresholds = thresholds_for_budget(table, fraction * full, CRITERION, family=family)
+            found.append((fraction, thresholds.tolist()))
     return [fraction for fraction, _ in found], [row for _, row in found]
 
 
