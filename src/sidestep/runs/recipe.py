@@ -329,7 +329,7 @@ def _override(values: dict[str, Any], key: str, value: Any, errors: list[str]) -
     *path, last = key.split(".")
     try:
         for part in path:
-            place = _index(part) if isinstance(target, list) else part
+            place: Any = _index(part) if isinstance(target, list) else part
             below = target[place] if isinstance(target, list) else target.setdefault(part, {})
             if isinstance(below, OverrideText):
                 # A group that an override before this one has named whole.
