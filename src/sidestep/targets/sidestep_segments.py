@@ -81,7 +81,10 @@ class Segments:
             limits: instead of a budget, as `leaving` takes them.
         """
         limits = self.limits(budget) if limits is None else limits
-        rows, answers = zip(*self.leaving(images, limits), strict=True)
+        parts = list(self.leaving(images, limits))
+        if len(images) == 1:
+            return parts[0][1]
+        rows, answers = zip(*parts, strict=True)
         order = np.argsort(np.concatenate(rows))
         return Answer(*(np.concatenate(column)[order] for column in zip(*answers, strict=True)))
 
@@ -114,11 +117,12 @@ class Segments:
             leave = np.ones(len(rows), bool)
             if decision["kind"] == "exit":
                 leave = values.pop(decision["value"]) <= limits[rows, decision["index"]]
-            if leave.any():
-                left, logits = rows[leave], values[decision["logits"]][leave]
-                exits = np.full(len(left), decision["index"])
-                shares = _softmax(logits / decision["temperature"])
-                yield left, Answer(logits, shares, exits, options[left], macs[left])
+                if not leave.any():
+                    continue
+            left, logits = rows[leave], values[decision["logits"]][leave]
+            shares = _softmax(logits / decision["temperature"])
+            exits = np.full(len(left), decision["index"])
+            yield left, Answer(logits, shares, exits, options[left], macs[left])
             if leave.all():
                 return
             rows, values = rows[~leave], {name: value[~leave] for name, value in values.items()}
@@ -186,18 +190,22 @@ class Segments:
         """Return rows and values behind a segment; images that took the same branch lie side by side then."""
         parts, order = [], []
         for branch in segment["branches"]:
-            mine = np.ones(len(rows), bool) if picks is None else picks == branch["option"]
-            if not mine.any():
-                continue
-            given = values if mine.all() else {name: value[mine] for name, value in values.items()}
+            mine, given = rows, values
+            if picks is not None:
+                places = np.flatnonzero(picks == branch["option"])
+                if not len(places):
+                    continue
+                if len(places) < len(rows):
+                    mine = rows[places]
+                    given = {name: value[places] for name, value in values.items()}
             known = given | {new: given[old] for new, old in branch["passes"].items()}
             if branch["component"] is not None:
                 inputs = {name: given[name] for name in branch["inputs"]}
-                run = self.graph(branch["component"], alone=mine.sum() == 1)
+                run = self.graph(branch["component"], alone=len(mine) == 1)
                 known |= zip(branch["outputs"], run(inputs, branch["outputs"]), strict=True)
-            macs[rows[mine]] += branch["macs"]
+            macs[mine] += branch["macs"]
             parts.append({name: known[name] for name in segment["live"]})
-            order.append(rows[mine])
+            order.append(mine)
         if len(parts) == 1:
             return order[0], parts[0]
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
