@@ -2,7 +2,8 @@
 
 Networks have random weights and relational routers that compute at every unit; the routers' biases are set
 so that every unit is executed by a given share of the images. A static rival leaves nothing out and has no
-routers.
+routers. With --int8 the engine runs plans on bytes, beside static networks in INT8 and in both other
+precisions: the best of all is what counts.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
+from typing import Literal
 
 import torch
 from measure import Ratio, difference, interleave, options, report
@@ -20,17 +22,33 @@ from sidestep_engine import Engine
 from torch import Tensor, nn
 
 from sidestep.cost.macs import measure_cost
-from sidestep.evaluation.rivals import Runner, export_onnx, pytorch_input, static_runners
+from sidestep.evaluation.rivals import (
+    Runner,
+    export_onnx,
+    int8_networks,
+    int8_runners,
+    pytorch_input,
+    static_runners,
+)
 from sidestep.execution.prepare import Precision, cast, prepare
 from sidestep.methods.rdi_net import RDI_NET, RdiNetConfig
 from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.networks.routed import RoutedNetwork
-from sidestep.plan.format import save_plan
+from sidestep.plan.format import Plan, lists_of_ops, save_plan
 from sidestep.plan.from_network import PlanCard, export_plan
+from sidestep.quantisation.byte_plan import Layout, byte_plan, made_on_bytes, spread_out
+from sidestep.quantisation.ranges import calibrated, maps_read
 from sidestep.routing.samplers import Sample, argmax
 from sidestep.types import Decisions
 
 ROUTERS_AIM = 0.08
+# Of everything executed on bytes, beside the best static runtime.
+WHOLE_AIM = 1.05
+# Linear layers with fewer weights stay real, as in `sidestep export --precision int8`.
+LARGE_LINEAR = 1 << 15
+CALIBRATION_IMAGES = 16
+
+Held = Literal["float32", "bfloat16", "int8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +61,7 @@ class Case:
         batch_sizes: images per call; the last is the largest.
         keep_rates: shares of the images that execute every unit.
         aims: largest ratio by (keep rate, batch size).
+        int8_aims: the same on bytes.
     """
 
     backbone: str
@@ -50,6 +69,7 @@ class Case:
     batch_sizes: tuple[int, ...]
     keep_rates: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25, 0.0)
     aims: dict[tuple[float, int], float] = field(default_factory=dict)
+    int8_aims: dict[tuple[float, int], float] = field(default_factory=dict)
 
 
 CASES = {
@@ -58,6 +78,7 @@ CASES = {
         size=32,
         batch_sizes=(1, 256),
         aims={(1.0, 1): 1.0, (1.0, 256): 1.1, (0.5, 1): 0.40, (0.5, 256): 0.62},
+        int8_aims={(0.5, 1): 0.45, (0.5, 256): 0.58},
     ),
     "resnet32": Case(backbone="cifar_resnet32", size=32, batch_sizes=(1, 256)),
     "resnet50": Case(
@@ -66,6 +87,7 @@ CASES = {
         batch_sizes=(1, 16),
         keep_rates=(1.0, 0.62),
         aims={(0.62, 1): 0.8, (0.62, 16): 0.8},
+        int8_aims={(0.62, 1): 0.75, (0.62, 16): 0.75},
     ),
 }
 
@@ -99,7 +121,26 @@ def set_keep_rate(network: RoutedNetwork, images: Tensor, rate: float) -> None:
         network(images, sampler=sampler)
 
 
-def engine_of(network: RoutedNetwork, case: Case, precision: Precision) -> Engine:
+def plan_on_bytes(plan: Plan, images: Tensor) -> Plan:
+    """Return a plan with all on bytes that its images reach, the first convolution and the routers too."""
+    plan = spread_out(plan)
+    made = made_on_bytes(plan.steps)
+    ranges = calibrated(plan, made, [images])
+    ops = [op for ops in lists_of_ops(plan.steps) for op in ops]
+    unseen = {
+        op["out"]
+        for op in ops
+        if op["out"] in made and any(value not in ranges.grids for value in (op["out"], *maps_read(op)))
+    }
+    large = {
+        op["out"] for op in ops if op["op"] == "linear" and plan.tensors[op["weight"]].numel() >= LARGE_LINEAR
+    }
+    in_grids = {out: grid for out, grid in ranges.in_grids.items() if out in large}
+    made = made_on_bytes(plan.steps, frozenset(unseen))
+    return byte_plan(plan, Layout(made=made, grids=ranges.grids, in_grids=in_grids))
+
+
+def engine_of(network: RoutedNetwork, case: Case, precision: Held, images: Tensor) -> Engine:
     """Return the engine that runs a network, by way of a plan file."""
     size = (case.size, case.size)
     card = PlanCard(
@@ -111,17 +152,21 @@ def engine_of(network: RoutedNetwork, case: Case, precision: Precision) -> Engin
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.plan"
-        save_plan(path, export_plan(network, card))
-        return Engine.load(path, precision=precision, num_threads=torch.get_num_threads())
+        plan = export_plan(network, card)
+        if precision == "int8":
+            plan = plan_on_bytes(plan, images[:CALIBRATION_IMAGES])
+        save_plan(path, plan)
+        real: Literal["auto", "float32", "bfloat16"] = "auto" if precision == "int8" else precision
+        return Engine.load(path, precision=real, num_threads=torch.get_num_threads())
 
 
-def engines_of(case: Case, precision: Precision) -> tuple[dict[str, Engine], RoutedNetwork, Tensor]:
+def engines_of(case: Case, precision: Held) -> tuple[dict[str, Engine], RoutedNetwork, Tensor]:
     """Return engines by name: one for every keep rate, and one of the static network."""
     network, images = routed(case)
     cost, engines = measure_cost(network, (case.size, case.size)), {}
     for rate in case.keep_rates:
         set_keep_rate(network, images, rate)
-        engines[f"keep {rate:g}"] = engine = engine_of(network, case, precision)
+        engines[f"keep {rate:g}"] = engine = engine_of(network, case, precision, images)
         paths = torch.from_numpy(engine(images.numpy()).options)
         weights = nn.functional.one_hot(paths, 2).float()
         fraction = cost.per_sample(Decisions(weights=weights)).mean() / cost.full
@@ -129,7 +174,8 @@ def engines_of(case: Case, precision: Precision) -> tuple[dict[str, Engine], Rou
             f"{case.backbone} {precision} keep {rate:g}: {fraction:.1%} of the MACs, routers included",
             flush=True,
         )
-    engines["no routers"] = engine_of(RoutedNetwork(network.backbone, None), case, precision)
+    static = RoutedNetwork(network.backbone, None)
+    engines["no routers"] = engine_of(static, case, precision, images)
     return engines, network, images
 
 
@@ -139,15 +185,34 @@ def compiled_runner(backbone: nn.Module, precision: Precision) -> Runner:
     return Runner(convert=pytorch_input(precision), run=network)
 
 
-def compare(case: Case, precision: Precision, seconds: float, compiles: bool) -> list[Ratio]:
+def rivals_of(
+    network: nn.Module, onnx: bytes | None, precision: Held, images: Tensor, compiles: bool
+) -> Callable[[int], dict[str, Runner]]:
+    """Return what makes static runners, by name, for a batch size; beside INT8 both other precisions."""
+    others: list[Precision] = ["float32", "bfloat16"] if precision == "int8" else [precision]
+    quantised = int8_networks(onnx, images[:CALIBRATION_IMAGES]) if precision == "int8" else {}
+
+    def made(batch_size: int) -> dict[str, Runner]:
+        rivals = {f"{name} INT8": runner for name, runner in int8_runners(quantised, batch_size).items()}
+        for other in others:
+            runners = static_runners(network, onnx, other, batch_size)
+            if compiles:
+                runners["static torch.compile"] = compiled_runner(network, other)
+            suffix = f" {other}" if precision == "int8" else ""
+            rivals |= {name + suffix: runner for name, runner in runners.items()}
+        return rivals
+
+    return made
+
+
+def compare(case: Case, precision: Held, seconds: float, compiles: bool) -> list[Ratio]:
     """Return the engines' times at every batch size beside the best static one."""
     engines, network, images = engines_of(case, precision)
     onnx = export_onnx(network.backbone, (case.size, case.size))
+    rivals_for = rivals_of(network.backbone, onnx, precision, images, compiles)
     lines = []
     for batch_size in case.batch_sizes:
-        rivals = static_runners(network.backbone, onnx, precision, batch_size)
-        if compiles:
-            rivals["static torch.compile"] = compiled_runner(network.backbone, precision)
+        rivals = rivals_for(batch_size)
         batches = list(images[: len(images) // batch_size * batch_size].split(batch_size))
         calls = {
             name: _calls(lambda x, e=engine: e(x), [b.numpy() for b in batches])
@@ -164,7 +229,7 @@ def compare(case: Case, precision: Precision, seconds: float, compiles: bool) ->
             against_ms=ms["keep 1"],
             aim=ROUTERS_AIM,
         )
-        lines += [*_lines(case, what, batch_size, ms), routers]
+        lines += [*_lines(case, what, batch_size, ms, precision), routers]
     return lines
 
 
@@ -173,7 +238,11 @@ def _calls(run: Callable[[object], object], inputs: Sequence[object]) -> Callabl
     return lambda: run(next(turns))
 
 
-def _lines(case: Case, what: str, batch_size: int, ms: dict[str, float]) -> list[Ratio]:
+def _lines(case: Case, what: str, batch_size: int, ms: dict[str, float], precision: Held) -> list[Ratio]:
+    aims = case.int8_aims if precision == "int8" else case.aims
+    aim_of = {f"keep {rate:g}": aim for (rate, size), aim in aims.items() if size == batch_size}
+    if precision == "int8":
+        aim_of["no routers"] = WHOLE_AIM
     best = min((name for name in ms if name.startswith("static")), key=lambda name: ms[name])
     lines = [
         Ratio(
@@ -181,7 +250,7 @@ def _lines(case: Case, what: str, batch_size: int, ms: dict[str, float]) -> list
             median_ms=ms[name],
             against=best,
             against_ms=ms[best],
-            aim=case.aims.get((float(name.split()[-1]), batch_size)) if name.startswith("keep") else None,
+            aim=aim_of.get(name),
         )
         for name in ms
         if name != best
@@ -192,13 +261,14 @@ def _lines(case: Case, what: str, batch_size: int, ms: dict[str, float]) -> list
 def _flags(parser: ArgumentParser) -> None:
     for name in CASES:
         parser.add_argument(f"--{name}", action="store_true", help="measure this network; all without any")
+    parser.add_argument("--int8", action="store_true", help="on bytes alone, beside the other precisions")
     parser.add_argument("--compile", action="store_true", help="torch.compile as well, which takes minutes")
 
 
 def main() -> None:
     chosen = options("The engine against static networks in good runtimes", seconds=20.0, more=_flags)
     cases = [case for name, case in CASES.items() if getattr(chosen, name)] or list(CASES.values())
-    precisions: list[Precision] = ["float32", "bfloat16"]
+    precisions: list[Held] = ["int8"] if chosen.int8 else ["float32", "bfloat16"]
     lines = [
         line
         for case in cases

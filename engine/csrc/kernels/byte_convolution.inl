@@ -1,8 +1,13 @@
 // Convolutions and linear layers of bytes. Included by byte_table.inl.
 
+// Types and not addresses are compared, which the compiler does not know under a sanitizer.
+template <Epilogue EPILOGUE>
+constexpr bool STORES_SUMS = std::is_same_v<std::integral_constant<Epilogue, EPILOGUE>,
+                                            std::integral_constant<Epilogue, store_sums>>;
+
 template <int P, int Q, Epilogue EPILOGUE>
 inline void finish_tile(const ConvRow& row, int64_t x, const Sums (&sums)[P][Q]) {
-    if constexpr (EPILOGUE == store_sums) {
+    if constexpr (STORES_SUMS<EPILOGUE>) {
         finish_each<P, Q, EPILOGUE>(row, x, sums);
     } else {
 #pragma GCC unroll 64

@@ -2,6 +2,8 @@
 // them say the same to the last bit.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/kernels.h"
 
 namespace sidestep {
