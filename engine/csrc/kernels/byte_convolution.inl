@@ -2,8 +2,9 @@
 
 // Types and not addresses are compared, which the compiler does not know under a sanitizer.
 template <Epilogue EPILOGUE>
-constexpr bool STORES_SUMS = std::is_same_v<std::integral_constant<Epilogue, EPILOGUE>,
-                                            std::integral_constant<Epilogue, store_sums>>;
+struct Tag {};
+template <Epilogue EPILOGUE>
+constexpr bool STORES_SUMS = std::is_same_v<Tag<EPILOGUE>, Tag<store_sums>>;
 
 template <int P, int Q, Epilogue EPILOGUE>
 inline void finish_tile(const ConvRow& row, int64_t x, const Sums (&sums)[P][Q]) {
