@@ -1,4 +1,7 @@
-"""The commands that replace those of released codes: run one after the other, in a short form, on digits."""
+"""The commands that replace those of released codes: run one after the other, in a short form, on digits.
+
+Those that name a folder of ImageNet (DIR) are checked as recipes alone, in tests/test_code_blocks.py.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ def commands_of(page: Path) -> list[list[str]]:
         for language, script in blocks(page.read_text())
         if language == "sh"
         for typed in command_lines(script)
+        if "DIR" not in typed
     ]
 
 
