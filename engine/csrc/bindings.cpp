@@ -104,10 +104,11 @@ std::map<std::string, std::vector<std::string>> operations() {
 }
 
 // What callers give where the network shall not decide: options (B, choices) and exits (B); or thresholds
-// (B, exits) by which it decides.
+// (B, exits) by which it decides, and biases (B, choices) of its scores.
 using GivenOptions = std::optional<Array<const int64_t, nb::ndim<2>>>;
 using GivenExits = std::optional<Array<const int64_t, nb::ndim<1>>>;
 using GivenThresholds = std::optional<Array<const float, nb::ndim<2>>>;
+using GivenBiases = std::optional<Array<const float, nb::ndim<2>>>;
 
 void check_path(const Program& program, const int64_t* options, int64_t exit) {
     int64_t choices = 0, exits = 0;
@@ -126,19 +127,27 @@ void check_path(const Program& program, const int64_t* options, int64_t exit) {
 }
 
 BatchPaths paths_of(const GivenOptions& options, const GivenExits& exits, const GivenThresholds& thresholds,
-                    const Program& program, int64_t count) {
+                    const GivenBiases& biases, const Program& program, int64_t count) {
+    if (biases && (static_cast<int64_t>(biases->shape(0)) != count ||
+                   static_cast<int64_t>(biases->shape(1)) != program.num_choices))
+        throw PlanError("biases must be " + std::to_string(program.num_choices) +
+                        " for every image, one for every choice");
+    BatchPaths paths{.thresholds = thresholds ? thresholds->data() : nullptr,
+                     .biases = biases ? biases->data() : nullptr};
     if (thresholds && (static_cast<int64_t>(thresholds->shape(0)) != count ||
                        static_cast<int64_t>(thresholds->shape(1)) != program.num_exits))
         throw PlanError("thresholds must be " + std::to_string(program.num_exits) +
                         " for every image, one for every exit but the last");
-    if (!options && !exits) return {nullptr, nullptr, thresholds ? thresholds->data() : nullptr};
+    if (!options && !exits) return paths;
     if (!options || !exits || static_cast<int64_t>(options->shape(0)) != count ||
         static_cast<int64_t>(options->shape(1)) != program.num_choices ||
         static_cast<int64_t>(exits->shape(0)) != count)
         throw PlanError("a path needs one option for every image and choice, and one exit for every image");
     for (int64_t i = 0; i < count; ++i)
         check_path(program, options->data() + i * program.num_choices, exits->data()[i]);
-    return {options->data(), exits->data(), thresholds ? thresholds->data() : nullptr};
+    paths.options = options->data();
+    paths.exits = exits->data();
+    return paths;
 }
 
 void run(Engine& engine, const Batch& batch, size_t channels, const BatchPaths& paths,
@@ -159,23 +168,25 @@ void run(Engine& engine, const Batch& batch, size_t channels, const BatchPaths& 
 void run_planes(Engine& engine, const Array<const float, nb::ndim<4>>& images,
                 const Array<float, nb::ndim<2>>& scores, const Array<int64_t, nb::ndim<2>>& options,
                 const Array<int64_t, nb::ndim<1>>& exits, const GivenOptions& path_options,
-                const GivenExits& path_exits, const GivenThresholds& thresholds, int done) {
+                const GivenExits& path_exits, const GivenThresholds& thresholds,
+                const GivenBiases& biases, int done) {
     const Batch batch{images.data(), nullptr, static_cast<int64_t>(images.shape(0)),
                       static_cast<int64_t>(images.shape(2)), static_cast<int64_t>(images.shape(3))};
     run(engine, batch, images.shape(1),
-        paths_of(path_options, path_exits, thresholds, engine.program(), batch.count), scores, options, exits,
-        done);
+        paths_of(path_options, path_exits, thresholds, biases, engine.program(), batch.count), scores, options,
+        exits, done);
 }
 
 void run_bytes(Engine& engine, const Array<const uint8_t, nb::ndim<4>>& images,
                const Array<float, nb::ndim<2>>& scores, const Array<int64_t, nb::ndim<2>>& options,
                const Array<int64_t, nb::ndim<1>>& exits, const GivenOptions& path_options,
-               const GivenExits& path_exits, const GivenThresholds& thresholds, int done) {
+               const GivenExits& path_exits, const GivenThresholds& thresholds,
+               const GivenBiases& biases, int done) {
     const Batch batch{nullptr, images.data(), static_cast<int64_t>(images.shape(0)),
                       static_cast<int64_t>(images.shape(1)), static_cast<int64_t>(images.shape(2))};
     run(engine, batch, images.shape(3),
-        paths_of(path_options, path_exits, thresholds, engine.program(), batch.count), scores, options, exits,
-        done);
+        paths_of(path_options, path_exits, thresholds, biases, engine.program(), batch.count), scores, options,
+        exits, done);
 }
 
 }  // namespace
@@ -193,9 +204,9 @@ NB_MODULE(_engine, module) {
         .def(nb::init<Program, const std::string&, const std::string&, int, int>(), "program"_a,
              "precision"_a, "isa"_a, "num_threads"_a, "num_cores"_a)
         .def("run_planes", &run_planes, "images"_a, "scores"_a, "options"_a, "exits"_a,
-             "path_options"_a.none(), "path_exits"_a.none(), "thresholds"_a.none(), "done"_a)
+             "path_options"_a.none(), "path_exits"_a.none(), "thresholds"_a.none(), "biases"_a.none(), "done"_a)
         .def("run_bytes", &run_bytes, "images"_a, "scores"_a, "options"_a, "exits"_a, "path_options"_a.none(),
-             "path_exits"_a.none(), "thresholds"_a.none(), "done"_a)
+             "path_exits"_a.none(), "thresholds"_a.none(), "biases"_a.none(), "done"_a)
         // They wait for a call that is under way, during which other Python threads may go on.
         .def("num_classes", &Engine::num_classes, "height"_a, "width"_a,
              nb::call_guard<nb::gil_scoped_release>())

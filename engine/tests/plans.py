@@ -113,14 +113,15 @@ def _options(maker: Maker, x: int, before: int, width: int, stride: int) -> list
     return [lambda: [shortcut()], execute]
 
 
-def write(plan: Plan, path: Path, version: Any = None) -> None:
-    """Write a plan as a safetensors file."""
+def write(plan: Plan, path: Path, version: Any = None, **records: Any) -> None:
+    """Write a plan as a safetensors file, perhaps with records that other plans lack."""
     text = {
         "version": plan.version if version is None else version,
         "input": {"channels": plan.channels, "size": list(plan.size), "mean": plan.mean, "std": plan.std},
         "classes": plan.classes,
         "steps": plan.steps,
         "output": plan.output,
+        **records,
     }
     if type(plan.temperature) is not float or plan.temperature != 1:
         text["temperature"] = plan.temperature

@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from sidestep.runs.compose import make_cascade
     from sidestep.runs.evaluate import calibrate, curve, evaluate
     from sidestep.runs.export import export_run
+    from sidestep.runs.loaded import load
     from sidestep.runs.make_report import report
     from sidestep.runs.push import push
     from sidestep.runs.recipe import Recipe, load_recipe
-    from sidestep.runs.run_folder import load
     from sidestep.runs.saved import save
     from sidestep.runs.timing import bench
     from sidestep.runs.train import train
@@ -101,7 +101,7 @@ _HOMES = {
     "export_run": "runs.export",
     "find_frontier": "runs.candidates",
     "gathered": "execution.execution",
-    "load": "runs.run_folder",
+    "load": "runs.loaded",
     "load_recipe": "runs.recipe",
     "make_cascade": "runs.compose",
     "masked": "execution.execution",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def budget_run(folder: Path, seed: int = 0, gain: float = 0.0) -> Path:
 def test_a_kept_curve_is_read_as_it_was_written(tmp_path: Path) -> None:
     folder = budget_run(tmp_path / "run")
     assert read_budget_curve(folder / BUDGETS) == curve()
-    assert (folder / "budgets.csv").read_text().splitlines()[1] == "0.4,4e-08,0.4,3.8e-08,0.38,,0.88"
+    assert (folder / "budgets.csv").read_text().splitlines()[1] == "0.4,4e-08,0.4,3.8e-08,0.38,,0.88,,"
 
 
 def test_a_page_has_a_row_of_all_budgets_with_deviations_over_seeds(tmp_path: Path) -> None:
@@ -54,6 +55,18 @@ def test_the_file_beside_a_page_keeps_budgets(tmp_path: Path) -> None:
     before = out.read_text()
     save_results(out, [out.with_suffix(".json")])
     assert out.read_text() == before
+
+
+def test_gates_that_were_set_to_budgets_have_a_table_of_their_own(tmp_path: Path) -> None:
+    write_run(tmp_path / "gates")
+    points = [replace(point, image_bits=1.25, class_bits=0.5) for point in curve().points]
+    dialled = replace(curve(), points=points, by_dial=True)
+    save_budget_curve(tmp_path / "gates", dialled, "best")
+    assert read_budget_curve(tmp_path / "gates" / BUDGETS) == dialled
+    page = results_page(None, [tmp_path / "gates", budget_run(tmp_path / "all", seed=1)])
+    (row,) = [line for line in page.partition("## Gates set to")[2].splitlines() if "@ 38.0 %" in line]
+    assert row.endswith("| 5.0% | 1.25 |")
+    assert "## Networks for all budgets" in page
 
 
 def test_a_damaged_curve_is_named(tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ WorkItem Engine::work_item(const Workspace& workspace, const Batch& batch, const
         item.image.bytes = batch.bytes + offset;
     if (paths.options) item.path = {paths.options + index * program_.num_choices, paths.exits + index};
     if (paths.thresholds) item.path.thresholds = paths.thresholds + index * program_.num_exits;
+    if (paths.biases) item.path.biases = paths.biases + index * program_.num_choices;
     item.result = {result.scores + index * workspace.shapes[program_.output].c,
                    result.options + index * program_.num_choices, result.exits + index, result.done, index};
     return item;

@@ -19,11 +19,13 @@ struct Batch {
 };
 
 // Paths that a batch is made to take: options (B, choices) and exits (B), or null where the network decides;
-// thresholds (B, exits) by which it decides, or null for those of the program.
+// thresholds (B, exits) by which it decides, or null for those of the program; biases (B, choices) of its
+// scores, or null for none.
 struct BatchPaths {
     const int64_t* options = nullptr;
     const int64_t* exits = nullptr;
     const float* thresholds = nullptr;
+    const float* biases = nullptr;
 };
 
 // Where scores (B, classes), options (B, choices) and exits (B) of a batch go, and a file descriptor that

@@ -12,10 +12,14 @@ namespace sidestep {
 namespace {
 
 // The index of the largest score, the first of equal ones; what is no number is the largest, as in PyTorch.
-int64_t largest(const float* scores, int64_t count) {
+// With a bias the one at index i of n has bias * i / (n - 1) added.
+int64_t largest(const float* scores, int64_t count, float bias = 0) {
+    const auto biased = [&](int64_t i) {
+        return scores[i] + bias * (static_cast<float>(i) / static_cast<float>(count - 1));
+    };
     int64_t best = 0;
-    for (int64_t i = 1; i < count && !std::isnan(scores[best]); ++i)
-        if (!(scores[i] <= scores[best])) best = i;
+    for (int64_t i = 1; i < count && !std::isnan(biased(best)); ++i)
+        if (!(biased(i) <= biased(best))) best = i;
     return best;
 }
 
@@ -76,8 +80,9 @@ void Executor::take(const Choice& choice, Items& items, size_t index) {
     for (Items& of_option : items_of_option_) of_option.clear();
     for (const WorkItem* item : items) {
         const float* scores = vector(choice.scores, *item);
-        const int64_t option =
-            item->path.options ? item->path.options[choices_] : largest(scores, static_cast<int64_t>(count));
+        const float bias = item->path.biases ? item->path.biases[choices_] : 0;
+        const int64_t option = item->path.options ? item->path.options[choices_]
+                                                  : largest(scores, static_cast<int64_t>(count), bias);
         items_of_option_[option].push_back(item);
         if (!worker_.rank) item->result.options[choices_] = option;
     }

@@ -41,11 +41,12 @@ struct Result {
 
 // What an image is made to do whatever the network decides: an option for every choice and an exit, the
 // number of exits to stay to the end. Null where the network decides, which it does by thresholds of all
-// exits that are the image's own, or by the program's.
+// exits that are the image's own, or by the program's, and with biases of all choices if there are any.
 struct Path {
     const int64_t* options = nullptr;
     const int64_t* exit = nullptr;
     const float* thresholds = nullptr;
+    const float* biases = nullptr;
 };
 
 // An image on its way, and its memory.

@@ -156,6 +156,8 @@ class Engine:
         options: np.ndarray | None = None,
         exits: np.ndarray | None = None,
         thresholds: np.ndarray | None = None,
+        biases: np.ndarray | None = None,
+        budget: float | None = None,
         out: Output | None = None,
         done: int | None = None,
     ) -> Output:
@@ -163,8 +165,9 @@ class Engine:
 
         Pixels that are no number make logits that are none, as in PyTorch. With `options` and `exits` images
         take a given path: everything that a decision needs is computed, and the decision is not followed.
-        With `thresholds` every image leaves by its own, in place of the plan's. With `out` and `done` an
-        image can be answered when it is done, while others of its batch are still on their way.
+        With `thresholds` every image leaves by its own, in place of the plan's; `biases` are added to its
+        scores at choices. A `budget` takes those that the plan has for it. With `out` and `done` an image can
+        be answered when it is done, while others of its batch are still on their way.
 
         Args:
             images: (B, H, W, C) uint8 pixels, or (B, C, H, W) normalised floats of any precision; any B, also
@@ -173,15 +176,22 @@ class Engine:
             exits: (B) exit to leave at; the number of exits is the end.
             thresholds: (B, E) that scores of exits are compared with, as docs/plan.md says; one set for all
                 images is np.tile(thresholds, (B, 1)).
+            biases: (B, L) added to the scores of every choice, as docs/plan.md says of `dial`.
+            budget: largest mean MACs per image as a fraction of the full network's, of a plan with `budgets`
+                or a `dial`: thresholds or biases are those of its dearest one within.
             out: what `room_for` has returned for this batch; it is filled, and returned. Temperatures come
                 last, when all images are done.
             done: file descriptor that gets the index of every image as soon as `out` holds its logits,
                 options and exit: 8 bytes, in the machine's order. Where it takes no more, threads wait.
 
         Raises:
-            PlanError: for another shape or type.
+            PlanError: for another shape or type, or a budget that the plan does not have.
         """
         images = _array(images)
+        if budget is not None:
+            if thresholds is not None or biases is not None:
+                raise PlanError("a budget has thresholds and biases of its own; give one of them")
+            thresholds, biases = self._at(budget, images.shape[0])
         run: Callable[..., None]
         if images.dtype == np.uint8:
             run, (height, width) = self._native.run_bytes, images.shape[1:3]
@@ -193,11 +203,21 @@ class Engine:
         self._check_channels(images)
         if out is None:
             out = self.room_for(images.shape[0], height, width)
-        path = (_indices(options, "options", 2), _indices(exits, "exits", 1), _thresholds(thresholds))
+        path = (_indices(options, "options", 2), _indices(exits, "exits", 1))
+        by = (_floats(thresholds, "thresholds"), _floats(biases, "biases"))
         said = -1 if done is None else done
-        run(np.ascontiguousarray(images), out.logits, out.options, out.exits, *path, said)
+        run(np.ascontiguousarray(images), out.logits, out.options, out.exits, *path, *by, said)
         out.temperatures[:] = self._temperatures[out.exits]
         return out
+
+    def _at(self, budget: float, count: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return thresholds and biases of a number of images within a budget."""
+        level = self.plan.level_within(budget)
+        rows = {
+            name: np.tile(np.asarray(level[name], dtype=np.float32), (count, 1)) if name in level else None
+            for name in ("thresholds", "biases")
+        }
+        return rows["thresholds"], rows["biases"]
 
     def _check_channels(self, images: np.ndarray) -> None:
         wanted, pixels = self.plan.channels, images.dtype == np.uint8
@@ -232,15 +252,13 @@ def _indices(values: Any, name: str, dimensions: int) -> np.ndarray | None:
     return np.ascontiguousarray(array, dtype=np.int64)
 
 
-def _thresholds(values: Any) -> np.ndarray | None:
-    """Return thresholds of exits as the native part takes them."""
+def _floats(values: Any, name: str) -> np.ndarray | None:
+    """Return thresholds of exits, or biases of choices, as the native part takes them."""
     if values is None:
         return None
     array = np.asarray(values)
     if array.ndim != 2 or array.dtype.kind not in "iuf":
-        raise PlanError(
-            f"thresholds must be numbers in 2 dimensions, got {array.dtype} in shape {array.shape}"
-        )
+        raise PlanError(f"{name} must be numbers in 2 dimensions, got {array.dtype} in shape {array.shape}")
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, dtype=np.float32)
 

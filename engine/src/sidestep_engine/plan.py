@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from sidestep_engine._engine import NEWEST_VERSION, PlanError
 KEY = "sidestep_plan"
 
 _MOST_HEADER_BYTES = 100_000_000
-_MOST_TEMPERATURE = 3e38
+_MOST = 3e38
 # Types of tensors by their names in files, and the version of plans that they came with.
 _TYPES: dict[str, tuple[np.dtype[Any], int]] = {
     "F32": (np.dtype("<f4"), 1),
@@ -42,6 +42,8 @@ class Plan:
         about: what the exporter says about the network.
         tensors: float32 arrays by name; weights and tables of bytes are int8 and uint8.
         version: of the format.
+        levels: budgets that can be asked for in a call, rising; each with `macs`, and with `thresholds` of
+            all exits or `biases` of all choices.
     """
 
     steps: list[Any]
@@ -56,6 +58,29 @@ class Plan:
     tensors: dict[str, np.ndarray]
     temperature: float = 1.0
     version: int = NEWEST_VERSION
+    levels: list[dict[str, Any]] = field(default_factory=list)
+
+    def level_within(self, budget: float) -> dict[str, Any]:
+        """Return the dearest level that costs no more than a budget.
+
+        Args:
+            budget: largest mean MACs per image, as a fraction of the full network's.
+
+        Raises:
+            PlanError: for a plan without levels, or a budget below all of them.
+        """
+        if not self.levels:
+            raise PlanError(
+                "the plan has one budget, and a call asks for another; draw the run's curve with "
+                "`sidestep curve`, and export it again"
+            )
+        full = self.cost["full_macs"]
+        # A budget that a table has printed is a rounded one.
+        within = [level for level in self.levels if level["macs"] <= (budget + 1e-4) * full]
+        if not within:
+            least = self.levels[0]["macs"] / full
+            raise PlanError(f"budget must be at least {least:.4f}, the plan's smallest, got {budget}")
+        return within[-1]
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -103,7 +128,7 @@ def _plan(plan: dict[str, Any], tensors: dict[str, np.ndarray]) -> Plan:
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise PlanError("classes must be a list of names")
     temperature = plan.get("temperature", 1.0)
-    if not _number(temperature) or not 0 < temperature <= _MOST_TEMPERATURE:
+    if not _number(temperature) or not 0 < temperature <= _MOST:
         raise PlanError(f"temperature must be a number above 0, got {temperature!r}")
     return Plan(
         steps=_field(plan, "steps", list),
@@ -118,6 +143,36 @@ def _plan(plan: dict[str, Any], tensors: dict[str, np.ndarray]) -> Plan:
         tensors=tensors,
         temperature=float(temperature),
         version=plan["version"],
+        levels=_levels(plan),
+    )
+
+
+def _levels(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the budgets in a plan: those of its exits, or those of its choices."""
+    steps = [step for step in plan["steps"] if isinstance(step, dict)]
+    exits, choices = (sum(name in step for step in steps) for name in ("exit", "choose"))
+    records = (("budgets", "thresholds", exits), ("dial", "biases", choices))
+    found: list[dict[str, Any]] = []
+    for record, name, count in records:
+        levels = plan.get(record) or []
+        if not levels:
+            continue
+        if not isinstance(levels, list) or not all(_is_level(level, name, count) for level in levels):
+            raise PlanError(f"{record} must be a list of objects with macs and {count} {name}, all numbers")
+        found = [{"macs": level["macs"], name: level[name]} for level in levels]
+    if found:
+        full = _field(_field(plan, "cost", dict), "full_macs", float)
+        if not full > 0:
+            raise PlanError(f"full_macs must be above 0, got {full}")
+    return sorted(found, key=lambda level: float(level["macs"]))
+
+
+def _is_level(level: Any, name: str, count: int) -> bool:
+    return (
+        isinstance(level, dict)
+        and isinstance(level.get(name), list)
+        and len(level[name]) == count
+        and all(_number(value) and abs(value) <= _MOST for value in (level.get("macs"), *level[name]))
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from rich.console import Console
 
 from sidestep.cli.groups import Exits
-from sidestep.cli.options import Overrides
+from sidestep.cli.options import Only, Overrides
 from sidestep.cli.tables import calibration_table, frontier_table, report_table, show, survey_table, tell
 from sidestep.errors import typed
 
@@ -18,7 +18,13 @@ def cascade(
     *,
     overrides: Overrides,
     out: Path = Path("runs/cascade"),
-    exits: Exits,
+    exits: Annotated[
+        Exits,
+        Only(
+            *("budget", "budget_gflops", "ms", "book", "max_drop", "risk", "confidence"),
+            *("criterion", "no_temperatures"),
+        ),
+    ],
     calibration: Literal["val", "halves"] = "val",
     combine: Literal["log_probs", "probs", "last"] = "log_probs",
     json: bool = False,

@@ -48,6 +48,7 @@ def evaluate(
     how: Execution,
     split: Literal["test", "val"] = "test",
     exits: Exits,
+    calibration: Literal["val", "halves"] = "val",
     trained: Trained,
     per_image: Path | None = None,
     json: bool = False,
@@ -59,6 +60,7 @@ def evaluate(
         how: the network is run.
         split: part of the data.
         exits: where images leave.
+        calibration: where biases of gates are solved; halves of the test split are for each other.
         trained: which weights, on which data.
         per_image: Parquet file with label, answer, path and cost of every image.
         json: print one JSON object and nothing else.
@@ -73,6 +75,7 @@ def evaluate(
         decisions=how.decisions,
         seed=how.seed,
         budget=exits.exit_budget() if exits.has_budget else None,
+        calibration=calibration,
         book=exits.book,
         split=split,
         checkpoint=trained.checkpoint,
@@ -81,12 +84,18 @@ def evaluate(
     ).as_dict()
     title = f"{run} ({how.execution} execution, {how.decisions} decisions)"
     show(report, report_table(report, title), json)
+    if exits.has_budget and report["exit_rates"] is None and report["image_bits"] is not None:
+        from sidestep.evaluation.budget_points import depth_sentence
+
+        if (depth := depth_sentence([report["image_bits"]], [report["class_bits"]])) is not None:
+            tell(depth, json)
 
 
 def calibrate(run: Path, *, exits: Exits, trained: Trained, json: bool = False) -> None:
     """Solve a budget on the validation split, and keep in the checkpoint how it is met.
 
-    That is where images leave early exits, and what the routers of a network for all budgets are asked for.
+    That is where images leave early exits, what the routers of a network for all budgets are asked for, or
+    the biases of gates that were trained for one.
 
     Args:
         run: run folder, or a package such as hf-hub:org/name.
@@ -115,13 +124,14 @@ def calibrate(run: Path, *, exits: Exits, trained: Trained, json: bool = False) 
 def curve(
     run: Path,
     *,
-    exits: Annotated[Exits, Only("criterion", "no_temperatures", "book")],
+    exits: Annotated[Exits, Only("criterion", "no_temperatures", "book", "per_unit")],
     num_budgets: int = 20,
     trained: Trained,
 ) -> None:
-    """Draw accuracy over cost of a run's early exits, or of a network for all budgets.
+    """Draw accuracy over cost of a run's early exits, of a network for all budgets, or of gates by biases.
 
-    Its folder gets exits.json, exits.csv and exits.png, or budgets.json, budgets.csv and budgets.png.
+    Its folder gets exits.json, exits.csv and exits.png, or budgets.json, budgets.csv and budgets.png; its
+    checkpoint the biases of gates.
 
     Args:
         run: run folder, or a package such as hf-hub:org/name.
@@ -136,6 +146,7 @@ def curve(
         run,
         criterion=exits.criterion,
         scale=not exits.no_temperatures,
+        per_unit=exits.per_unit,
         num_budgets=num_budgets,
         book=exits.book,
         checkpoint=trained.checkpoint,
@@ -144,6 +155,8 @@ def curve(
     title = str(run)
     table = curve_table(found, title) if isinstance(found, ExitCurve) else budgets_table(found, title)
     Console().print(table)
+    if not isinstance(found, ExitCurve) and (depth := found.depth_sentence()) is not None:
+        tell(depth)
 
 
 def bench(
@@ -151,6 +164,7 @@ def bench(
     *,
     batch_sizes: str | None = None,
     seconds: float = 10.0,
+    budget: float | None = None,
     book: Literal["engine", "pytorch", "onnxruntime", "openvino"] | None = None,
     precision: Literal["auto", "float32", "bfloat16"] | None = None,
     calibrate: int | None = None,
@@ -163,6 +177,7 @@ def bench(
         run: run folder, or a package such as hf-hub:org/name.
         batch_sizes: images per call, with commas (default: 1,32,256, of a latency book 1).
         seconds: time limit of each precision and batch size.
+        budget: mean MACs as a fraction of the full network's (default: what calibrate has kept).
         book: measure every unit, exit and member in this runtime instead, for budgets in milliseconds.
         precision: of a latency book (default: auto, the engine's own choice and float32 elsewhere).
         calibrate: number of validation images that int8 is calibrated on; 0 leaves it out (default: 512).
@@ -174,6 +189,10 @@ def bench(
     if book is not None:
         if calibrate is not None:
             raise UsageError(f"--calibrate {calibrate} has no effect on a latency book; drop one of them")
+        if budget is not None:
+            raise UsageError(
+                f"--budget {budget} has no effect on a latency book, which has all paths; drop it"
+            )
         _measure_books(run, sizes, seconds, (book, precision or "auto"), trained.source, json)
         return
     if precision is not None:
@@ -186,7 +205,7 @@ def bench(
         print(MISSING, file=sys.stderr)
     count = CALIBRATION_IMAGES if calibrate is None else calibrate
     result = bench_run(
-        run, batch_sizes=sizes, seconds=seconds, source=trained.source, calibrate=count
+        run, batch_sizes=sizes, seconds=seconds, budget=budget, source=trained.source, calibrate=count
     ).as_dict()
     show(result, bench_table(result, str(run)), json)
 

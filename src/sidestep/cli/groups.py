@@ -26,7 +26,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exits:
-    """What a network may cost that has early exits or is for all budgets, and where images leave exits.
+    """What a network may cost, and where images leave exits for that.
 
     Attributes:
         budget: mean MACs, as a fraction of the full network's.
@@ -38,6 +38,7 @@ class Exits:
         confidence: with which the risk is kept (default: 0.95).
         criterion: confidence, margin, entropy, patience or agreement of exits, or a registered one.
         no_temperatures: fit no temperatures of exits.
+        per_unit: a bias for every block's gate, not one for all.
     """
 
     budget: float | None = None
@@ -49,6 +50,7 @@ class Exits:
     confidence: float | None = None
     criterion: str = "confidence"
     no_temperatures: bool = False
+    per_unit: bool = False
 
     @property
     def has_budget(self) -> bool:
@@ -64,6 +66,7 @@ class Exits:
         """
         idle = {
             "--no-temperatures": self.no_temperatures,
+            "--per-unit": self.per_unit,
             f"--criterion {self.criterion}": self.criterion != "confidence",
             f"--confidence {self.confidence}": self.confidence is not None,
         }
@@ -90,4 +93,5 @@ class Exits:
             confidence=self.confidence,
             criterion=self.criterion,
             scale=not self.no_temperatures,
+            per_unit=self.per_unit,
         )

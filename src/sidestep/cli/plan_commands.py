@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from sidestep.cli.groups import Trained
 from sidestep.cli.tables import predictions_table, quantisation_table, show
+from sidestep.errors import UsageError
 
 
 def export(
@@ -60,6 +62,7 @@ def run(
     images: list[Path],
     *,
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    budget: float | None = None,
     json: bool = False,
 ) -> None:
     """Run a plan on pictures, in the native engine.
@@ -68,9 +71,12 @@ def run(
         plan: file that `sidestep export` has written.
         images: files of pictures.
         precision: of the engine.
+        budget: mean MACs as a fraction of the full network's, of a plan with budgets (default: its own).
         json: print one JSON object and nothing else.
     """
+    if budget is not None and not 0 < budget < math.inf:
+        raise UsageError(f"--budget must be above 0 and finite, got {budget}; 0.5 is half of the network")
     from sidestep.targets.run_plan import run_plan
 
-    found = run_plan(plan, images, precision=precision)
+    found = run_plan(plan, images, precision=precision, budget=budget)
     show([asdict(prediction) for prediction in found], predictions_table(found, str(plan)), json)

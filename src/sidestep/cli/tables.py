@@ -13,7 +13,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from sidestep.cost.latency_book import LatencyBook
-    from sidestep.evaluation.budget_points import BudgetCalibration, BudgetCurve
+    from sidestep.evaluation.budget_points import BudgetCalibration, BudgetCurve, BudgetPoint
     from sidestep.evaluation.exit_curve import ExitCalibration, ExitCurve
     from sidestep.evaluation.frontier import FrontierPoint
     from sidestep.evaluation.unit_survey import UnitSurvey
@@ -135,26 +135,45 @@ def calibration_table(calibration: ExitCalibration) -> Table:
 
 
 def asked_table(calibration: BudgetCalibration) -> Table:
-    """Return what the routers of a network for all budgets are asked for."""
-    table = plain_table("routers are asked for", "accuracy")
-    add_row(table, f"{calibration.point.asked:.4f}", f"{calibration.point.accuracy:.2%}")
+    """Return what the routers of a network are asked for, of gates for one budget their biases."""
+    point, biases = calibration.point, calibration.biases
+    if biases is None:
+        table = plain_table("routers are asked for", "accuracy")
+        add_row(table, f"{point.asked:.4f}", f"{point.accuracy:.2%}")
+        return table
+    table = plain_table("bias of gates", "accuracy", "bits about the image", "about its class")
+    least, most = min(biases), max(biases)
+    shown = _bias(least) if least == most else f"{_bias(least)} to {_bias(most)}"
+    add_row(table, shown, f"{point.accuracy:.2%}", *_bits(point))
     return table
 
 
+def _bias(bias: float) -> str:
+    """Return the bias of a gate; one beyond all logits is none that anybody wants to read."""
+    return f"{bias:+.4f}" if abs(bias) < 1e6 else "execute all" if bias > 0 else "skip all"
+
+
+def _bits(point: BudgetPoint) -> list[str]:
+    return [f"{bits:.2f}" if bits is not None else "" for bits in (point.image_bits, point.class_bits)]
+
+
 def budgets_table(curve: BudgetCurve, title: str) -> Table:
-    """Return the points of a network for all budgets, one a row."""
+    """Return the points of a network at many budgets, one a row."""
     timed = all(point.ms is not None for point in curve.points)
-    heads = ["routers are asked for", "budget, GFLOPs", "GFLOPs", "of full", *(["ms"] if timed else [])]
-    table = plain_table(*heads, "accuracy", title=title)
+    asked = "bias of gates" if curve.by_dial else "routers are asked for"
+    heads = [asked, "budget, GFLOPs", "GFLOPs", "of full", *(["ms"] if timed else [])]
+    bits = ["bits about the image", "about its class"] if curve.by_dial else []
+    table = plain_table(*heads, "accuracy", *bits, title=title)
     for budget, point in zip(curve.budgets_macs, curve.points, strict=True):
         add_row(
             table,
-            f"{point.asked:.3f}",
+            _bias(point.asked) if curve.by_dial else f"{point.asked:.3f}",
             f"{2e-9 * budget:.4f}",
             f"{2e-9 * point.macs:.4f}",
             f"{point.macs / curve.full_macs:.1%}",
             *([f"{point.ms:.4f}"] if timed else []),
             f"{point.accuracy:.2%}",
+            *(_bits(point) if bits else []),
         )
     return table
 

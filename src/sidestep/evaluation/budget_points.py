@@ -13,6 +13,8 @@ from sidestep.routing.budget_router import BudgetedRouter
 from sidestep.types import CostModel, Decisions, Unit
 
 _BISECTIONS = 8
+# Of a path about its image: where there are no more, gates tell images hardly apart.
+FEW_BITS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,16 +22,26 @@ class BudgetPoint:
     """What a network does on a set of images when its routers are asked for a budget.
 
     Attributes:
-        asked: the routers' budget, of units or MACs as they were trained.
+        asked: the routers' budget, of units or MACs as they were trained; of gates with a dial the bias.
         accuracy: top-1, in [0, 1].
         macs: mean MACs per image, routers included.
         ms: mean milliseconds per image by a latency book, or None without one.
+        image_bits: mutual information of path and image in bits, or None where nobody has counted.
+        class_bits: that of path and class, less what chance would say, or None likewise.
     """
 
     asked: float
     accuracy: float
     macs: float
     ms: float | None = None
+    image_bits: float | None = None
+    class_bits: float | None = None
+
+    def price(self, unit: Unit) -> float:
+        """Return the mean cost in a unit; milliseconds come with a latency book."""
+        found = self.macs if unit == "MACs" else self.ms
+        assert found is not None  # a budget in milliseconds comes with a latency book
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +52,13 @@ class BudgetCalibration:
         budget_macs: largest mean MACs per image that were asked for, or None for milliseconds.
         budget_ms: the same in milliseconds, or None.
         point: what comes out there.
+        biases: (L) of all units, of gates with a dial; None where routers are given the budget.
     """
 
     budget_macs: float | None
     budget_ms: float | None
     point: BudgetPoint
+    biases: list[float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,17 +67,43 @@ class BudgetCurve:
 
     Attributes:
         full_macs: of the full network.
-        budgets_macs: MACs that every point should have, by the routers' budget alone.
+        budgets_macs: MACs that every point should have: by the routers' budget alone, or those for which the
+            dial of gates was solved.
         points: cheapest first.
+        by_dial: whether gates that were trained for one budget have a bias, see `routing.dial`.
     """
 
     full_macs: float
     budgets_macs: list[float]
     points: list[BudgetPoint]
+    by_dial: bool = False
+
+    def depth_sentence(self) -> str | None:
+        """Return that the curve is one over depth, as the function below does."""
+        counted = [p for p in self.points if p.image_bits is not None and p.class_bits is not None]
+        return depth_sentence([p.image_bits or 0.0 for p in counted], [p.class_bits or 0.0 for p in counted])
 
     def as_dict(self) -> dict[str, Any]:
         """Return the curve as plain values, ready for JSON."""
         return asdict(self)
+
+
+def depth_sentence(image_bits: Sequence[float], class_bits: Sequence[float]) -> str | None:
+    """Return that budgets change the depth for all images alike, where paths say next to nothing of images.
+
+    That is where gates have collapsed: at no budget is there more information than in four paths that are
+    equally likely.
+
+    Args:
+        image_bits: mutual information of path and image at every budget that was counted.
+        class_bits: that of path and class.
+    """
+    if not image_bits or max(image_bits) > FEW_BITS:
+        return None
+    return (
+        f"this is a dial over depth, not over images: paths have at most {max(image_bits):.2f} bits about an "
+        f"image and {max(class_bits):.2f} about its class, so that gates treat nearly all images alike"
+    )
 
 
 def asked_for(router: BudgetedRouter, cost: CostModel, prices: CostModel, budget: float) -> float:
@@ -118,25 +158,19 @@ def solve_budget(
     Raises:
         RecipeError: for a budget that even the smallest one does not keep.
     """
-
-    def paid(point: BudgetPoint) -> float:
-        found = point.macs if unit == "MACs" else point.ms
-        assert found is not None  # a budget in milliseconds comes with a latency book
-        return found
-
     best = measure(low)
-    if paid(best) > budget:
+    if best.price(unit) > budget:
         raise RecipeError(
-            f"budget must be at least {paid(best):.4g} {unit} per image here, which the smallest one costs "
-            f"that the network was trained for, got {budget:.4g}"
+            f"budget must be at least {best.price(unit):.4g} {unit} per image here, which the smallest one "
+            f"costs that the network was trained for, got {budget:.4g}"
         )
     dearest = measure(1.0)
-    if paid(dearest) <= budget:
+    if dearest.price(unit) <= budget:
         return dearest
     lower, upper = low, 1.0
     for _ in range(_BISECTIONS):
         point = measure((lower + upper) / 2)
-        if paid(point) > budget:
+        if point.price(unit) > budget:
             upper = point.asked
         else:
             lower, best = point.asked, point

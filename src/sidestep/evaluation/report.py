@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from sidestep.cost.latency_book import LatencyBook
 from sidestep.evaluation.path_information import class_bits, image_bits, path_numbers
-from sidestep.evaluation.per_image import PerImage
 from sidestep.evaluation.sampled import Sampled, samplers
 from sidestep.execution.execution import Execution, masked
 from sidestep.networks.network import DynamicNetwork
@@ -73,6 +72,14 @@ class Report:
         return asdict(self)
 
 
+class Notes(Protocol):
+    """What takes notes while images are evaluated, such as `PerImage`."""
+
+    def add(self, output: RoutedOutput, batch: Batch) -> None:
+        """Note what was said of a batch."""
+        ...
+
+
 def evaluate_network(
     network: DynamicNetwork,
     batches: Iterable[Batch],
@@ -83,7 +90,7 @@ def evaluate_network(
     sampled: Sampled | None = None,
     rule: ExitRule | None = None,
     latency: LatencyBook | None = None,
-    per_image: PerImage | None = None,
+    per_image: Notes | None = None,
 ) -> Report:
     """Return the report of a network on batches, by arg-max decisions without noise if none are asked for.
 

@@ -153,6 +153,9 @@ def _wrong_of_run(own: Mapping[str, Any], results: Mapping[str, Any]) -> str | N
     numbers = (own.get("asked"), results.get("minutes"))
     if not all(isinstance(number, float | int | None) for number in numbers):
         return "numbers, or null, as asked and minutes"
+    # Whether they fit the network is seen where that is built.
+    if not isinstance(own.get("biases"), list | None) or not isinstance(own.get("frontier"), dict | None):
+        return "a list of biases and an object as frontier, or null"
     return None
 
 

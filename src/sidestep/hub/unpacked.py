@@ -20,7 +20,7 @@ from sidestep.training.metrics import METRICS
 
 _PIECE = 2**20
 # What `calibrate` has solved: its names in a package and in a checkpoint.
-_SOLVED = {"thresholds": "exits", "asked": "asked"}
+_SOLVED = {"thresholds": "exits", "asked": "asked", "biases": "biases", "frontier": "frontier"}
 _CURVES = {"exits": "exits.json", "routers": "budgets.json"}
 
 

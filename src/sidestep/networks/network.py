@@ -13,6 +13,7 @@ from sidestep.layers.first_convolution import first_in_channels
 from sidestep.layers.unit import Unit
 from sidestep.networks.forward import Forward, LeavingForward
 from sidestep.networks.walk import ForwardPass, Stop, Straight, walk
+from sidestep.routing.dial import DialledRouter, Frontier, without_dial
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.routing.router import Router
 from sidestep.routing.samplers import Sampler, argmax
@@ -29,11 +30,14 @@ class DynamicNetwork(nn.Module):
         router: who decides about its units, or None.
         exit_rule: where images leave at early exits when a call does not say so, as `sidestep.load` finds it
             in a calibrated run; None lets all leave at the last exit.
+        frontier: budgets that its gates can be set to, as `sidestep.load` finds them in a run whose curve was
+            drawn, or None.
     """
 
     # Without a value: one on the class would hide the module of an instance.
     router: Router | None
     exit_rule: ExitRule | None = None
+    frontier: Frontier | None = None
 
     def stem(self, images: Tensor) -> Any:
         """Return the features in front of the first stop, given (B, 3, H, W) images."""
@@ -131,6 +135,7 @@ class DynamicNetwork(nn.Module):
         router: Router | None = None,
         execution: Execution = masked,
         rule: ExitRule | None = None,
+        budget: float | None = None,
     ) -> RoutedOutput:
         """Return the class scores of (B, 3, H, W) images and what was executed to get them.
 
@@ -141,11 +146,15 @@ class DynamicNetwork(nn.Module):
             execution: how the network is run.
             rule: where images leave at early exits; None is the network's own `exit_rule`, which a network
                 in training mode does not have a use for. Without one all leave at the last exit.
+            budget: largest mean MACs per image as a fraction of the full network's, of a network with a
+                `frontier`: its gates have the biases of that budget in this call.
 
         Raises:
-            ExecutionError: for a rule for other exits, or for a cascade in training mode, without early
-                exits or without a rule.
+            ExecutionError: for a rule for other exits, for a cascade in training mode, without early exits
+                or without a rule, or for a budget that was not kept.
         """
+        if budget is not None:
+            router = self._at(budget, router)
         if rule is None and not self.training:
             rule = self.exit_rule
         if rule is not None and rule.num_exits != self.num_exits:
@@ -156,6 +165,17 @@ class DynamicNetwork(nn.Module):
         forward = self.visitor(router if router is not None else self.router, sampler, execution, rule)
         walk(self, images, forward)
         return forward.output()
+
+    def _at(self, budget: float, router: Router | None) -> Router:
+        """Return the router whose gates have the biases of a budget; another router has no budgets."""
+        plain = without_dial(self.router)
+        if self.frontier is None or plain is None or router is not None:
+            raise ExecutionError(
+                "a budget in a call needs gates whose budgets `sidestep curve` has kept, and no other "
+                f"router, got {budget} for a {type(self).__name__} without; load its run after that"
+            )
+        dialled = DialledRouter(plain, self.frontier.at(budget).biases, self.num_options)
+        return dialled.to(next(self.parameters()).device).train(self.training)
 
     def visitor(
         self, router: Router | None, sampler: Sampler, execution: Execution, rule: ExitRule | None

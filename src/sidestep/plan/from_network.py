@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,10 +17,11 @@ from sidestep.layers.unit import Unit
 from sidestep.networks.network import DynamicNetwork
 from sidestep.networks.walk import Visitor, exit_place, walk
 from sidestep.plan.format import Plan, Step, lists_of_ops, preparation_entry, version_of, weights_of
-from sidestep.plan.levels import Level, budget_entries, in_plan
+from sidestep.plan.levels import Level, budget_entries, in_plan, on_top_of
 from sidestep.plan.simplify import simplify
 from sidestep.plan.tracing import SymbolicTensor, call, symbolic_image, traced_of
 from sidestep.plan.writer import Writer
+from sidestep.routing.dial import DialLevel
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.routing.router import Router
 from sidestep.types import CostModel
@@ -42,6 +43,7 @@ class PlanCard:
         cost: the network's price list.
         about: what people may want to know, by name.
         levels: budgets for which images leave by other thresholds than the plan's; empty for one budget.
+        dial: budgets for which gates have other biases than the network's; empty likewise.
     """
 
     input_size: tuple[int, int]
@@ -52,6 +54,7 @@ class PlanCard:
     preparation: Preparation | None = None
     about: dict[str, str] = field(default_factory=dict)
     levels: Sequence[Level] = ()
+    dial: Sequence[DialLevel] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the same as the plan's document has it."""
@@ -110,6 +113,8 @@ def export_plan(network: DynamicNetwork, card: PlanCard, rule: ExitRule | None =
         document["temperature"] = float(rule.temperatures[-1])
     if rule is not None and card.levels:
         document["budgets"] = budget_entries(card.levels, rule.criterion, len(card.class_names))
+    if card.dial:
+        document["dial"] = [asdict(level) for level in on_top_of(network.router, card.dial)]
     return Plan(
         document=document,
         tensors={name: tensor for name, tensor in writer.weights.tensors.items() if name in used},

@@ -1,15 +1,17 @@
-"""Budgets of a network with early exits: what each costs, how accurate it is, where images leave for it."""
+"""Budgets in plans: what each costs, how accurate it is, where images leave or how gates decide for it."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
 
 from sidestep.errors import ExecutionError
 from sidestep.plan.format import KEY
+from sidestep.routing.dial import DialledRouter, DialLevel, frontier_from
+from sidestep.routing.router import Router
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +31,12 @@ class Level:
     thresholds: list[float]
 
 
-def rising(levels: Sequence[Level]) -> list[Level]:
+AnyLevel = TypeVar("AnyLevel", Level, DialLevel)
+
+
+def rising(levels: Sequence[AnyLevel]) -> list[AnyLevel]:
     """Return the levels that are worth their cost, each dearer and more accurate than the one before."""
-    kept: list[Level] = []
+    kept: list[AnyLevel] = []
     for level in sorted(levels, key=lambda level: (level.macs, -level.accuracy)):
         if not kept or level.accuracy > kept[-1].accuracy:
             kept.append(level)
@@ -66,8 +71,7 @@ def levels_in(content: bytes) -> list[Level]:
     Raises:
         ExecutionError: for budgets that do not fit the plan.
     """
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    document = json.loads(header["__metadata__"][KEY])
+    document = _document(content)
     num_exits = sum("exit" in step for step in document["steps"])
     try:
         levels = [Level(**entry) for entry in document.get("budgets", [])]
@@ -83,6 +87,44 @@ def levels_in(content: bytes) -> list[Level]:
     if not all(fits):
         raise ExecutionError(_WRONG)
     return levels
+
+
+def on_top_of(router: Router | None, levels: Sequence[DialLevel]) -> list[DialLevel]:
+    """Return budgets of gates with biases on top of those that a router has already.
+
+    Args:
+        router: of the network.
+        levels: whose biases are on top of what was trained.
+    """
+    if not isinstance(router, DialledRouter):
+        return list(levels)
+    own = router.biases[:, -1].tolist()
+    return [
+        replace(level, biases=[bias - mine for bias, mine in zip(level.biases, own, strict=True)])
+        for level in levels
+    ]
+
+
+def dial_in(content: bytes) -> list[DialLevel]:
+    """Return the budgets of gates in a plan file, biases on top of its own; none where it has one budget.
+
+    Args:
+        content: of a file that was read as a plan before.
+
+    Raises:
+        ExecutionError: for budgets that do not fit the plan.
+    """
+    document = _document(content)
+    if not document.get("dial"):
+        return []
+    known = {"full_macs": document["cost"]["full_macs"], "levels": document["dial"]}
+    return frontier_from(known, sum("choose" in step for step in document["steps"])).levels
+
+
+def _document(content: bytes) -> dict[str, Any]:
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    document: dict[str, Any] = json.loads(header["__metadata__"][KEY])
+    return document
 
 
 _WRONG = (

@@ -75,19 +75,19 @@ def save_budget_curve(folder: Path, curve: BudgetCurve, checkpoint: str) -> None
 
     Args:
         folder: an existing one.
-        curve: of a network for all budgets.
+        curve: of a network at many budgets.
         checkpoint: whose it is.
     """
     record = {"checkpoint": checkpoint} | curve.as_dict()
     write_file(folder / BUDGETS, json.dumps(record, indent=1) + "\n", what="curve")
     text = StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(
-        ["asked", "budget_gflops", "budget_fraction", "gflops", "fraction_of_full", "ms", "accuracy"]
-    )
+    names = ["asked", "budget_gflops", "budget_fraction", "gflops", "fraction_of_full", "ms", "accuracy"]
+    writer.writerow([*names, "image_bits", "class_bits"])
     for budget, point in zip(curve.budgets_macs, curve.points, strict=True):
         costs = [*_units(budget, curve.full_macs), *_units(point.macs, curve.full_macs)]
-        writer.writerow([point.asked, *costs, point.ms, point.accuracy])
+        bits = [point.image_bits, point.class_bits]
+        writer.writerow([point.asked, *costs, point.ms, point.accuracy, *bits])
     write_file(folder / "budgets.csv", text.getvalue(), what="table")
     save_figure(folder / "budgets.png", budget_figure(curve))
 
@@ -102,7 +102,13 @@ def budget_curve_from(values: Mapping[str, Any]) -> BudgetCurve:
     points = [_point(BudgetPoint, point) for point in values["points"]]
     if not are_numbers([values["full_macs"], values["budgets_macs"]]):
         raise ValueError("a budget is no number")
-    return BudgetCurve(full_macs=values["full_macs"], budgets_macs=values["budgets_macs"], points=points)
+    return BudgetCurve(
+        full_macs=values["full_macs"],
+        budgets_macs=values["budgets_macs"],
+        points=points,
+        # Curves from before gates had a dial do not say.
+        by_dial=values.get("by_dial", False),
+    )
 
 
 def read_exit_curve(path: Path) -> KeptCurve:

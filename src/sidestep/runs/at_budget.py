@@ -1,4 +1,9 @@
-"""A run's network under a budget: of its exits, of routers that are given the budget, or of both."""
+"""A run's network under a budget: of its exits, of routers that are given it, of both, or by a dial of gates.
+
+A network with early exits keeps a budget by these, whatever its gates were trained for; routers that are
+given the budget are asked for theirs beside exits. Gates that were trained for one budget get biases
+(`routing.dial`) where nothing else can keep it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal, get_args
 
 from sidestep.cost.latency_book import LatencyBook
 from sidestep.data.image_set import eval_batch_size
@@ -24,11 +30,15 @@ from sidestep.evaluation.budget_points import (
 from sidestep.evaluation.exit_curve import ExitCalibration, ExitSurvey, SurveyPair, survey_exits
 from sidestep.evaluation.exit_curve import calibrate as solve_exits
 from sidestep.evaluation.goals import ExitGoal
-from sidestep.evaluation.report import evaluate_network
+from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.routing.exit_rule import CRITERIA, ExitRule
+from sidestep.runs.gate_budgets import check_gates, dial_of, point_of, report_by_halves
 from sidestep.runs.run_folder import OpenedRun, data_of
 from sidestep.types import Batch, CostModel
 
+# Where thresholds and biases are solved: on the validation split, or on halves of the test split.
+Calibration = Literal["val", "halves"]
+CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
 # Images that a network was not trained on.
 _SPLITS = ("test", "val")
 # Of which an `ExitBudget` has one.
@@ -40,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExitBudget:
-    """What a network with early exits or for all budgets may cost, and how its exits are solved for that.
+    """What a network may cost, and how its exits or gates are solved for that.
 
     Args:
         fraction: largest mean MACs per image, routers included, as a fraction of the full network's.
@@ -52,6 +62,8 @@ class ExitBudget:
         confidence: of the risk.
         criterion: by which images leave, see `CRITERIA`: "confidence", "margin", "entropy", "patience" ...
         scale: whether the temperatures of the exits are fitted first.
+        per_unit: whether gates that were trained for one budget have a bias for every unit, by the spread of
+            what they say, instead of one for all.
     """
 
     fraction: float | None = None
@@ -62,6 +74,7 @@ class ExitBudget:
     confidence: float | None = None
     criterion: str = "confidence"
     scale: bool = True
+    per_unit: bool = False
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, name) for name in _BUDGETS}
@@ -162,6 +175,7 @@ def solve(
             "max-drop and risk know no budgets of routers, which this run has beside its exits; give budget, "
             "budget-gflops or ms"
         )
+    check_no_dial(budget.per_unit)
     goal, solved, refused = budget.goal(opened.cost.full), [], []
     for asked, survey in found.items():
         try:
@@ -183,16 +197,21 @@ def settle(
 ) -> ExitRule | None:
     """Return where images leave a run's network under a budget, and let its routers be asked for theirs.
 
-    Without a budget it is what `calibrate` has left in the checkpoint. Exits are solved on the validation
-    split; routers that are given the budget keep to it by themselves, so that no image is looked at.
+    Without a budget it is what `calibrate` has left in the checkpoint. Exits and gates are solved on the
+    validation split; routers that are given the budget keep to it by themselves, so that no image is looked
+    at.
 
     Raises:
         SidestepError: for a budget that cannot be met.
     """
     if budget is None:
         return opened.exit_rule
-    if opened.given is None or opened.network.has_early_exits:
+    if opened.network.has_early_exits:
         return solve(opened, budget, source, latency).rule
+    if opened.given is None:
+        solve_routers(opened, budget, source, latency)
+        return None
+    check_no_dial(budget.per_unit)
     wanted, prices = _wanted(opened, budget, latency)
     opened.ask(asked_for(opened.given, opened.cost, prices, wanted))
     return None
@@ -201,22 +220,54 @@ def settle(
 def solve_routers(
     opened: OpenedRun, budget: ExitBudget, source: str | None, latency: LatencyBook | None = None
 ) -> BudgetCalibration:
-    """Return what the routers of a network for all budgets are asked for to keep one on the validation split.
+    """Return what the routers of a network are asked for to keep a budget on the validation split.
 
-    They are asked for that from then on.
+    They are asked for that from then on: those of a network for all budgets for one of theirs, gates that
+    were trained for one budget by biases.
 
     Raises:
         RecipeError: for a budget that they cannot keep.
+        ExecutionError: for a network without routers.
     """
+    if opened.given is None:
+        check_gates(opened)
     wanted, prices = _wanted(opened, budget, latency)
-    router = opened.routers()
-    measure = _measure(opened, batches_of(opened, "val", source), latency)
-    point = solve_budget(measure, router.low, wanted, prices.unit)
-    opened.ask(point.asked)
-    timed = prices.unit == "ms"
+    timed, batches, biases = prices.unit == "ms", batches_of(opened, "val", source), None
+    if opened.given is None:
+        dial = dial_of(opened, batches, latency, timed=timed, per_unit=budget.per_unit)
+        point = dial.meet(wanted)
+        biases = dial.biases(point.asked)
+        opened.turn(biases)
+    else:
+        check_no_dial(budget.per_unit)
+        point = solve_budget(_measure(opened, batches, latency), opened.given.low, wanted, prices.unit)
+        opened.ask(point.asked)
     return BudgetCalibration(
-        budget_macs=None if timed else wanted, budget_ms=wanted if timed else None, point=point
+        budget_macs=None if timed else wanted,
+        budget_ms=wanted if timed else None,
+        point=point,
+        biases=biases,
     )
+
+
+def settled_by_halves(
+    opened: OpenedRun, budget: ExitBudget, source: str | None, latency: LatencyBook | None
+) -> Report:
+    """Return the report on the test split of gates that are solved there, either half for the other.
+
+    Raises:
+        RecipeError: for a network that keeps budgets in another way, or a budget that cannot be kept.
+    """
+    check_gates(opened)
+    if opened.given is not None or opened.network.has_early_exits:
+        raise RecipeError(
+            "calibration must be val for a run with early exits or budgets.low, got halves, which gates for "
+            "one budget have, and cascades"
+        )
+    wanted, prices = _wanted(opened, budget, latency)
+    batches = batches_of(opened, "test", source)
+    timed = prices.unit == "ms"
+    return report_by_halves(opened, batches, wanted, latency, timed=timed, per_unit=budget.per_unit)
 
 
 def curve_of_routers(
@@ -256,6 +307,19 @@ def curve_of_exits(
         SurveyPair(asked=asked, solved_on=survey, reported_on=reported_on[asked])
         for asked, survey in solved_on.items()
     ]
+
+
+def check_no_dial(per_unit: bool) -> None:
+    """Refuse a setting of gates for one budget where there are none, or they are not what keeps it.
+
+    Raises:
+        RecipeError: naming it.
+    """
+    if per_unit:
+        raise RecipeError(
+            "per-unit has no effect on a network that keeps budgets by exits or by routers that are given "
+            "them; drop it"
+        )
 
 
 def check_no_exits(criterion: str, scale: bool) -> None:
@@ -298,7 +362,6 @@ def _measure(
         report = evaluate_network(
             opened.network, batches(), opened.cost, num_classes=num_classes, latency=latency
         )
-        macs = report.fraction_of_full * opened.cost.full
-        return BudgetPoint(asked=asked, accuracy=report.accuracy, macs=macs, ms=report.latency_ms)
+        return point_of(report, opened.cost, asked)
 
     return measure

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 
@@ -20,7 +20,7 @@ from sidestep.evaluation.report import Seen, report_of
 from sidestep.files import write_file
 from sidestep.networks.cascade_network import Combine
 from sidestep.results.run_result import HALVES, REPORT
-from sidestep.runs.at_budget import ExitBudget, solve
+from sidestep.runs.at_budget import Calibration, ExitBudget, solve
 from sidestep.runs.cascade_model import CascadeSettings
 from sidestep.runs.evaluate import evaluate, keep_calibration
 from sidestep.runs.latency import book_for, measure_book
@@ -31,7 +31,6 @@ from sidestep.runs.schema import as_plain
 from sidestep.runs.sections import DATA
 from sidestep.runs.train import train
 
-Calibration = Literal["val", "halves"]
 _log = logging.getLogger(__name__)
 
 

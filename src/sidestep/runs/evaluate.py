@@ -26,19 +26,24 @@ from sidestep.results.kept_curve import save_budget_curve, save_exit_curve
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.routing.samplers import Noise, is_noisy
 from sidestep.runs.at_budget import (
+    CALIBRATIONS,
+    Calibration,
     ExitBudget,
     batches_of,
+    check_no_dial,
     check_no_exits,
     curve_of_exits,
     curve_of_routers,
     settle,
+    settled_by_halves,
     solve,
     solve_routers,
 )
 from sidestep.runs.export import engine_of_run
+from sidestep.runs.gate_budgets import check_gates, curve_of_gates
 from sidestep.runs.latency import book_for
 from sidestep.runs.recipe import Recipe, method_of
-from sidestep.runs.run_folder import ASKED, EXITS, OpenedRun, open_run
+from sidestep.runs.run_folder import ASKED, BIASES, EXITS, FRONTIER, OpenedRun, open_run
 from sidestep.runs.run_lock import locked
 from sidestep.targets.native_engine import EnginePrecision, evaluate_engine
 from sidestep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -56,6 +61,7 @@ def evaluate(
     decisions: str = "argmax",
     seed: int | None = None,
     budget: ExitBudget | None = None,
+    calibration: Calibration = "val",
     book: str | None = None,
     split: Role = "test",
     checkpoint: str = "best",
@@ -66,8 +72,9 @@ def evaluate(
     """Return the report of a run's network on one of its splits.
 
     Images leave a network with early exits where `budget` says, or where `calibrate` has said before, or all
-    at the last exit. Thresholds are solved on the validation split. The routers of a network for all budgets
-    are given the budget, or what `calibrate` or the recipe has said.
+    at the last exit. Thresholds are solved on the validation split, and so are the biases of gates that were
+    trained for one budget. The routers of a network for all budgets are given the budget, or what `calibrate`
+    or the recipe has said.
 
     Args:
         run: a run folder.
@@ -76,7 +83,9 @@ def evaluate(
         decisions: "argmax", or "sampled" to draw them as the released codes of some methods do: with the
             sampler, noise included, that training ended with. Soft ones mix outputs, masked alone.
         seed: of what is drawn, 0 by default; the same seed gives the same report.
-        budget: of a network with early exits, or for all budgets.
+        budget: that an image may cost on average.
+        calibration: "val", or "halves" to solve the biases of gates on either half of the test split for the
+            other one.
         book: latency book, as `book_for` takes it, for a budget in milliseconds and for the report.
         split: "test" or "val".
         checkpoint: "best" or "last".
@@ -100,6 +109,16 @@ def evaluate(
     if per_image is not None and per_image.suffix != ".parquet":
         raise RecipeError(f"per-image must be a .parquet file, got {per_image}; pandas and polars read it")
     latency = _latency(opened, budget, book, execution=execution, precision=precision)
+    if calibration not in CALIBRATIONS:
+        raise RecipeError(f"calibration must be one of {', '.join(CALIBRATIONS)}, got {calibration!r}")
+    if calibration != "val":
+        others = execution != "masked" or sampled is not None or split != "test" or per_image is not None
+        if budget is None or others:
+            raise RecipeError(
+                f"calibration {calibration} must go with a budget and a masked report of the test split "
+                "alone, got none or more; drop the other options"
+            )
+        return settled_by_halves(opened, budget, source, latency)
     rule = settle(opened, budget, source, latency)
     rows = None if per_image is None else PerImage(opened.cost, latency)
     report = _evaluated(
@@ -160,7 +179,8 @@ def calibrate(
 ) -> ExitCalibration | BudgetCalibration:
     """Solve a budget on the validation split, keep what was found in the run's checkpoint, and return it.
 
-    That is where images leave early exits, and what the routers of a network for all budgets are asked for.
+    That is where images leave early exits, what the routers of a network for all budgets are asked for, or
+    the biases of gates that were trained for one.
 
     Args:
         run: a run folder.
@@ -170,18 +190,17 @@ def calibrate(
         source: where the data lies now, if not where the recipe says.
 
     Raises:
-        SidestepError: for a network without early exits and for one budget, or a budget that cannot be met;
-            nothing is written then.
+        SidestepError: for a static network, or a budget that cannot be met; nothing is written then.
     """
     opened = open_run(run, checkpoint)
     with locked(opened.folder):
         latency = _latency(opened, budget, book)
-        if opened.given is None or opened.network.has_early_exits:
+        if opened.network.has_early_exits:
             calibration = solve(opened, budget, source, latency)
             keep_calibration(opened, calibration)
             return calibration
         found = solve_routers(opened, budget, source, latency)
-        _keep(opened, {ASKED: found.point.asked})
+        _keep(opened, {ASKED: found.point.asked} if found.biases is None else {BIASES: found.biases})
     return found
 
 
@@ -201,6 +220,7 @@ def curve(
     *,
     criterion: str = "confidence",
     scale: bool = True,
+    per_unit: bool = False,
     num_budgets: int = 20,
     book: str | None = None,
     checkpoint: str = "best",
@@ -209,32 +229,32 @@ def curve(
     """Return accuracy over cost of a run's early exits or budgets on the test split, and keep it there.
 
     In the run folder it is `exits.json`, which results pages read, `exits.csv` and `exits.png`, or
-    `budgets.json`, `budgets.csv` and `budgets.png` of a network for all budgets without exits. Where these
-    cannot be written the curve is still returned, with an `UnkeptWarning`.
+    `budgets.json`, `budgets.csv` and `budgets.png` of a network without exits, by routers that are given the
+    budget or by biases of its gates. Those biases are kept in the checkpoint too, where plans, servers and
+    `network(images, budget=0.5)` take them from. Where files cannot be written the curve is still returned,
+    with an `UnkeptWarning`.
 
     Args:
         run: a run folder.
         criterion: by which images leave.
         scale: whether the temperatures of the exits are fitted first.
-        num_budgets: number of budgets, from the cheapest to the dearest exit, or of all that were trained.
+        per_unit: whether gates have a bias for every unit, see `ExitBudget`.
+        num_budgets: number of budgets, from the cheapest to the dearest exit, of all that were trained, or
+            from what gates cannot skip to everything.
         book: latency book, as `book_for` takes it, for a cost in milliseconds as well.
         checkpoint: "best" or "last".
         source: where the data lies now, if not where the recipe says.
 
     Raises:
-        SidestepError: for a network without early exits and for one budget.
+        SidestepError: for a static network.
     """
     check_curve(criterion, num_budgets)
     opened = open_run(run, checkpoint)
     latency = _latency(opened, None, book)
-    if opened.given is not None and not opened.network.has_early_exits:
+    if not opened.network.has_early_exits:
         check_no_exits(criterion, scale)
-        batches = batches_of(opened, "test", source)
-        found = curve_of_routers(opened, opened.budgets(num_budgets), batches, latency)
-        with kept():
-            save_budget_curve(opened.folder, found, checkpoint)
-            _log.info("wrote budgets.json, budgets.csv and budgets.png into %s", opened.folder)
-        return found
+        return _curve_of_budgets(opened, latency, num_budgets, source, per_unit=per_unit)
+    check_no_dial(per_unit)
     exits = exit_curve(
         curve_of_exits(opened, source, latency),
         full_macs=opened.cost.full,
@@ -246,6 +266,35 @@ def curve(
         save_exit_curve(opened.folder, exits, checkpoint)
         _log.info("wrote exits.json, exits.csv and exits.png into %s", opened.folder)
     return exits
+
+
+def _curve_of_budgets(
+    opened: OpenedRun, latency: LatencyBook | None, num_budgets: int, source: str | None, *, per_unit: bool
+) -> BudgetCurve:
+    """Return and keep the curve of a network without exits, with the biases of gates where they make it."""
+    frontier = None
+    if opened.given is None:
+        check_gates(opened)
+        found, frontier = curve_of_gates(
+            opened,
+            batches_of(opened, "val", source),
+            batches_of(opened, "test", source),
+            latency,
+            num_budgets=num_budgets,
+            per_unit=per_unit,
+        )
+    else:
+        check_no_dial(per_unit)
+        batches = batches_of(opened, "test", source)
+        found = curve_of_routers(opened, opened.budgets(num_budgets), batches, latency)
+    name = opened.path.stem
+    with kept():
+        save_budget_curve(opened.folder, found, name)
+        _log.info("wrote budgets.json, budgets.csv and budgets.png into %s", opened.folder)
+        if frontier is not None:
+            with locked(opened.folder):
+                _keep(opened, {FRONTIER: asdict(frontier)})
+    return found
 
 
 def _latency(

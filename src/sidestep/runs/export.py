@@ -23,6 +23,7 @@ from sidestep.plan.levels import Level, rising
 from sidestep.quantisation.comparison import QuantisationReport
 from sidestep.quantisation.sensitivity import quantise
 from sidestep.results.kept_curve import BUDGETS, EXITS, budget_curve_from, read_exit_curve
+from sidestep.routing.dial import DialLevel
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.at_budget import ExitBudget, batches_of, settle
 from sidestep.runs.quantised import CALIBRATION_IMAGES, quantised_run, write_quantised
@@ -69,7 +70,8 @@ def export_run(
     """Write a run's network for another program, and return where it is.
 
     Images leave a network with early exits where `calibrate` has said, or all at the last exit; a network for
-    all budgets is written for the one that `calibrate` or the recipe has said.
+    all budgets is written for the one that `calibrate` or the recipe has said, and gates as they were trained
+    or calibrated, with the budgets beside them that `curve` has kept.
 
     Args:
         run: a run folder, or a file that `save` has written.
@@ -80,9 +82,9 @@ def export_run(
         segments: that an image runs at most, for a target in segments; the rest is frozen, and what that
             costs is measured on the validation split. By default 8, or one for every exit if these are more.
         checkpoint: "best" or "last".
-        budget: of exits or routers instead, as a fraction of the full network's MACs.
-        source: where the data lies now on which exits are solved for a budget, and what is frozen is
-            measured, if not where the recipe says.
+        budget: of exits, routers or gates instead, as a fraction of the full network's MACs.
+        source: where the data lies now on which exits and gates are solved for a budget, and what is frozen
+            is measured, if not where the recipe says.
         model: the static network of a file that `save` has written, where that is not timm's.
         precision: "int8" writes a plan whose weights and maps are bytes as far as that keeps its answers
             (docs/quantisation.md), by default `best.int8.plan`, and beside it as JSON what that costs on the
@@ -206,6 +208,7 @@ def exportable(
             "checkpoint": opened.path.stem,
         },
         levels=_levels(opened, rule),
+        dial=_dial(opened),
         validation=lambda: batches_of(opened, "val", source)(),
         num_segments=segments,
     )
@@ -281,6 +284,13 @@ def _levels(opened: OpenedRun, rule: ExitRule | None) -> list[Level]:
             rule.criterion,
         )
     return _rising(drawn) if same else []
+
+
+def _dial(opened: OpenedRun) -> Sequence[DialLevel]:
+    """Return the budgets of a run's gates that `curve` has kept; none where exits or routers keep budgets."""
+    if opened.network.has_early_exits or opened.given is not None or opened.frontier is None:
+        return ()
+    return opened.frontier.levels
 
 
 def _close(one: Sequence[float] | None, other: Sequence[float]) -> bool:

@@ -66,7 +66,7 @@ def measure_book(
     if runtime not in RUNTIMES:
         raise RecipeError(f"book must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
     opened = open_run(run, checkpoint)
-    images = test_images(opened, source, batch_size)
+    images = test_images(opened, source, batch_size, opened.exit_rule)
     _log.info("timing paths through %s in %s, batch %d", run, runtime, batch_size)
     export = exportable(opened, opened.exit_rule)
     way = Way(runtime=runtime, precision=precision, batch_size=batch_size, seconds=seconds)

@@ -22,7 +22,15 @@ from sidestep.results.kept_curve import BUDGETS
 from sidestep.results.kept_curve import EXITS as CURVE
 from sidestep.results.model_card import model_card
 from sidestep.results.run_result import BENCH, REPORT, check_kept, without_folders
-from sidestep.runs.run_folder import ASKED, ENVIRONMENT, EXITS, OpenedRun, open_run
+from sidestep.runs.run_folder import (
+    ASKED,
+    BIASES,
+    ENVIRONMENT,
+    EXITS,
+    FRONTIER,
+    OpenedRun,
+    open_run,
+)
 from sidestep.training.checkpoint import load_checkpoint
 from sidestep.training.metrics import METRICS, read_metrics
 from sidestep.types import CostModel
@@ -113,6 +121,8 @@ def package_of(opened: OpenedRun, checkpoint: str) -> Package:
         "drawn_from": values.get("drawn_from"),
         "thresholds": values.get(EXITS),
         "asked": values.get(ASKED),
+        "biases": values.get(BIASES),
+        "frontier": values.get(FRONTIER),
         "budgets": {
             "exits": _curve(opened.folder / CURVE, checkpoint),
             "routers": _curve(opened.folder / BUDGETS, checkpoint),

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
 
 from sidestep.backbones.static_weights import load_weights
 from sidestep.cost.macs import measure_cost
@@ -27,7 +26,6 @@ from sidestep.data import Data, load_data
 from sidestep.data.preparation import Preparation, preparation_from
 from sidestep.data.split import Role, class_difference, shown_name
 from sidestep.errors import CheckpointError, DataError, ExecutionError, RecipeError, RunLockedError, typed
-from sidestep.evaluation.budget_points import asked_for
 from sidestep.evaluation.environment import describe_environment
 from sidestep.evaluation.exit_curve import ExitCalibration
 from sidestep.files import write_file
@@ -35,18 +33,18 @@ from sidestep.hub.package import CONFIG
 from sidestep.hub.places import LOCAL, run_folder_of
 from sidestep.networks.network import DynamicNetwork
 from sidestep.routing.budget_router import BudgetedRouter
+from sidestep.routing.dial import DialledRouter, Frontier, are_biases, frontier_from, without_dial
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.assemble import untrained
 from sidestep.runs.recipe import Recipe, from_dict
 from sidestep.runs.run_lock import LOCK
-from sidestep.runs.saved import is_saved, open_saved
 from sidestep.training.checkpoint import Checkpoint, load_checkpoint
 from sidestep.training.loop import BEST, LAST
 from sidestep.training.metrics import METRICS
 from sidestep.types import CostModel
 
-# Where a checkpoint keeps what `calibrate` has found.
-EXITS, ASKED = "exits", "asked"
+# Where a checkpoint keeps what `calibrate` has found, and the budgets of gates that `curve` has.
+EXITS, ASKED, BIASES, FRONTIER = "exits", "asked", "biases", "frontier"
 
 ENVIRONMENT = "environment.json"
 _RECIPE = "recipe.yaml"
@@ -95,6 +93,15 @@ class OpenedRun:
         device = next(self.network.parameters()).device
         self.network.router = self.routers().at(asked).to(device)
 
+    def turn(self, biases: Sequence[float] | None) -> None:
+        """Let gates for one budget decide with (L) biases from now on, or as they were trained."""
+        plain = without_dial(self.network.router)
+        if plain is None or biases is None:
+            self.network.router = plain
+            return
+        device = next(self.network.parameters()).device
+        self.network.router = DialledRouter(plain, biases, self.network.num_options).to(device).eval()
+
     def budgets(self, count: int) -> list[float]:
         """Return evenly spaced budgets of the routers, rising; none where they are given none."""
         if self.given is None:
@@ -122,6 +129,21 @@ class OpenedRun:
         """Return how pictures become what the network sees, or None for a run that did not note it."""
         known = self.values.get("preparation")
         return None if known is None else preparation_from(known)
+
+    @property
+    def frontier(self) -> Frontier | None:
+        """Return the budgets of gates that `curve` has left in the checkpoint, if it has.
+
+        Raises:
+            CheckpointError: when they do not fit the network.
+        """
+        known = self.values.get(FRONTIER)
+        if known is None:
+            return None
+        try:
+            return frontier_from(known, len(self.network.units))
+        except ExecutionError as error:
+            raise CheckpointError(f"checkpoint {self.path}: {error}") from error
 
     @property
     def exit_rule(self) -> ExitRule | None:
@@ -154,9 +176,16 @@ def open_run(run: Path | str, name: str) -> OpenedRun:
     if given is not None:
         network.router = given.at(checkpoint.values.get(ASKED, given.asked))
     cost = measure_cost(network, (height, width))
-    return OpenedRun(
+    opened = OpenedRun(
         path=path, recipe=recipe, network=network, cost=cost, values=checkpoint.values, given=given
     )
+    if (biases := checkpoint.values.get(BIASES)) is not None:
+        if not are_biases(biases, len(network.units)):
+            raise CheckpointError(
+                f"checkpoint {path} must have a bias for every unit, and has not; calibrate the run again"
+            )
+        opened.turn(biases)
+    return opened
 
 
 def _no_run(run: Path, wanted: str) -> CheckpointError:
@@ -248,41 +277,6 @@ def check_same_data(checkpoint: Checkpoint, data: Data, source: str) -> None:
             f"{known[changed[0]]}, got {data.preparation.as_dict()[changed[0]]}; restore them, or start anew"
         )
     _check_drawn_from(values, data, source)
-
-
-def load(
-    run: Path | str, *, checkpoint: str = "best", budget: float | None = None, model: nn.Module | None = None
-) -> DynamicNetwork:
-    """Return the trained network of a run, in evaluation mode, ready for `network(images)`.
-
-    Images leave a network with early exits where `calibrate` has said: that is its `exit_rule`. A network for
-    all budgets decides at the one that `calibrate` or else the recipe has said.
-
-    Args:
-        run: a run folder, `hf-hub:org/name[@revision]`, `local-dir:path`, or a file that `save` has written.
-        checkpoint: "best" or "last".
-        budget: of a network for all budgets instead, as a fraction of the full network's MACs.
-        model: the static network of a file that `save` has written, where that is not timm's.
-
-    Raises:
-        CheckpointError: when the folder holds no such checkpoint, or it is damaged.
-        SidestepError: for a budget that the network was not trained for.
-    """
-    if is_saved(run) and budget is None:
-        return open_saved(Path(run), model).network
-    if model is not None:
-        raise RecipeError(f"model must go with a file that save has written, got run {run}; drop it")
-    opened = open_run(run, checkpoint)
-    if budget is not None:
-        if opened.network.has_early_exits:
-            raise ExecutionError(
-                f"a budget of early exits is solved on images, got {budget} for run {run}; calibrate the run "
-                "with it, and load it without"
-            )
-        cost = opened.cost
-        opened.ask(asked_for(opened.routers(), cost, cost, budget * cost.full))
-    opened.network.exit_rule = opened.exit_rule
-    return opened.network
 
 
 def check_startable(folder: Path) -> None:

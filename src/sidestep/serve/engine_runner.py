@@ -41,16 +41,18 @@ class EngineRunner:
     Args:
         engine: of the plan.
         cost: price list of the network.
+        by_dial: whether images have biases of their own, and not thresholds.
 
     Raises:
-        ExecutionError: when the engine is too old to let images leave by thresholds of their own.
+        ExecutionError: when the engine is too old for that.
     """
 
     name = "engine"
 
-    def __init__(self, engine: Any, cost: CostModel) -> None:
-        if not hasattr(engine, "room_for"):
+    def __init__(self, engine: Any, cost: CostModel, *, by_dial: bool = False) -> None:
+        if not hasattr(engine, "room_for") or (by_dial and not hasattr(engine.plan, "levels")):
             raise ExecutionError(TOO_OLD)
+        self.by_dial = by_dial
         self.engine = engine
         self.size: tuple[int, int] = engine.plan.size
         self.precision = f"{engine.precision} {engine.isa}"
@@ -66,6 +68,7 @@ class EngineRunner:
     def room_for(self, count: int) -> _EngineAnswers:
         return _EngineAnswers(self.engine.room_for(count, *self.size), self.prices, self.temperatures)
 
-    def run(self, images: npt.NDArray[Any], thresholds: Doubles, out: _EngineAnswers, done: int) -> None:
-        given = np.clip(thresholds, -_BEYOND, _BEYOND).astype(np.float32)
-        self.engine(images, thresholds=given, out=out.native, done=done)
+    def run(self, images: npt.NDArray[Any], settings: Doubles, out: _EngineAnswers, done: int) -> None:
+        given = np.clip(settings, -_BEYOND, _BEYOND).astype(np.float32)
+        name = "biases" if self.by_dial else "thresholds"
+        self.engine(images, out=out.native, done=done, **{name: given})

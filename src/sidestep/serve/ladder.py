@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sidestep.errors import ServeError
-from sidestep.plan.levels import Level
+from sidestep.plan.levels import Level, rising
+from sidestep.routing.dial import MOST, DialLevel
 from sidestep.serve.refusal import wrong
-from sidestep.serve.runner import Doubles, Runner
+from sidestep.serve.runner import Doubles, Row, Runner
 
 _CLOSE = 1e-6
 # Of what was seen, the share that the newest batch has.
@@ -46,6 +47,11 @@ class Ladder:
     images leave, which is what the curve says at first and what was seen later; all times are multiplied by
     what batches took against what was predicted, so that a busier machine is noticed.
 
+    Attributes:
+        settings: (R, E) thresholds of all budgets; in a `DialLadder` (R, L) biases.
+        exit_ms: (runners, E + 1) of all exits, the end last; in a `DialLadder` of skipping and executing all.
+        rates: (R, E + 1) share of images that leave there.
+
     Args:
         levels: of a curve; none for a network with one budget.
         full_macs: of the static network.
@@ -71,14 +77,17 @@ class Ladder:
                 Rung(budget=level.macs / full_macs, macs=level.macs, accuracy=level.accuracy, runner=each)
                 for level, each in zip(levels, of, strict=True)
             ]
-            self.thresholds = np.array([level.thresholds for level in levels], dtype=np.float64)
+            self.settings = np.array([level.thresholds for level in levels], dtype=np.float64)
             self.rates = np.array([level.exit_rates for level in levels])
         else:
             self.rungs = [Rung(budget=1.0, macs=None, accuracy=None)]
-            self.thresholds = np.array([thresholds], dtype=np.float64).reshape(1, num_exits)
+            self.settings = np.array([thresholds], dtype=np.float64).reshape(1, num_exits)
             self.rates = np.full((1, num_exits + 1), 1 / (num_exits + 1))
         self.full_macs = full_macs
         self.exit_ms = np.ones((max(of) + 1, num_exits + 1))
+        self._begin(share)
+
+    def _begin(self, share: tuple[float | None, float | None]) -> None:
         self.correction = 1.0
         smallest, largest = share
         self.top = len(self.rungs) - 1 if largest is None or largest >= 1 else self._at_most(largest)
@@ -108,18 +117,15 @@ class Ladder:
             runners: of the network.
             images: (H, W, C) pixels of one picture; which one does not matter, since all exits are forced.
         """
-        with open(os.devnull, "wb", buffering=0) as nobody:
-            for place, runner in enumerate(runners):
-                batch = np.repeat(images[None], _PER_THREAD * runner.num_threads, axis=0)
-                for exit in range(runner.num_exits + 1):
-                    forced = np.full((len(batch), runner.num_exits), runner.never)
-                    forced[:, exit:] = runner.always
-                    seconds = []
-                    for _ in range(3):  # the first one fills caches
-                        out, began = runner.room_for(len(batch)), time.perf_counter()
-                        runner.run(batch, forced, out, nobody.fileno())
-                        seconds.append(time.perf_counter() - began)
-                    self.exit_ms[place, exit] = 1e3 * min(seconds) / len(batch)
+        for place, runner in enumerate(runners):
+            for exit in range(runner.num_exits + 1):
+                forced = np.full(runner.num_exits, runner.never)
+                forced[exit:] = runner.always
+                self.exit_ms[place, exit], _ = _timed(runner, images, forced)
+
+    def place(self, row: Row) -> float:
+        """Return where an image stands between the ends whose times are measured: here its exit."""
+        return float(row.exit)
 
     def bounds(
         self, budget: float | None, budget_ms: float | None, min_accuracy: float | None
@@ -171,27 +177,89 @@ class Ladder:
         fit = [n for n in range(self.bottom, self.top + 1) if self.ms(n) <= ms]
         return fit[-1] if fit else self.bottom
 
-    def learn(self, rungs: Sequence[int], exits: Sequence[int], ms: float, *, full: bool) -> None:
+    def learn(self, rungs: Sequence[int], places: Sequence[float], ms: float, *, full: bool) -> None:
         """Take notice of a batch.
 
         Args:
             rungs: of its images.
-            exits: at which they left.
+            places: of its images.
             ms: that the batch took.
             full: whether it was large enough for every thread to have had its share.
         """
-        expected = float(self.exit_ms[[self.rungs[rung].runner for rung in rungs], list(exits)].sum())
+        shares = self._shares(np.array(places, dtype=np.float64))
+        taken = self.exit_ms[[self.rungs[rung].runner for rung in rungs]]
+        expected = float((shares * taken).sum())
         if full and expected > 0:
             self.correction += _NEWEST * (ms / expected - self.correction)
         for rung in set(rungs):
-            left = [exit for of, exit in zip(rungs, exits, strict=True) if of == rung]
-            seen = np.bincount(left, minlength=self.rates.shape[1]) / len(left)
+            of_rung = shares[np.array(rungs) == rung]
             # One image says less than many.
-            weight = _NEWEST * min(1.0, len(left) / 16)
-            self.rates[rung] += weight * (seen - self.rates[rung])
+            weight = _NEWEST * min(1.0, len(of_rung) / 16)
+            self.rates[rung] += weight * (of_rung.mean(axis=0) - self.rates[rung])
+
+    def _shares(self, places: Doubles) -> Doubles:
+        """Return (N, ends) how near images stand to every end."""
+        ends = np.arange(self.exit_ms.shape[1])
+        shares: Doubles = np.clip(1 - np.abs(places[:, None] - ends), 0, 1)
+        return shares
 
 
-def thresholds_of(ladder: Ladder, rungs: Sequence[int]) -> Doubles:
-    """Return the (B, E) thresholds of images with these rungs."""
-    thresholds: Doubles = ladder.thresholds[list(rungs)]
-    return thresholds
+class DialLadder(Ladder):
+    """Budgets of gates, by biases: an image's time is a straight line in its MACs.
+
+    Its ends are what takes an image whose gates skip all that they can, and one whose gates execute all.
+
+    Args:
+        levels: of a dial, on top of what the network has.
+        full_macs: of the static network.
+        share: as of a `Ladder`.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[DialLevel],
+        *,
+        full_macs: float,
+        share: tuple[float | None, float | None] = (None, None),
+    ) -> None:
+        worth = rising(levels)
+        self.rungs = [
+            Rung(budget=level.macs / full_macs, macs=level.macs, accuracy=level.accuracy) for level in worth
+        ]
+        self.settings = np.array([level.biases for level in worth], dtype=np.float64)
+        self.rates = np.full((len(worth), 2), 0.5)
+        self.exit_ms, self._macs = np.ones((1, 2)), (0.0, full_macs)
+        self._begin(share)
+
+    def measure(self, runners: Sequence[Runner], images: npt.NDArray[np.uint8]) -> None:
+        (runner,) = runners
+        found = [_timed(runner, images, np.full(self.settings.shape[1], bias)) for bias in (-MOST, MOST)]
+        self.exit_ms[0] = [ms for ms, _ in found]
+        self._macs = found[0][1], found[1][1]
+        self.rates = self._shares(np.array([self._between(rung.macs or 0.0) for rung in self.rungs]))
+
+    def place(self, row: Row) -> float:
+        """Return where an image stands between skipping all, 0, and executing all, 1."""
+        return self._between(row.macs)
+
+    def _between(self, macs: float) -> float:
+        least, most = self._macs
+        return min(max((macs - least) / max(most - least, 1.0), 0.0), 1.0)
+
+
+def settings_of(ladder: Ladder, rungs: Sequence[int]) -> Doubles:
+    """Return the thresholds or biases of images with these rungs, a row each."""
+    settings: Doubles = ladder.settings[list(rungs)]
+    return settings
+
+
+def _timed(runner: Runner, image: npt.NDArray[np.uint8], settings: Doubles) -> tuple[float, float]:
+    """Return milliseconds and MACs of an image in a full batch that is run with the same settings."""
+    batch = np.repeat(image[None], _PER_THREAD * runner.num_threads, axis=0)
+    rows, seconds = np.tile(settings, (len(batch), 1)), []
+    with open(os.devnull, "wb", buffering=0) as nobody:
+        for _ in range(3):  # the first one fills caches
+            out, began = runner.room_for(len(batch)), time.perf_counter()
+            runner.run(batch, rows, out, nobody.fileno())
+            seconds.append(time.perf_counter() - began)
+    return 1e3 * min(seconds) / len(batch), out.row(0).macs

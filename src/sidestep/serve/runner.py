@@ -89,12 +89,13 @@ class Runner(Protocol):
         """Return the `Answers` that a call fills."""
         ...
 
-    def run(self, images: npt.NDArray[Any], thresholds: Doubles, out: Any, done: int) -> None:
+    def run(self, images: npt.NDArray[Any], settings: Doubles, out: Any, done: int) -> None:
         """Run a batch.
 
         Args:
             images: (B, H, W, C) uint8 pixels, or (B, C, H, W) normalised float32.
-            thresholds: (B, E) of every image, as the network's own.
+            settings: (B, E) thresholds of every image, as the network's own; where gates have a dial (B, L)
+                biases on top of it.
             out: what `room_for` has returned for B images.
             done: file descriptor that gets the index of every image that is done, 8 bytes.
         """

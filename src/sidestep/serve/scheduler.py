@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sidestep.serve.ladder import Ladder, thresholds_of
+from sidestep.serve.ladder import Ladder, settings_of
 from sidestep.serve.queueing import Answer, ImageQueue, Job
 from sidestep.serve.refusal import RefusedError
 from sidestep.serve.runner import Answers, Runner
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 class _Batch:
     jobs: list[Job]
     out: Answers | None = None
-    exits: dict[int, int] = field(default_factory=dict)
+    places: dict[int, float] = field(default_factory=dict)
     began: float = 0.0
     ended: float = 0.0
     error: Exception | None = None
@@ -149,11 +149,11 @@ class Scheduler:
             for job in batch.jobs:
                 job.began = batch.began
             try:
-                thresholds = thresholds_of(self.ladder, [job.rung for job in batch.jobs])
+                settings = settings_of(self.ladder, [job.rung for job in batch.jobs])
                 images = np.stack([job.image for job in batch.jobs])
                 runner = self.runners[self.ladder.rungs[batch.jobs[0].rung].runner]
                 batch.out = runner.room_for(len(batch.jobs))
-                runner.run(images, thresholds, batch.out, self._writing)
+                runner.run(images, settings, batch.out, self._writing)
             except Exception as error:
                 _log.exception("a batch of %s images could not be run", len(batch.jobs))
                 batch.error = error
@@ -225,7 +225,7 @@ class Scheduler:
         job, now = batch.jobs[index], time.monotonic()
         assert batch.out is not None  # a runner has written into it
         row = batch.out.row(index)
-        batch.exits[index] = row.exit
+        batch.places[index] = self.ladder.place(row)
         answer = Answer(
             row=row,
             rung=job.rung,
@@ -240,13 +240,13 @@ class Scheduler:
         for job in batch.jobs:
             if not job.answer.done():
                 job.answer.set_exception(batch.error or RuntimeError("an image was not answered"))
-        exits = batch.exits
-        if batch.error is None and exits:
-            rungs = [batch.jobs[index].rung for index in exits]
-            full = len(exits) >= max(self.batch // 2, self.num_threads)
+        places = batch.places
+        if batch.error is None and places:
+            rungs = [batch.jobs[index].rung for index in places]
+            full = len(places) >= max(self.batch // 2, self.num_threads)
             ms = 1e3 * (batch.ended - batch.began)
             with self._ready:
-                self.ladder.learn(rungs, list(exits.values()), ms, full=full)
+                self.ladder.learn(rungs, list(places.values()), ms, full=full)
         self.telemetry.waiting(len(self._queue))
 
 

@@ -35,11 +35,11 @@ class SegmentRunner:
     def room_for(self, count: int) -> KeptRows:
         return KeptRows()
 
-    def run(self, images: npt.NDArray[Any], thresholds: Doubles, out: KeptRows, done: int) -> None:
+    def run(self, images: npt.NDArray[Any], settings: Doubles, out: KeptRows, done: int) -> None:
         if images.dtype == np.uint8:
             scaled = (images.astype(np.float32) / 255 - self.mean) / self.std
             images = scaled.transpose(0, 3, 1, 2)
-        limits = np.clip(thresholds, -_BEYOND, _BEYOND)
+        limits = np.clip(settings, -_BEYOND, _BEYOND)
         for rows, answer in self.segments.leaving(images, limits):
             for place, index in enumerate(rows.tolist()):
                 exit = int(answer.exits[place])

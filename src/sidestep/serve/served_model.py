@@ -14,12 +14,13 @@ from sidestep.data.preparation import Channels
 from sidestep.errors import ExecutionError, ExportError, ServeError, typed
 from sidestep.hub.places import is_place
 from sidestep.plan.format import preparation_in, preparation_of
-from sidestep.plan.levels import levels_in
+from sidestep.plan.levels import Level, dial_in, levels_in, on_top_of
+from sidestep.routing.dial import DialLevel
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.export import served, served_budgets
 from sidestep.runs.run_folder import OpenedRun, open_run
 from sidestep.serve.engine_runner import EngineRunner
-from sidestep.serve.ladder import Ladder
+from sidestep.serve.ladder import DialLadder, Ladder
 from sidestep.serve.runner import Runner
 from sidestep.serve.segment_runner import SegmentRunner
 from sidestep.serve.settings import ServeSettings
@@ -29,6 +30,7 @@ from sidestep.targets.export_target import Exportable, plan_of
 from sidestep.targets.native_engine import MISSING, engine_installed, engine_of
 from sidestep.targets.read_segments import MANIFEST, open_segments
 from sidestep.targets.run_plan import cost_of, read_content
+from sidestep.types import CostModel
 
 _UNNAMED = ("best", "last")
 _log = logging.getLogger(__name__)
@@ -119,14 +121,8 @@ def _from_plan(name: str, path: Path, settings: ServeSettings) -> ServedModel:
     content = read_content(path)
     engine = engine_of(content, settings.precision)
     plan, cost = engine.plan, cost_of(engine.plan.cost)
-    runner, levels = EngineRunner(engine, cost), levels_in(content)
-    ladder = Ladder(
-        levels,
-        full_macs=cost.full,
-        thresholds=[step["exit"]["threshold"] for step in plan.steps if "exit" in step],
-        num_exits=runner.num_exits,
-        share=(settings.min_budget, settings.budget),
-    )
+    runner, budgets = _in_engine(engine, cost, content)
+    ladder = budgets.ladder(runner, cost.full, settings)
     pictures = Pictures(
         preparation_in(content),
         size=plan.size,
@@ -150,13 +146,8 @@ def _from_segments(name: str, path: Path, settings: ServeSettings) -> ServedMode
         )
     opened = open_segments(path)
     route, runner = opened.route, SegmentRunner(opened)
-    ladder = Ladder(
-        opened.levels,
-        full_macs=route["cost"]["full_macs"],
-        thresholds=route["limits"],
-        num_exits=runner.num_exits,
-        share=(settings.min_budget, settings.budget),
-    )
+    budgets = _Budgets(thresholds=route["limits"], levels=opened.levels)
+    ladder = budgets.ladder(runner, route["cost"]["full_macs"], settings)
     pictures = Pictures(
         preparation_of(route["input"]),
         size=tuple(route["input"]["size"]),
@@ -188,25 +179,20 @@ def _from_run(
             "all images leave %s at the last exit; `sidestep curve %s` gives it budgets", name, typed(path)
         )
         export = replace(export, rule=ExitRule(thresholds=[2.0] * (export.network.num_exits - 1)))
-    budgets = served_budgets(opened)
-    if budgets:
+    asked = served_budgets(opened)
+    if asked:
         made = []
-        for budget in budgets:
+        for budget in asked:
             opened.ask(budget.asked)
             made.append(_runner_of(served(opened), settings))
     else:
         made = [_runner_of(export, settings)]
-    runners, (_, thresholds, levels, reason) = [each for each, *_ in made], made[-1]
+    runners, (_, budgets, reason) = [each for each, *_ in made], made[-1]
     if reason is not None:
         _log.warning("%s runs in PyTorch: %s", name, reason)
-    ladder = Ladder(
-        [budget.level for budget in budgets] or levels,
-        full_macs=export.cost.full,
-        thresholds=thresholds,
-        num_exits=runners[0].num_exits,
-        share=(settings.min_budget, settings.budget),
-        runners=range(len(budgets)) or None,
-    )
+    if asked:
+        budgets = replace(budgets, levels=[budget.level for budget in asked], runners=range(len(asked)))
+    ladder = budgets.ladder(runners[0], export.cost.full, settings)
     channels: Channels = 1 if export.network.image_channels == 1 else 3
     pictures = Pictures(
         export.preparation,
@@ -225,15 +211,52 @@ def _from_run(
     )
 
 
-def _runner_of(export: Exportable, settings: ServeSettings) -> tuple[Runner, list[float], Any, str | None]:
-    """Return what runs a network, thresholds and levels as that takes them, and why it is not the engine."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Budgets:
+    """Budgets as a runner takes them.
+
+    Attributes:
+        thresholds: (E) of the network with one budget.
+        levels: of exits.
+        dial: of gates.
+        runners: index of what runs each level; None where one runner runs all.
+    """
+
+    thresholds: Sequence[float]
+    levels: Sequence[Level]
+    dial: Sequence[DialLevel] = ()
+    runners: Sequence[int] | None = None
+
+    def ladder(self, runner: Runner, full_macs: float, settings: ServeSettings) -> Ladder:
+        """Return the ladder of these budgets, as far as a server may use them."""
+        share = (settings.min_budget, settings.budget)
+        if self.dial:
+            return DialLadder(self.dial, full_macs=full_macs, share=share)
+        return Ladder(
+            self.levels,
+            full_macs=full_macs,
+            thresholds=self.thresholds,
+            num_exits=runner.num_exits,
+            share=share,
+            runners=self.runners,
+        )
+
+
+def _in_engine(engine: Any, cost: CostModel, content: bytes) -> tuple[Runner, _Budgets]:
+    """Return what runs the plan of an engine, and its budgets."""
+    thresholds = [step["exit"]["threshold"] for step in engine.plan.steps if "exit" in step]
+    budgets = _Budgets(thresholds=thresholds, levels=levels_in(content), dial=dial_in(content))
+    return EngineRunner(engine, cost, by_dial=bool(budgets.dial)), budgets
+
+
+def _runner_of(export: Exportable, settings: ServeSettings) -> tuple[Runner, _Budgets, str | None]:
+    """Return what runs a network, its budgets as that takes them, and why it is not the engine."""
     reason = None if engine_installed() else MISSING
     if reason is None:
         try:
             content = plan_of(export).as_bytes()
             engine = engine_of(content, settings.precision)
-            thresholds = [step["exit"]["threshold"] for step in engine.plan.steps if "exit" in step]
-            return EngineRunner(engine, export.cost), thresholds, levels_in(content), None
+            return *_in_engine(engine, export.cost, content), None
         except ExportError as error:
             reason = f"{error}"
         except ExecutionError as error:
@@ -251,7 +274,12 @@ def _runner_of(export: Exportable, settings: ServeSettings) -> tuple[Runner, lis
         mean=export.mean,
         std=export.std,
     )
-    return runner, [] if rule is None else list(rule.thresholds), export.levels, reason
+    budgets = _Budgets(
+        thresholds=[] if rule is None else list(rule.thresholds),
+        levels=export.levels,
+        dial=on_top_of(export.network.router, export.dial),
+    )
+    return runner, budgets, reason
 
 
 def _measure(model: ServedModel) -> None:

@@ -16,7 +16,9 @@ from sidestep.execution.prepare import prepare
 from sidestep.networks.forward import LeavingForward, padded
 from sidestep.networks.network import DynamicNetwork
 from sidestep.networks.walk import walk
+from sidestep.routing.dial import added
 from sidestep.routing.exit_rule import Certainty, ExitRule
+from sidestep.routing.router import Router
 from sidestep.routing.samplers import argmax
 from sidestep.serve.runner import Doubles, KeptRows, Row
 from sidestep.types import CostModel, Decisions
@@ -59,7 +61,7 @@ class TorchRunner:
         return KeptRows()
 
     @torch.inference_mode()
-    def run(self, images: npt.NDArray[Any], thresholds: Doubles, out: KeptRows, done: int) -> None:
+    def run(self, images: npt.NDArray[Any], settings: Doubles, out: KeptRows, done: int) -> None:
         x = torch.from_numpy(np.ascontiguousarray(images))
         if x.dtype == torch.uint8:
             x = (x.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
@@ -80,10 +82,31 @@ class TorchRunner:
 
         x = x.contiguous(memory_format=torch.channels_last)
         if self.rule is None or not self.network.has_early_exits:
-            said = self.network(x, execution=gathered)
+            router = self._dialled(torch.from_numpy(settings)) if settings.shape[1] else None
+            said = self.network(x, execution=gathered, router=router)
             tell(list(range(len(x))), said.logits, said.decisions, self.network.num_exits - 1)
         else:
-            walk(self.network, x, _Answering(self.network, self.rule, torch.from_numpy(thresholds), tell))
+            walk(self.network, x, _Answering(self.network, self.rule, torch.from_numpy(settings), tell))
+
+    def _dialled(self, biases: Tensor) -> Router:
+        """Return the network's router with (B, L) biases, those of every image its own."""
+        assert self.network.router is not None  # whose gates have a dial
+        return _RowsDialled(self.network.router, added(biases, self.network.num_options))
+
+
+class _RowsDialled(Router):
+    """A router that adds (B, L, K) to the logits of images, every image its own."""
+
+    def __init__(self, inner: Router, biases: Tensor) -> None:
+        super().__init__()
+        self.inner, self.biases = inner, biases
+
+    def begin(self, images: Tensor) -> Any:
+        return self.inner.begin(images)
+
+    def forward(self, unit: int, features: Tensor, state: Any) -> tuple[Tensor, Any]:
+        logits, state = self.inner(unit, features, state)
+        return logits + self.biases[:, unit], state
 
 
 def _paths(decisions: Decisions) -> Tensor:

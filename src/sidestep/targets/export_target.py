@@ -12,6 +12,7 @@ from sidestep.networks.network import DynamicNetwork
 from sidestep.plan.format import Plan, save_plan
 from sidestep.plan.from_network import PlanCard, export_plan
 from sidestep.plan.levels import Level
+from sidestep.routing.dial import DialLevel
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.types import Batch, CostModel
 
@@ -32,6 +33,7 @@ class Exportable:
         class_names: in the order of the logits.
         about: what people may want to know, by name: recipe, method, model and checkpoint.
         levels: budgets that the rule's thresholds can be replaced for; empty for one budget.
+        dial: budgets that the gates' biases can be replaced for; empty likewise.
         validation: images with labels that nothing is reported on, read anew at every call; None where there
             are none.
         num_segments: that an image runs at most, for targets in segments; None leaves it to them.
@@ -48,6 +50,7 @@ class Exportable:
     class_names: tuple[str, ...]
     about: dict[str, str]
     levels: Sequence[Level] = ()
+    dial: Sequence[DialLevel] = ()
     validation: Callable[[], Iterable[Batch]] | None = None
     num_segments: int | None = None
 
@@ -97,6 +100,7 @@ def card_of(exportable: Exportable) -> PlanCard:
         cost=exportable.cost,
         about=exportable.about,
         levels=exportable.levels,
+        dial=exportable.dial,
     )
 
 
@@ -106,7 +110,7 @@ def _write_plan(exportable: Exportable, path: Path) -> str:
     old = "" if exportable.preparation else "; the run is too old to say how pictures are prepared"
     count = plan.num_exits
     exits = f", {count} exit{'s' * (count > 1)} in front of the last" if count else ""
-    levels = len(plan.document.get("budgets", ()))
+    levels = len(plan.document.get("budgets", ())) + len(plan.document.get("dial", ()))
     budgets = f", {levels} budget{'s' * (levels > 1)}" if levels else ""
     return f"{plan.num_units} units that images can skip{exits}{budgets}{old}"
 

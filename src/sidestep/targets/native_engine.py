@@ -91,6 +91,27 @@ def evaluate_engine(
     )
 
 
+def at_budget(engine: Any, images: Any, budget: float) -> Any:
+    """Return what an engine says about images within a budget.
+
+    Args:
+        engine: the engine.
+        images: as it takes them.
+        budget: largest mean MACs per image, as a fraction of the full network's.
+
+    Raises:
+        ExecutionError: for a budget that its plan does not have, or an engine that is too old.
+    """
+    import sidestep_engine
+
+    if not hasattr(engine.plan, "levels"):
+        raise ExecutionError(TOO_OLD)
+    try:
+        return engine(images, budget=budget)
+    except sidestep_engine.PlanError as error:
+        raise ExecutionError(f"{error}") from error
+
+
 def engine_runner(engine: Any) -> Runner:
     """Return the engine as a way from images to class scores."""
     return Runner(

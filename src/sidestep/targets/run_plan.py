@@ -14,7 +14,7 @@ from sidestep.data.preparation import Pixels, Preparation, pixels_of, pixels_of_
 from sidestep.data.split import decoding, open_encoded, shown_name
 from sidestep.errors import ExecutionError
 from sidestep.plan.format import preparation_in
-from sidestep.targets.native_engine import EnginePrecision, engine_of, exits_in, routed
+from sidestep.targets.native_engine import EnginePrecision, at_budget, engine_of, exits_in, routed
 from sidestep.types import CostModel
 
 
@@ -40,7 +40,11 @@ class Prediction:
 
 
 def run_plan(
-    plan: Path | str, images: Sequence[Path | str], *, precision: EnginePrecision = "auto"
+    plan: Path | str,
+    images: Sequence[Path | str],
+    *,
+    precision: EnginePrecision = "auto",
+    budget: float | None = None,
 ) -> list[Prediction]:
     """Return what a plan says about image files, in the native engine.
 
@@ -50,15 +54,17 @@ def run_plan(
         plan: a file that `export_run` wrote.
         images: files.
         precision: of the engine.
+        budget: largest mean MACs per image as a fraction of the full network's, of a plan with budgets.
 
     Raises:
-        ExecutionError: when the engine is not installed, or cannot run the plan.
+        ExecutionError: when the engine is not installed, cannot run the plan, or the plan has no such budget.
         DataError: for a file that cannot be read as an image.
     """
     content = read_content(plan)
     engine = engine_of(content, precision)
     preparation = preparation_in(content)
-    output = engine(np.stack([_pixels(path, engine.plan, preparation) for path in images]))
+    pixels = np.stack([_pixels(path, engine.plan, preparation) for path in images])
+    output = engine(pixels) if budget is None else at_budget(engine, pixels, budget)
     cost = cost_of(engine.plan.cost)
     said = routed(output, cost, exits_in(engine.plan.steps))
     executed, fractions = said.decisions.execution().sum(dim=1), cost.fraction(said.decisions)
