@@ -60,7 +60,7 @@ def evaluate(
         how: the network is run.
         split: part of the data.
         exits: where images leave.
-        calibration: where biases of gates are solved; halves of the test split are for each other.
+        calibration: of biases: val or halves of test.
         trained: which weights, on which data.
         per_image: Parquet file with label, answer, path and cost of every image.
         json: print one JSON object and nothing else.
