@@ -22,7 +22,7 @@ from sidestep.runs.at_budget import ExitBudget
 from sidestep.runs.run_folder import open_run
 from sidestep.targets.run_plan import run_plan
 from sidestep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from tests.serve.served import needs_engine
+from tests.serve.served import needs_biases
 
 RECIPE: dict[str, Any] = {
     # Gates that start far apart, since this training is too short to part them.
@@ -137,7 +137,7 @@ def test_python_takes_a_budget_when_it_loads_and_in_a_call(run: Path) -> None:
             torch.testing.assert_close(called.logits, opened.network(images).logits)
 
 
-@needs_engine
+@needs_biases
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_plans_have_the_budgets_and_the_engine_agrees_at_each(
     own: Path, calibrated: bool, tmp_path: Path
@@ -160,7 +160,7 @@ def test_plans_have_the_budgets_and_the_engine_agrees_at_each(
         np.testing.assert_array_equal(found.options, wanted.decisions.paths())
 
 
-@needs_engine
+@needs_biases
 def test_a_plan_is_run_within_a_budget(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = Path(sidestep.export_run(own).path)
     picture = tmp_path / "picture.png"
@@ -172,7 +172,7 @@ def test_a_plan_is_run_within_a_budget(own: Path, tmp_path: Path, capsys: pytest
     assert "above 0" in refusal("run", str(plan), str(picture), "--budget", "0", capsys=capsys)
 
 
-@needs_engine
+@needs_biases
 def test_masked_gathered_and_engine_report_the_same_at_a_budget(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

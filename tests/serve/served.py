@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 from pathlib import Path
@@ -37,6 +38,12 @@ def engine_is_new() -> bool:
 
 needs_engine = pytest.mark.skipif(
     not engine_is_new(), reason="SIDESTEP-ENGINE MISSING OR OLD: pip install ./engine"
+)
+
+
+needs_biases = pytest.mark.skipif(
+    not (engine_is_new() and hasattr(importlib.import_module("sidestep_engine").Plan, "level_within")),
+    reason="SIDESTEP-ENGINE MISSING OR OLD: pip install ./engine",
 )
 
 

@@ -16,7 +16,7 @@ from sidestep.runs.run_folder import open_run
 from sidestep.serve.ladder import DialLadder
 from sidestep.serve.served_model import open_models
 from sidestep.serve.settings import ServeSettings
-from tests.serve.served import DIGITS, app_of, asking, needs_engine, said
+from tests.serve.served import DIGITS, app_of, asking, needs_biases, said
 from tests.serve.test_app import serving
 
 RECIPE: dict[str, Any] = {
@@ -38,7 +38,7 @@ def gates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.parametrize("runner", ["pytorch", pytest.param("engine", marks=needs_engine)])
+@pytest.mark.parametrize("runner", ["pytorch", pytest.param("engine", marks=needs_biases)])
 def test_every_image_has_the_biases_of_its_budget(
     gates: Path, runner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
