@@ -168,25 +168,25 @@ void run(Engine& engine, const Batch& batch, size_t channels, const BatchPaths& 
 void run_planes(Engine& engine, const Array<const float, nb::ndim<4>>& images,
                 const Array<float, nb::ndim<2>>& scores, const Array<int64_t, nb::ndim<2>>& options,
                 const Array<int64_t, nb::ndim<1>>& exits, const GivenOptions& path_options,
-                const GivenExits& path_exits, const GivenThresholds& thresholds,
-                const GivenBiases& biases, int done) {
+                const GivenExits& path_exits, const GivenThresholds& thresholds, const GivenBiases& biases,
+                int done) {
     const Batch batch{images.data(), nullptr, static_cast<int64_t>(images.shape(0)),
                       static_cast<int64_t>(images.shape(2)), static_cast<int64_t>(images.shape(3))};
     run(engine, batch, images.shape(1),
-        paths_of(path_options, path_exits, thresholds, biases, engine.program(), batch.count), scores, options,
-        exits, done);
+        paths_of(path_options, path_exits, thresholds, biases, engine.program(), batch.count), scores,
+        options, exits, done);
 }
 
 void run_bytes(Engine& engine, const Array<const uint8_t, nb::ndim<4>>& images,
                const Array<float, nb::ndim<2>>& scores, const Array<int64_t, nb::ndim<2>>& options,
                const Array<int64_t, nb::ndim<1>>& exits, const GivenOptions& path_options,
-               const GivenExits& path_exits, const GivenThresholds& thresholds,
-               const GivenBiases& biases, int done) {
+               const GivenExits& path_exits, const GivenThresholds& thresholds, const GivenBiases& biases,
+               int done) {
     const Batch batch{nullptr, images.data(), static_cast<int64_t>(images.shape(0)),
                       static_cast<int64_t>(images.shape(1)), static_cast<int64_t>(images.shape(2))};
     run(engine, batch, images.shape(3),
-        paths_of(path_options, path_exits, thresholds, biases, engine.program(), batch.count), scores, options,
-        exits, done);
+        paths_of(path_options, path_exits, thresholds, biases, engine.program(), batch.count), scores,
+        options, exits, done);
 }
 
 }  // namespace
@@ -204,7 +204,8 @@ NB_MODULE(_engine, module) {
         .def(nb::init<Program, const std::string&, const std::string&, int, int>(), "program"_a,
              "precision"_a, "isa"_a, "num_threads"_a, "num_cores"_a)
         .def("run_planes", &run_planes, "images"_a, "scores"_a, "options"_a, "exits"_a,
-             "path_options"_a.none(), "path_exits"_a.none(), "thresholds"_a.none(), "biases"_a.none(), "done"_a)
+             "path_options"_a.none(), "path_exits"_a.none(), "thresholds"_a.none(), "biases"_a.none(),
+             "done"_a)
         .def("run_bytes", &run_bytes, "images"_a, "scores"_a, "options"_a, "exits"_a, "path_options"_a.none(),
              "path_exits"_a.none(), "thresholds"_a.none(), "biases"_a.none(), "done"_a)
         // They wait for a call that is under way, during which other Python threads may go on.
