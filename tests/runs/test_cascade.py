@@ -93,7 +93,7 @@ def test_the_images_that_a_bench_takes_one_by_one_stand_for_all(made: Path) -> N
     data = data_of(opened, "test", None)
     assert data.test is not None
     images = next(iter(data.test.eval_batches(batch_size=256))).images
-    chosen = representative_first(opened, images)
+    chosen = representative_first(opened, images, opened.exit_rule)
     assert torch.equal(chosen.flatten(1).sum(1).sort().values, images.flatten(1).sum(1).sort().values)
     with torch.no_grad():
         output = opened.network(chosen, rule=opened.exit_rule)

@@ -208,9 +208,10 @@ def test_wrong_recipes_are_refused_before_a_folder_is_made(
 
 def test_a_network_without_exits_has_no_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = recipe(tmp_path, "attached", phases=[])
-    assert main(["train", str(path), "--out", str(tmp_path / "run"), "--model.exits={}"]) == 0
+    static = ["--model.exits={}", "--method={name: static}"]
+    assert main(["train", str(path), "--out", str(tmp_path / "run"), *static]) == 0
     assert main(["evaluate", str(tmp_path / "run"), "--budget", "0.5"]) == 2
-    assert "needs a network with early exits" in capsys.readouterr().err
+    assert "a budget needs a network that decides for every image, by early exits" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "run"), "--execution", "cascade"]) == 2
     assert "cascade execution needs early exits" in capsys.readouterr().err
 
