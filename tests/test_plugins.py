@@ -64,7 +64,7 @@ def test_a_method_of_ones_own_is_trained_evaluated_swept_and_exported(
     assert json.loads(capsys.readouterr().out)["mine_by_name"] == "one of mine"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_workers_of_a_sweep_know_it_too(tmp_path: Path) -> None:
     write(tmp_path, "mine_in_workers")
     command = [

@@ -15,8 +15,17 @@ from tests.paths import ROOT
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        # Its networks are the largest.
+        pytest.param(
+            path, marks=pytest.mark.exhaustive if path.stem == "cheaper_classifier" else pytest.mark.slow
+        )
+        for path in TUTORIALS
+    ],
+    ids=lambda path: path.stem,
+)
 def test_a_tutorial_runs_with_one_epoch(path: Path, tmp_path: Path) -> None:
     program, count = re.subn(r"^EPOCHS = \d+$", "EPOCHS = 1", path.read_text(), flags=re.MULTILINE)
     assert count == 1

@@ -14,10 +14,13 @@ from tests.paths import SHARED
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="CIFAR-10 and the weights are not beside this checkout")
 @pytest.mark.parametrize(
-    ("depth", "published", "gflops"), [(20, 0.9173, 0.0811), (32, 0.9263, 0.1377)], ids=["20", "32"]
+    ("depth", "published", "gflops"),
+    [
+        pytest.param(20, 0.9173, 0.0811, id="20", marks=pytest.mark.slow),
+        pytest.param(32, 0.9263, 0.1377, id="32", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_static_weights_reach_their_accuracy_at_their_cost(
     depth: int, published: float, gflops: float

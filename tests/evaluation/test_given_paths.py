@@ -54,9 +54,9 @@ def wanted(network: DynamicNetwork, x: Tensor, paths: Paths) -> Tensor:
         ("msdnet", "pytorch"),
         ("routed", "onnxruntime"),
         pytest.param("routed with exits", "onnxruntime", marks=pytest.mark.slow),
-        pytest.param("routed", "openvino", marks=pytest.mark.slow),
-        pytest.param("static with exits", "openvino", marks=pytest.mark.slow),
-        pytest.param("msdnet", "onnxruntime", marks=pytest.mark.slow),
+        pytest.param("routed", "openvino", marks=pytest.mark.exhaustive),
+        pytest.param("static with exits", "openvino", marks=pytest.mark.exhaustive),
+        pytest.param("msdnet", "onnxruntime", marks=pytest.mark.exhaustive),
     ],
 )
 def test_images_take_the_paths_that_they_are_given(name: str, runtime: Any) -> None:

@@ -27,6 +27,16 @@ from sidestep.runs.recipe import from_dict
 
 LONG, SHORT = 1e14, 1e12
 
+MODELS: list[dict[str, object]] = [
+    {},
+    {"se_ratio": 4},
+    {"mix": "branch"},
+    {"shortcut": "B"},
+    {"shortcut": "B", "skip": "own"},
+    {"name": "cifar_resnet14", "preact": True},
+    {"options": 3},
+]
+
 
 def build(method: dict[str, object], **model: object) -> DynamicNetwork:
     recipe = from_dict(
@@ -52,22 +62,13 @@ def chosen(network: DynamicNetwork, wanted: bool | None, macs: float, fabric: Fa
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own
 @pytest.mark.parametrize(
-    "execution",
-    [by_hand, pytest.param(compiled, marks=pytest.mark.slow)],
-    ids=lambda execution: execution.name,
-)
-@pytest.mark.parametrize(
-    "model",
+    ("execution", "model"),
     [
-        {},
-        {"se_ratio": 4},
-        {"mix": "branch"},
-        {"shortcut": "B"},
-        {"shortcut": "B", "skip": "own"},
-        {"name": "cifar_resnet14", "preact": True},
-        {"options": 3},
+        *((by_hand, model) for model in MODELS),
+        pytest.param(compiled, MODELS[0], marks=pytest.mark.slow),
+        *(pytest.param(compiled, model, marks=pytest.mark.exhaustive) for model in MODELS[1:]),
     ],
-    ids=str,
+    ids=lambda each: str(each) if isinstance(each, dict) else each.name,
 )
 def test_networks_train_as_masked_ones_do(execution: Execution, model: dict[str, object]) -> None:
     losses = {"srm": {"alpha": 0}} if "options" in model else {}

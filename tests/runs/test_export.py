@@ -93,7 +93,10 @@ def test_images_leave_where_calibrate_has_said(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--to", "paper"], "to must be one of plan, onnx, onnx-if, torch, triton, timm, got 'paper'"),
-        (["--segments", "3"], "segments must go with to onnx or onnx-if or torch or triton, got to 'plan'; drop them"),
+        (
+            ["--segments", "3"],
+            "segments must go with to onnx or onnx-if or torch or triton, got to 'plan'; drop them",
+        ),
         (["--to", "onnx", "--segments", "0"], "segments must be 1 or more, got 0"),
         (["--checkpoint", "middle"], "--checkpoint must be one of best, last, got 'middle'"),
         (["--out", "/dev/null/tiny.plan"], "could not be written"),

@@ -162,7 +162,7 @@ def test_a_run_that_fails_does_not_stop_the_others(
     assert list(done(out)) == ["tiny-lr=0.05"]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_whose_worker_was_killed_goes_on_in_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ CONVNEXT: dict[str, Any] = {"name": "timm/test_convnext"}
     ("model", "runtime"),
     [
         pytest.param(VIT, "onnxruntime", marks=pytest.mark.slow),
-        pytest.param(CONVNEXT, "onnxruntime", marks=pytest.mark.slow),
+        pytest.param(CONVNEXT, "onnxruntime", marks=pytest.mark.exhaustive),
         pytest.param(VIT, "openvino", marks=pytest.mark.exhaustive),
         pytest.param(CONVNEXT, "openvino", marks=pytest.mark.exhaustive),
     ],

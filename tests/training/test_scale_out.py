@@ -189,6 +189,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Broken:
     return broken(tmp_path_factory.mktemp("killed"), rank=1, where="step 8", action=action)
 
 
+@pytest.mark.exhaustive
 def test_torchrun_reaches_what_one_process_does(one: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     path = written(tmp_path, RDI_NET)
@@ -203,6 +204,7 @@ def test_batch_statistics_and_rates_are_those_of_the_global_batch(tmp_path: Path
     assert_close(train(from_dict(AIG), tmp_path / "one"), two_processes(tmp_path, AIG))
 
 
+@pytest.mark.exhaustive
 def test_processes_that_decide_by_share_execute_as_much_as_one(tmp_path: Path) -> None:
     one, two = train(from_dict(SHARE), tmp_path / "one"), two_processes(tmp_path, SHARE)
     spent = [[row["train"]["fraction"] for row in rows(run)] for run in (one, two)]
@@ -223,11 +225,13 @@ def test_a_killed_run_goes_on_in_two_processes(one: Path, killed: Broken, tmp_pa
     assert_close(one, two_processes(tmp_path, RDI_NET, "--resume"))
 
 
+@pytest.mark.exhaustive
 def test_a_killed_run_of_two_processes_goes_on_in_one(one: Path, killed: Broken, tmp_path: Path) -> None:
     shutil.copytree(killed.folder, tmp_path / "run")
     assert_close(one, train(from_dict(RDI_NET), tmp_path / "run", resume=True))
 
 
+@pytest.mark.exhaustive
 def test_processes_end_when_the_first_is_killed(tmp_path: Path) -> None:
     left = broken(tmp_path, rank=0, where="step 8", action="os.kill(os.getpid(), signal.SIGKILL)")
     assert left.returncode == -9
@@ -241,6 +245,7 @@ def test_an_interrupt_of_one_process_stops_all_after_the_same_step(tmp_path: Pat
     assert steps_done(stopped.folder) == 8
 
 
+@pytest.mark.exhaustive
 def test_an_error_of_one_process_is_told_once_before_anything_is_written(tmp_path: Path) -> None:
     left = broken(tmp_path, rank=1, where="data", action="raise DataError('no images on this node')")
     assert left.returncode == 2
