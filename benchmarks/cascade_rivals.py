@@ -135,7 +135,7 @@ def accuracy_of(runner: Runner, view: Callable[[Tensor], Tensor], batches: Seque
 def compare(opened: OpenedRun, chosen: Any) -> tuple[list[Row], list[str]]:
     """Return the rows of a run, and what there is to say about decisions."""
     sizes = [int(size) for size in chosen.batch_sizes.split(",")]
-    images = test_images(opened, chosen.source, max(sizes))
+    images = test_images(opened, chosen.source, max(sizes), opened.exit_rule)
     val, test = (data_of(opened, split, chosen.source) for split in ("val", "test"))
     assert val.val is not None and test.test is not None  # cascades have both
     calibration = None

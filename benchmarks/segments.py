@@ -65,7 +65,7 @@ class Case:
 def exported(run: Path, chosen: Namespace, count: int) -> Iterator[Case]:
     """Yield a run in all its forms."""
     opened = open_run(run, "best")
-    images = test_images(opened, chosen.source, count)
+    images = test_images(opened, chosen.source, count, opened.exit_rule)
     static = export_onnx(prepare(opened.network, images[:2]).static, opened.input_size)
     assert static is not None  # both runtimes are here
     with tempfile.TemporaryDirectory() as made:

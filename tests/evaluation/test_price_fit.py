@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sidestep.errors import RecipeError
-from sidestep.evaluation import bench, price_fit
+from sidestep.evaluation import bench
 from sidestep.evaluation.given_paths import PathRunner, Paths
 from sidestep.evaluation.price_fit import fit_prices
 from sidestep.types import CostModel, Decisions
@@ -36,7 +36,6 @@ TAKES = CostModel(
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(bench, "_TURN_SECONDS", 0.001)
-    monkeypatch.setattr(price_fit, "_TURN_SECONDS", 0.001)
 
 
 class Clock:

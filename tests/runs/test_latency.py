@@ -14,7 +14,7 @@ import sidestep
 from sidestep.cli.main import main
 from sidestep.cost.latency_book import LatencyBook, read_book, save_book
 from sidestep.errors import ExecutionError, RecipeError
-from sidestep.evaluation import bench, price_fit
+from sidestep.evaluation import bench
 from sidestep.runs.at_budget import ExitBudget
 from sidestep.runs.latency import measure_book
 from sidestep.runs.recipe import from_dict
@@ -37,8 +37,7 @@ def trained(folder: Path, model: dict[str, Any], method: str = "rdi_net") -> Pat
 def hasty() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench, "_PAUSE_SECONDS", 0.0)
-        for module in (bench, price_fit):
-            patch.setattr(module, "_TURN_SECONDS", 1e-4)
+        patch.setattr(bench, "_TURN_SECONDS", 1e-4)
         yield
 
 

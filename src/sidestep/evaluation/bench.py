@@ -146,7 +146,7 @@ def bench_network(
 
 
 def interleave(
-    calls: Mapping[str, Callable[[], object]], *, seconds: float, turn_seconds: float | None = None
+    calls: Mapping[str, Callable[[], object]], *, seconds: float, pauses: bool = True
 ) -> dict[str, float]:
     """Return the median milliseconds of every call.
 
@@ -156,7 +156,7 @@ def interleave(
     Args:
         calls: what is timed, by name; each returns when its work is done.
         seconds: time limit without the warm-up; three rounds are played in any case.
-        turn_seconds: length of a turn, if not 20 ms.
+        pauses: False where no call leaves threads behind that spin beside the next one.
     """
     for call in calls.values():
         call()
@@ -165,8 +165,9 @@ def interleave(
     order, rounds, end = list(calls), 0, time.monotonic() + seconds
     while rounds < _MIN_ROUNDS or time.monotonic() < end:
         for name in order:
-            time.sleep(_PAUSE_SECONDS)
-            times[name] += turn(calls[name], turn_seconds)
+            if pauses:
+                time.sleep(_PAUSE_SECONDS)
+            times[name] += turn(calls[name])
         order.reverse()
         rounds += 1
     return {name: 1e3 * median(durations) for name, durations in times.items()}
@@ -209,10 +210,10 @@ def _measure(runners: Mapping[str, Runner], batches: Sequence[Tensor], seconds: 
     return {name: ms / len(batches) for name, ms in rounds.items()}
 
 
-def turn(call: Callable[[], object], seconds: float | None = None) -> list[float]:
-    """Return the durations in seconds of calls that fit into a turn of 20 ms or `seconds`, at least one."""
+def turn(call: Callable[[], object]) -> list[float]:
+    """Return the durations in seconds of as many calls as fit into 20 ms, but at least one."""
     durations: list[float] = []
-    while sum(durations) < (_TURN_SECONDS if seconds is None else seconds):
+    while sum(durations) < _TURN_SECONDS:
         start = time.perf_counter()
         call()
         durations.append(time.perf_counter() - start)

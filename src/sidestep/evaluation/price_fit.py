@@ -27,8 +27,6 @@ from sidestep.types import CostModel
 _FEWEST_PATHS, _PATHS_PER_PRICE = 32, 3
 # Every so manieth path is not fitted to, so that it can tell how good the prices are.
 _HELD_OUT = 5
-# A stream lasts as long as a turn of `bench`, in which its first call, that wakes caches and threads, is all.
-_TURN_SECONDS = 0.08
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +96,8 @@ def _times(
     parts = [[each.part(index, batch_size) for index in range(len(inputs))] for each in paths]
     calls = {str(index): partial(_run, runner, inputs, part) for index, part in enumerate(parts)}
     with torch.inference_mode():
-        ms = interleave(calls, seconds=seconds, turn_seconds=_TURN_SECONDS)
+        # Without pauses: behind one a stream, which is as long as a turn, would be all waking up.
+        ms = interleave(calls, seconds=seconds, pauses=False)
     return np.array(list(ms.values())) / (len(inputs) * batch_size)
 
 
