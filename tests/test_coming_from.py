@@ -40,8 +40,18 @@ def test_every_page_has_commands() -> None:
     assert [page.stem for page in PAGES if not commands_of(page)] == ["index"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "index"], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [
+        # The others have the longest commands.
+        pytest.param(
+            page, marks=pytest.mark.slow if page.stem in ("rdi_net", "codinet") else pytest.mark.exhaustive
+        )
+        for page in PAGES
+        if page.stem != "index"
+    ],
+    ids=lambda page: page.stem,
+)
 def test_commands_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, *arguments in commands_of(page):

@@ -56,7 +56,7 @@ def test_a_state_is_small_pieces_of_what_a_run_needs(tmp_path: Path, monkeypatch
     assert not (tmp_path / "next" / "runs" / "done" / "last.safetensors").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_call_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
     rows = [
         {"name": "static", "recipe": "static_resnet20_cifar10_fast", "data": "digits", "seeds": [0, 1]},

@@ -238,6 +238,7 @@ def test_processes_end_when_the_first_is_killed(tmp_path: Path) -> None:
     assert steps_done(left.folder) == 7
 
 
+@pytest.mark.exhaustive
 def test_an_interrupt_of_one_process_stops_all_after_the_same_step(tmp_path: Path) -> None:
     stopped = broken(tmp_path, rank=1, where="step 8", action="signal.raise_signal(signal.SIGTERM)")
     assert stopped.returncode == 130
