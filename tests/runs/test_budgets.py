@@ -18,6 +18,7 @@ from sidestep.errors import ExecutionError, RecipeError
 from sidestep.plan.levels import levels_in
 from sidestep.runs.at_budget import ExitBudget
 from sidestep.runs.run_folder import open_run
+from tests.commands import refusal, report
 
 DATA = {"source": "digits", "image_size": 16, "crop_padding": 1, "flip": False, "limit": 600}
 # Gates that start far apart, since these trainings are too short to part them.
@@ -66,19 +67,6 @@ def exits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own(shares: Path, tmp_path: Path) -> Path:
     """A copy that a test may change."""
     return Path(shutil.copytree(shares, tmp_path / "run"))
-
-
-def report(run: Path, *options: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    capsys.readouterr()
-    assert main(["evaluate", str(run), "--json", *options]) == 0
-    result: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return result
-
-
-def refusal(*command: str, capsys: pytest.CaptureFixture[str]) -> str:
-    capsys.readouterr()
-    assert main(list(command)) == 2
-    return " ".join(capsys.readouterr().err.split())
 
 
 def test_an_evaluation_has_the_budget_that_it_asks_for(

@@ -22,6 +22,7 @@ from sidestep.runs.at_budget import ExitBudget
 from sidestep.runs.run_folder import open_run
 from sidestep.targets.run_plan import run_plan
 from sidestep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tests.commands import refusal, report
 from tests.serve.served import needs_biases
 
 RECIPE: dict[str, Any] = {
@@ -52,19 +53,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own(run: Path, tmp_path: Path) -> Path:
     """A copy that a test may change."""
     return Path(shutil.copytree(run, tmp_path / "run"))
-
-
-def report(run: Path, *options: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    capsys.readouterr()
-    assert main(["evaluate", str(run), "--json", *options]) == 0
-    result: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return result
-
-
-def refusal(*command: str, capsys: pytest.CaptureFixture[str]) -> str:
-    capsys.readouterr()
-    assert main(list(command)) == 2
-    return " ".join(capsys.readouterr().err.split())
 
 
 def test_a_budget_is_met_on_the_validation_split(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
