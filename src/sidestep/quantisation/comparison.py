@@ -65,4 +65,4 @@ def compare(
         report_of(notes, cost, num_classes=num_classes, execution=name, decisions="argmax")
         for name, notes in zip(("float32 plan", "int8 plan"), seen, strict=True)
     ]
-    return reports[0], reports[1], change_between(*said)
+    return reports[0], reports[1], change_between(*said, num_exits=real.num_exits)

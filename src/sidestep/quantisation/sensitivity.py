@@ -74,8 +74,9 @@ def quantise(plan: Plan, batches: Sequence[Tensor]) -> Quantised:
 
     At first all convolutions but the first are on bytes, and large linear layers. The first convolution joins
     them where that adds next to nothing to the divergence of the answers. Routers, exits and head stay real
-    where that takes a tenth of it away. While more than 1 % of decisions or predictions change, or answers
-    diverge by more than 0.02 nats, layers that add the largest errors stay real too, up to a quarter of all.
+    where that takes a tenth of it away. While more than 1 % of decisions or predictions change, as far as the
+    number of images lets one say so, or answers diverge by more than 0.02 nats, layers that add the largest
+    errors stay real too, up to a quarter of all.
 
     Args:
         plan: real.
@@ -172,7 +173,8 @@ class _Search:
         """Return how far the answers are from the real plan's."""
         if real not in self._changes:
             runner = TorchPlan(self.plan_with(real))
-            change = change_between(self._said, [runner(images) for images in self.batches])
+            said = [runner(images) for images in self.batches]
+            change = change_between(self._said, said, num_exits=self.plan.num_exits)
             _log.info(
                 "%d of %d layers real: %.2f %% of decisions and %.2f %% of predictions change",
                 *(len(real & self.layers.keys()), len(self.layers)),
