@@ -141,9 +141,15 @@ def _serve(make: Callable[[], Callable[[], object]], pipe: Connection) -> None:
 
 
 def options(
-    description: str, *, seconds: float, more: Callable[[argparse.ArgumentParser], None] | None = None
+    description: str,
+    *,
+    seconds: float | None,
+    more: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> argparse.Namespace:
-    """Return the command line's `out` and `seconds`, with a default for the latter, and what `more` adds."""
+    """Return the command line's `out` and `seconds`, with a default for the latter, and what `more` adds.
+
+    A script that times nothing has None for it.
+    """
     parser = argparse.ArgumentParser(description=description)
     if more is not None:
         more(parser)
@@ -152,12 +158,13 @@ def options(
         type=Path,
         help="file for the page, benchmarks/results/<topic>/<date>.md; printed in any case",
     )
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        default=seconds,
-        help="time limit of every group of timings that take turns (default: %(default)s)",
-    )
+    if seconds is not None:
+        parser.add_argument(
+            "--seconds",
+            type=float,
+            default=seconds,
+            help="time limit of every group of timings that take turns (default: %(default)s)",
+        )
     parsed = parser.parse_args()
     # Before anything is timed: afterwards the load is the script's own.
     parsed.load = os.getloadavg()[0]
