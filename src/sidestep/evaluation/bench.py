@@ -36,7 +36,6 @@ _log = logging.getLogger(__name__)
 
 # ONNX Runtime's idle threads spin for 50 ms, and whoever comes next would share the cores with them.
 _PAUSE_SECONDS = 0.1
-# A turn's first call wakes caches and threads; it is timed only if it alone fills the turn.
 _TURN_SECONDS = 0.02
 _MIN_ROUNDS = 3
 # A single image's path says little: small batches alternate between as many different images.
@@ -150,8 +149,8 @@ def interleave(
 ) -> dict[str, float]:
     """Return the median milliseconds of every call.
 
-    After a warm-up the calls take turns of 20 ms or one call, whichever is longer, with a pause before each
-    and in an order that is reversed every round, until the time is up.
+    After a warm-up the calls take turns of 20 ms or one call, whichever is longer, behind one that does not
+    count, with a pause before each and in an order that is reversed every round, until the time is up.
 
     Args:
         calls: what is timed, by name; each returns when its work is done.
@@ -211,13 +210,17 @@ def _measure(runners: Mapping[str, Runner], batches: Sequence[Tensor], seconds: 
 
 
 def turn(call: Callable[[], object]) -> list[float]:
-    """Return the durations in seconds of as many calls as fit into 20 ms, but at least one."""
+    """Return the durations in seconds of as many calls as fit into 20 ms, but at least one.
+
+    The call before them, which finds caches that others have filled and threads that sleep, does not count.
+    """
+    call()
     durations: list[float] = []
     while sum(durations) < _TURN_SECONDS:
         start = time.perf_counter()
         call()
         durations.append(time.perf_counter() - start)
-    return durations[1:] or durations
+    return durations
 
 
 def _is_static(runtime: str) -> bool:

@@ -18,6 +18,8 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 # Computes a graph: values that it reads by name -> those that it gives, in order.
 Graph = Callable[[dict[str, Array], list[str]], list[Array]]
+# Values by name: rows of images, in any order, and what is known of each.
+Values = dict[str, tuple[Array, Array]]
 
 
 class Answer(NamedTuple):
@@ -81,10 +83,9 @@ class Segments:
             limits: instead of a budget, as `leaving` takes them.
         """
         limits = self.limits(budget) if limits is None else limits
-        parts = list(self.leaving(images, limits))
         if len(images) == 1:
-            return parts[0][1]
-        rows, answers = zip(*parts, strict=True)
+            return self._alone(self._checked(images), np.asarray(limits, np.float32))
+        rows, answers = zip(*self.leaving(images, limits), strict=True)
         order = np.argsort(np.concatenate(rows))
         return Answer(*(np.concatenate(column)[order] for column in zip(*answers, strict=True)))
 
@@ -95,37 +96,34 @@ class Segments:
             images: as above.
             limits: (E) largest doubts with which images leave, as `limits` finds them, or (N, E) of each.
         """
-        images, route = np.ascontiguousarray(images, np.float32), self.route
-        size = [route["input"]["channels"], *route["input"]["size"]]
-        if list(images.shape[1:]) != size or not len(images):
-            wanted = ", ".join(map(str, size))
-            raise ValueError(f"images must be (N, {wanted}) with N of 1 or more, got {images.shape}")
+        images, route = self._checked(images), self.route
         limits, count = np.asarray(limits, np.float32), len(images)
         limits = np.broadcast_to(limits, (count, limits.shape[-1]))
         options, macs = np.full((count, route["num_units"]), -1), np.zeros(count)
         rows, picks = np.arange(count), None
-        values: dict[str, Array] = {"images": images}
+        values: Values = {"images": (rows, images)}
         for segment in route["segments"]:
             rows, values = self._step(segment, rows, values, picks, macs)
             for unit, option in segment["fixed_units"].items():
                 options[rows, int(unit)] = option
             decision, picks = segment["decision"], None
+            decided = _taken(values[decision["value"]], rows)
             if decision["kind"] == "choose":
-                picks = values.pop(decision["value"])
-                options[rows, decision["index"]] = picks
+                picks = options[rows, decision["index"]] = decided
                 continue
             leave = np.ones(len(rows), bool)
             if decision["kind"] == "exit":
-                leave = values.pop(decision["value"]) <= limits[rows, decision["index"]]
+                leave = decided <= limits[rows, decision["index"]]
                 if not leave.any():
                     continue
-            left, logits = rows[leave], values[decision["logits"]][leave]
+            left = rows[leave]
+            logits = _taken(values[decision["logits"]], left)
             shares = _softmax(logits / decision["temperature"])
             exits = np.full(len(left), decision["index"])
             yield left, Answer(logits, shares, exits, options[left], macs[left])
             if leave.all():
                 return
-            rows, values = rows[~leave], {name: value[~leave] for name, value in values.items()}
+            rows = rows[~leave]
 
     def limits(self, budget: float | None) -> list[float]:
         """Return the largest doubt with which images leave at every exit but the last, for a budget."""
@@ -184,32 +182,69 @@ class Segments:
             self.made[key] = self.make(str(path), key[1])
         return self.made[key]
 
-    def _step(
-        self, segment: Any, rows: Array, values: dict[str, Array], picks: Array | None, macs: Array
-    ) -> tuple[Array, dict[str, Array]]:
-        """Return rows and values behind a segment; images that took the same branch lie side by side then."""
-        parts, order = [], []
-        for branch in segment["branches"]:
-            mine, given = rows, values
-            if picks is not None:
-                places = np.flatnonzero(picks == branch["option"])
-                if not len(places):
-                    continue
-                if len(places) < len(rows):
-                    mine = rows[places]
-                    given = {name: value[places] for name, value in values.items()}
-            known = given | {new: given[old] for new, old in branch["passes"].items()}
+    def _checked(self, images: Array) -> Array:
+        images, wanted = np.ascontiguousarray(images, np.float32), self.route["input"]
+        size = (wanted["channels"], *wanted["size"])
+        if images.shape[1:] != size or not len(images):
+            text = ", ".join(map(str, size))
+            raise ValueError(f"images must be (N, {text}) with N of 1 or more, got {images.shape}")
+        return images
+
+    def _alone(self, images: Array, limits: Array) -> Answer:
+        """Return what `leaving` says about one image, in fewer steps: behind a graph, which fills the caches,
+        each of them takes several times as long."""
+        options, macs, pick, values = [-1] * self.route["num_units"], 0.0, None, {"images": images}
+        limits = limits.reshape(-1)
+        for segment in self.route["segments"]:
+            branches, decision = segment["branches"], segment["decision"]
+            branch = next(each for each in branches if pick is None or each["option"] == pick)
+            known = values | {new: values[old] for new, old in branch["passes"].items()}
             if branch["component"] is not None:
-                inputs = {name: given[name] for name in branch["inputs"]}
-                run = self.graph(branch["component"], alone=len(mine) == 1)
-                known |= zip(branch["outputs"], run(inputs, branch["outputs"]), strict=True)
+                inputs, outputs = {name: values[name] for name in branch["inputs"]}, branch["outputs"]
+                known |= zip(outputs, self.graph(branch["component"], True)(inputs, outputs), strict=True)
+            values, macs, pick = known, macs + branch["macs"], None
+            for unit, option in segment["fixed_units"].items():
+                options[int(unit)] = option
+            if decision["kind"] == "choose":
+                options[decision["index"]] = pick = int(values[decision["value"]][0])
+            elif decision["kind"] == "end" or values[decision["value"]][0] <= limits[decision["index"]]:
+                logits, index = values[decision["logits"]], np.array([decision["index"]])
+                shares = _softmax(logits / decision["temperature"])
+                return Answer(logits, shares, index, np.array([options], int), np.array([macs]))
+        raise AssertionError("the last segment lets every image leave")
+
+    def _step(
+        self, segment: Any, rows: Array, values: Values, picks: Array | None, macs: Array
+    ) -> tuple[Array, Values]:
+        """Return rows and values behind a segment; images that took the same branch lie side by side then."""
+        order, parts = [], []
+        for branch in segment["branches"]:
+            mine = rows if picks is None else rows[picks == branch["option"]]
+            if not len(mine):
+                continue
+            made = {new: values[old] for new, old in branch["passes"].items()}
+            if branch["component"] is not None:
+                inputs = {name: _taken(values[name], mine) for name in branch["inputs"]}
+                found = self.graph(branch["component"], alone=len(mine) == 1)(inputs, branch["outputs"])
+                made |= {name: (mine, value) for name, value in zip(branch["outputs"], found, strict=True)}
             macs[mine] += branch["macs"]
-            parts.append({name: known[name] for name in segment["live"]})
             order.append(mine)
-        if len(parts) == 1:
-            return order[0], parts[0]
-        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return np.concatenate(order), joined
+            parts.append(made)
+        known, rows = values | parts[0], np.concatenate(order)
+        for name in parts[0] if len(parts) > 1 else ():
+            taken = [_taken(part[name], mine) for part, mine in zip(parts, order, strict=True)]
+            known[name] = rows, np.concatenate(taken)
+        return rows, {name: known[name] for name in segment["live"]}
+
+
+def _taken(value: tuple[Array, Array], rows: Array) -> Array:
+    """Return a value for some of the rows that it is known for: copied when read, not when others leave."""
+    known, held = value
+    if len(known) == len(rows) and (known == rows).all():
+        return held
+    place = np.empty(1 + known.max(), int)
+    place[known] = np.arange(len(known))
+    return held[place[rows]]
 
 
 def _onnxruntime(num_threads: int, share_threads: bool) -> Callable[[str, bool], Graph]:
