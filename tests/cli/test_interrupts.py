@@ -1,8 +1,10 @@
 """Interrupts in the first seconds of every command: exit code 130, one sentence, nothing half-written."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -67,6 +69,23 @@ def test_an_early_interrupt_is_one_sentence(name: str, delay: str, number: int, 
         assert done.stderr.splitlines()[-1].startswith("sidestep: ")
         assert "interrupted" in done.stderr
     assert not list(house.rglob("*.partial"))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("seconds", [4, 7, 12])
+def test_workers_of_a_sweep_are_told_too_and_say_nothing(seconds: float, house: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sidestep", "sweep", "tiny.yaml", "--over", "seed=0,1", "--workers", "2"]
+    out = ["--out", str(tmp_path / "sweep"), "--training.phases.0.epochs", "500"]
+    with subprocess.Popen(
+        [*command, *out], stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=house
+    ) as process:
+        assert process.stderr is not None
+        time.sleep(seconds)
+        # As a terminal does.
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert "interrupted" in said.splitlines()[-1] and "Traceback" not in said
 
 
 def test_a_reader_that_has_seen_enough_is_no_fault(tmp_path: Path) -> None:

@@ -125,6 +125,18 @@ def test_workers_share_a_port_and_what_they_count(run: Path) -> None:
         assert 'sidestep_requests_total{code="200",model="run"} 6.0' in metrics
 
 
+def test_an_interrupt_while_workers_start_leaves_no_traceback(run: Path) -> None:
+    command = [sys.executable, "-m", "sidestep", "serve", str(run), "--port", "0", "--workers", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if "serving at" in line)
+        time.sleep(0.7)
+        # As a terminal does: to the workers too, which still import what they need.
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 0 and "Traceback" not in said
+
+
 def test_workers_end_with_a_server_that_is_killed(run: Path) -> None:
     command = [sys.executable, "-m", "sidestep", "serve", str(run), "--port", "0", "--workers", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

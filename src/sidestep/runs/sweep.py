@@ -38,7 +38,7 @@ from sidestep.runs.run_folder import differences, recipe_of
 from sidestep.runs.train import train
 from sidestep.training.checkpoint import load_checkpoint
 from sidestep.training.devices import Devices
-from sidestep.training.interrupt import stop_flag
+from sidestep.training.interrupt import deaf_children, hear, stop_flag
 from sidestep.training.loop import BEST, LAST
 from sidestep.training.metrics import METRICS, read_metrics
 
@@ -240,8 +240,9 @@ def _start_workers(workers: int, arguments: tuple[Any, ...]) -> None:
     context = multiprocessing.get_context("spawn")
     plugins = imported_plugins()
     processes = [context.Process(target=_worker, args=(threads, plugins, *arguments)) for _ in range(workers)]
-    for process in processes:
-        process.start()
+    with deaf_children():
+        for process in processes:
+            process.start()
     try:
         for process in processes:
             process.join()
@@ -266,7 +267,8 @@ def _worker(
     import_plugins(plugins)
     # A spawned process would spawn its own, too, and those that decode images start faster as usual.
     multiprocessing.set_start_method(None, force=True)
-    with suppress(InterruptedRunError):
+    with suppress(InterruptedRunError, KeyboardInterrupt):
+        hear()
         work(_open_study(storage or _file(out)), out, runs, devices, replicas=replicas)
 
 

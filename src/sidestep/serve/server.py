@@ -28,6 +28,7 @@ from sidestep.errors import ServeError
 from sidestep.serve.app import create_app
 from sidestep.serve.served_model import open_models
 from sidestep.serve.settings import ServeSettings
+from sidestep.training.interrupt import deaf_children
 
 # Where workers read what they serve, and how.
 _SERVED = "SIDESTEP_SERVE"
@@ -98,15 +99,16 @@ def _serve_with_workers(given: str, settings: ServeSettings, listening: socket.s
     _tell(listening)
     listening.close()
     try:
-        uvicorn.run(
-            "sidestep.serve.server:worker_app",
-            factory=True,
-            workers=settings.workers,
-            timeout_worker_healthcheck=_STARTS,
-            host=settings.host,
-            port=port,
-            **_options(settings),
-        )
+        with deaf_children():
+            uvicorn.run(
+                "sidestep.serve.server:worker_app",
+                factory=True,
+                workers=settings.workers,
+                timeout_worker_healthcheck=_STARTS,
+                host=settings.host,
+                port=port,
+                **_options(settings),
+            )
     finally:
         del os.environ[_SERVED], os.environ[_FOLDER]
         shutil.rmtree(folder, ignore_errors=True)
@@ -118,7 +120,12 @@ def worker_app() -> FastAPI:
     given = os.environ[_SERVED]
     workers: int = json.loads(given)["settings"]["workers"]
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
-    return _app(given)
+    # uvicorn would load everything before it stops in order, and nobody's request is here yet.
+    in_order = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        return _app(given)
+    finally:
+        signal.signal(signal.SIGTERM, in_order)
 
 
 def _end_with_parent() -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from types import FrameType
 
 
@@ -50,3 +51,36 @@ def stop_flag() -> Iterator[StopFlag]:
         for number, handler in before.items():
             # None stands for a handler that Python did not set, and cannot set again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Let processes that are started inside hear no Ctrl-C, which a terminal sends to all, until `hear`.
+
+    A process inherits what the thread that starts it does not hear. While it imports what it needs, an
+    interrupt would end in a traceback; whoever has started it knows of the interrupt and ends it in order.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    # It lets the thread that starts it hear everything again, so it must be there before.
+    resource_tracker.ensure_running()
+    done = threading.Event()
+    # Hears for this process, whose main thread still handles what is heard.
+    threading.Thread(target=done.wait, name="sidestep-hears", daemon=True).start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        done.set()
+
+
+def hear() -> None:
+    """Let this process hear Ctrl-C, and one that came before.
+
+    Raises:
+        KeyboardInterrupt: where one has come.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
