@@ -1,13 +1,7 @@
-// The convolutions of every set of kernels that this processor has, against a literal sum, without an engine
-// around them: maps have not one entry more than a convolution may read or write (build it with the address
-// sanitizer), and what lies between rows and beside blocks of channels must stay as it was.
-#include <algorithm>
+// The convolutions of every set of kernels that this processor has, against a literal sum.
 #include <cmath>
-#include <cstdio>
-#include <random>
-#include <vector>
 
-#include "kernels/kernels.h"
+#include "conv_cases.h"
 #include "kernels/processor.h"
 
 using namespace sidestep;
@@ -15,22 +9,6 @@ using namespace sidestep;
 namespace {
 
 using Doubles = std::vector<double>;
-
-struct Case {
-    int64_t rows, pixels, kernel, stride, inputs, outputs;  // channels, padded
-    int64_t first_block, last_block;                        // of CHANNEL_BLOCK channels
-    int64_t in_gap, out_gap;                                // pixels between rows
-    bool residual, in_place;
-    Activation activation;
-
-    int64_t in_row() const { return ((pixels - 1) * stride + kernel + in_gap) * inputs; }
-    int64_t out_row() const { return (pixels + out_gap) * outputs; }
-    int64_t in_size() const {
-        return ((rows - 1) * stride + kernel - 1) * in_row() + ((pixels - 1) * stride + kernel) * inputs;
-    }
-    int64_t out_size() const { return (rows - 1) * out_row() + pixels * outputs; }
-    int64_t work() const { return rows * pixels * outputs * kernel * kernel * inputs; }
-};
 
 // A map as kernels hold it, in as much memory as it needs.
 class Map {
@@ -69,119 +47,43 @@ double activated(double x, Activation a) {
     return x;
 }
 
-// Weights [kernel row][entry of the run][output].
-Doubles literal(const Case& c, const Doubles& in, const Doubles& weight, const std::vector<float>& bias,
-                const Doubles& residual, Doubles out) {
-    const int64_t run = c.kernel * c.inputs;
-    for (int64_t y = 0; y < c.rows; ++y)
-        for (int64_t x = 0; x < c.pixels; ++x)
-            for (int64_t o = c.first_block * CHANNEL_BLOCK; o < c.last_block * CHANNEL_BLOCK; ++o) {
-                double sum = bias[o];
-                for (int64_t k = 0; k < c.kernel; ++k)
-                    for (int64_t j = 0; j < run; ++j)
-                        sum += in[(y * c.stride + k) * c.in_row() + x * c.stride * c.inputs + j] *
-                               weight[(k * run + j) * c.outputs + o];
-                const int64_t at = y * c.out_row() + x * c.outputs + o;
-                if (c.residual) sum += residual[at];
-                out[at] = activated(sum, c.activation);
-            }
-    return out;
+Activation any_activation(std::mt19937& random) {
+    return {static_cast<Curve>(random() % 7), random() % 2 ? 0.0f : 0.25f};
 }
 
-// Packs weights for the blocks of a set of kernels.
-std::vector<Block> pack(const Case& c, const Kernels& kernels, const Doubles& weight,
-                        std::vector<std::byte>& packed) {
-    std::vector<Block> blocks;
-    const int64_t run = c.kernel * c.inputs;
-    for (int64_t first = 0; first < c.outputs;) {
-        const int64_t width = std::min(kernels.wide_block, c.outputs - first);
-        blocks.push_back({first, width, packed.size()});
-        for (int64_t k = 0; k < c.kernel; ++k) {
-            std::vector<float> rows;
-            for (int64_t j = 0; j < run; ++j)
-                for (int64_t o = first; o < first + width; ++o)
-                    rows.push_back(static_cast<float>(weight[(k * run + j) * c.outputs + o]));
-            packed.resize(packed.size() + rows.size() * kernels.entry_size);
-            kernels.pack_run(rows.data(), run, width,
-                             packed.data() + packed.size() - rows.size() * kernels.entry_size);
-        }
-        first += width;
-    }
-    // Only the blocks that the case is about.
-    std::erase_if(blocks, [&](const Block& block) {
-        return block.first < c.first_block * CHANNEL_BLOCK ||
-               block.first + block.width > c.last_block * CHANNEL_BLOCK;
-    });
-    return blocks;
-}
-
-bool agrees(Case c, const Kernels& kernels, std::mt19937& random) {
-    const int64_t run = c.kernel * c.inputs, wide = kernels.wide_block / CHANNEL_BLOCK;
-    c.first_block = c.first_block / wide * wide;
-    if (c.last_block % wide) c.last_block = c.outputs / CHANNEL_BLOCK;
+bool agrees(const Case& any, const Kernels& kernels, std::mt19937& random) {
+    const Case c = any.in_blocks_of(kernels.wide_block);
+    const Activation activation = any_activation(random);
     Map in(kernels, c.in_size(), 1, random), out(kernels, c.out_size(), 1, random);
     Map other(kernels, c.out_size(), 1, random);
     Map& residual = c.in_place ? out : other;
-    Map weights(kernels, c.kernel * run * c.outputs, 1 / std::sqrt(double(c.kernel * run)), random);
+    Map weights(kernels, c.weights(), 1 / std::sqrt(double(c.kernel * c.run())), random);
     std::vector<float> bias(c.outputs);
     for (float& value : bias) value = static_cast<float>(random() % 1000) / 500 - 1;
     std::vector<std::byte> packed, soon(1 << 20);
-    const std::vector<Block> blocks = pack(c, kernels, weights.read(), packed);
-    const Doubles wanted = literal(c, in.read(), weights.read(), bias, residual.read(), out.read());
+    const Doubles weight = weights.read(), added = residual.read();
+    const std::vector<float> exact_weight(weight.begin(), weight.end());
+    const std::vector<Block> blocks = pack(c, kernels, kernels.entry_size, exact_weight, packed);
+    Doubles wanted = out.read();
+    each_sum(c, in.read(), weight, bias, [&](int64_t at, int64_t, double sum) {
+        wanted[at] = activated(c.residual ? sum + added[at] : sum, activation);
+    });
     PrefetchQueue prefetch;
     prefetch.add(soon.data(), soon.size());
     const char* const first_line = prefetch.next();
-    kernels.conv_rows({.in = in.at(0),
-                       .weight = packed.data(),
-                       .blocks = blocks.data(),
-                       .num_blocks = static_cast<int64_t>(blocks.size()),
-                       .bias = bias.data(),
-                       .residual = c.residual ? residual.at(0) : nullptr,
-                       .out = out.at(0),
-                       .rows = c.rows,
-                       .pixels = c.pixels,
-                       .kernel_rows = c.kernel,
-                       .run = run,
-                       .row_step = c.in_row(),
-                       .in_row_step = c.stride * c.in_row(),
-                       .out_row_step = c.out_row(),
-                       .pixel_step = c.stride * c.inputs,
-                       .out_step = c.outputs,
-                       .activation = c.activation,
-                       .prefetch = &prefetch});
+    ConvRows rows = rows_of(c, packed, blocks, prefetch);
+    rows.in = in.at(0);
+    rows.bias = bias.data();
+    rows.residual = c.residual ? residual.at(0) : nullptr;
+    rows.out = out.at(0);
+    rows.activation = activation;
+    kernels.conv_rows(rows);
     const Doubles got = out.read();
     const double exact = kernels.entry_size == 2 ? 1.0 / 256 : 1e-5;
     bool fine = prefetch.next() != first_line;
     for (size_t i = 0; i < got.size() && fine; ++i)
         fine = std::abs(got[i] - wanted[i]) <= exact * std::abs(wanted[i]) + 2e-5;
-    if (!fine)
-        std::printf("%s, %s: %ld x %ld pixels, kernel %ld, stride %ld, %ld to %ld channels, gaps %ld %ld\n",
-                    kernels.name, kernels.precision, long(c.rows), long(c.pixels), long(c.kernel),
-                    long(c.stride), long(c.inputs), long(c.outputs), long(c.in_gap), long(c.out_gap));
     return fine;
-}
-
-Case any(std::mt19937& random) {
-    auto one_of = [&](std::initializer_list<int64_t> values) {
-        return values.begin()[random() % values.size()];
-    };
-    auto upto = [&](int64_t most) { return static_cast<int64_t>(random() % most) + 1; };
-    Case c{};
-    c.rows = upto(12);
-    c.pixels = upto(40);
-    c.kernel = one_of({1, 3, 3, 5, 7});
-    c.stride = one_of({1, 1, 1, 2, 3});
-    c.inputs = one_of({4, 16, 16, 32, 48, 64, 80, 112, 176});
-    c.outputs = one_of({16, 32, 48, 64, 80, 96, 112, 128});
-    c.last_block = upto(c.outputs / CHANNEL_BLOCK);
-    c.first_block = upto(c.last_block) - 1;
-    if (random() % 2) c.first_block = 0, c.last_block = c.outputs / CHANNEL_BLOCK;
-    c.in_gap = one_of({0, 0, 1, 2, 5});
-    c.out_gap = one_of({0, 1, 2, 6});
-    c.residual = random() % 2;
-    c.in_place = random() % 2;
-    c.activation = {static_cast<Curve>(random() % 7), random() % 2 ? 0.0f : 0.25f};
-    return c;
 }
 
 std::vector<const Kernels*> available() {
@@ -202,18 +104,10 @@ std::vector<const Kernels*> available() {
 }  // namespace
 
 int main(int count, char** arguments) {
-    const int wanted = count > 1 ? std::atoi(arguments[1]) : 300;
     int wrong = 0;
-    for (const Kernels* kernels : available()) {
-        std::mt19937 random(1);
-        for (int done = 0; done < wanted;) {
-            const Case c = any(random);
-            if (c.work() > 3'000'000) continue;
-            wrong += !agrees(c, *kernels, random);
-            ++done;
-        }
-        std::printf("%s, %s: %d convolutions\n", kernels->name, kernels->precision, wanted);
-    }
-    if (wrong) std::printf("%d differ\n", wrong);
+    for (const Kernels* kernels : available())
+        wrong +=
+            count_wrong(count, arguments, std::string(kernels->name) + ", " + kernels->precision,
+                        [&](const Case& c, std::mt19937& random) { return agrees(c, *kernels, random); });
     return wrong != 0;
 }

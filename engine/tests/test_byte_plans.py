@@ -109,7 +109,7 @@ def test_no_sum_overflows() -> None:
 
 def test_plans_and_memory_are_a_quarter_of_those_of_float32(tmp_path: Path) -> None:
     """Within a tenth: the plan's text, biases and multipliers stay what they are."""
-    real, of_bytes = plans.routed_resnet(2, (64, 128)), byte_plans.routed_resnet(2, (64, 128))
+    real, of_bytes = (kind.routed_resnet(2, (64, 128), dim=256) for kind in (plans, byte_plans))
     sizes = []
     for plan in (real, of_bytes):
         plans.write(plan, tmp_path / "a.plan")
@@ -117,6 +117,22 @@ def test_plans_and_memory_are_a_quarter_of_those_of_float32(tmp_path: Path) -> N
         sizes.append(((tmp_path / "a.plan").stat().st_size, memory["weights"], memory["per_image"]))
     for whole, part in zip(*sizes, strict=True):
         assert part <= 1.1 * whole / 4
+
+
+def memory_of(x: int, maker: plans.Maker) -> int:
+    plan = maker.plan(maker.op("gap", **{"in": x}))
+    return Engine(plan, precision="float32").memory(64, 64)["per_image"]
+
+
+def test_a_real_first_convolution_adds_the_image_alone() -> None:
+    maker = plans.Maker()
+    real = memory_of(maker.conv(maker.conv(0, 3, 32), 32, 32), maker)
+    maker = byte_plans.ByteMaker()
+    of_bytes = memory_of(maker.conv8(maker.conv8(maker.quantize(0), 3, 32), 32, 32), maker)
+    maker = byte_plans.ByteMaker()
+    first_is_real = memory_of(maker.conv8(maker.quantize(maker.conv(0, 3, 32)), 32, 32), maker)
+    assert of_bytes <= 1.1 * real / 4
+    assert first_is_real <= of_bytes + 4 * 4 * 66 * 66
 
 
 @settings(deadline=None, max_examples=100)

@@ -106,6 +106,28 @@ def test_all_weights_and_bytes_at_their_ends(isa: str) -> None:
             agree(maker.scores(x), isa, np.sign(images((5, 6))) * 9)
 
 
+@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize("alone", [True, False])
+def test_pixels_become_bytes_as_they_are_read(alone: bool, num_threads: int, isa: str) -> None:
+    """Where an image has other readers it lies there as real numbers too."""
+    maker = ByteMaker(5)
+    x = maker.conv8(maker.quantize(0, scale=1 / 128, zero=128), 3, 16)
+    if not alone:
+        other = maker.op("pad", **{"in": maker.quantize(0, scale=0.5, zero=7)}, stride=1, before=2, after=11)
+        x = maker.op("add", **{"in": [x, other]}, **maker.coding())
+    plan = maker.scores(x)
+    engine = Engine(plan, isa=isa, precision=precision(isa), num_threads=num_threads)
+    # With a mean of 1/2 and a deviation of 1/4 these stand for numbers between two steps of the bytes.
+    for count in (1, 5):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 9, 7, 3), dtype=np.uint8)
+        numbers = ((pixels / 255 - 0.5) / 0.25).astype(np.float32).transpose(0, 3, 1, 2)
+        if alone or precision(isa) == "float32":
+            np.testing.assert_array_equal(
+                engine(pixels).logits, literal.run(plan, numbers)[0].astype(np.float32)
+            )
+        agree(plan, isa, images((9, 7), count), num_threads)
+
+
 def test_the_image_lies_compactly(isa: str) -> None:
     maker = ByteMaker(5)
     agree(maker.scores(maker.conv8(maker.quantize(0), 3, 16, 7, stride=2)), isa, images((21, 18)))
@@ -153,6 +175,33 @@ def test_bytes_become_real_numbers_and_bytes_again(isa: str) -> None:
             continue
         got = Engine(plan, isa=isa, precision=precision(isa))(batch).logits
         np.testing.assert_allclose(got, literal.run(plan, batch)[0], rtol=0, atol=1.001 * step)
+
+
+def real_maps_become_bytes(seed: int, **fields: Any) -> Plan:
+    """Return a plan with convolutions of real numbers in front of bytes, outside of options and inside."""
+    maker = ByteMaker(seed)
+    real = maker.op("dequantize", **{"in": maker.conv8(maker.quantize(0), 3, 24, scale=0.02, zero=120)})
+
+    def made() -> int:
+        return maker.quantize(maker.conv(real, 24, 24, **fields), scale=0.05, zero=60)
+
+    first = made()
+    scores = maker.linear(maker.op("gap", **{"in": first}), 24, 2)
+    return maker.scores(maker.choose(scores, [lambda: [first], lambda: [made()]])[0])
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_real_maps_that_become_bytes_at_once(num_threads: int, isa: str) -> None:
+    """They are made a few rows at a time. What Winograd's algorithm rounds is no more than a step."""
+    step = 0.0501 if precision(isa) == "float32" else 0.1001
+    for seed, fields in enumerate([{"kernel": 3}, {"kernel": 5, "stride": 2}, {"kernel": 3, "groups": 24}]):
+        plan, batch = real_maps_become_bytes(seed, **fields), images((41, 23), seed=seed)
+        wanted, options, _ = literal.run(plan, batch)
+        engine = Engine(plan, isa=isa, precision=precision(isa), num_threads=num_threads)
+        for count in (1, 2):
+            got = engine(batch[:count])
+            np.testing.assert_array_equal(got.options, options[:count])
+            np.testing.assert_allclose(got.logits, wanted[:count], rtol=0, atol=step)
 
 
 def test_resizing_is_right_to_one_step(isa: str) -> None:

@@ -215,7 +215,8 @@ class Conv {
     void products(const TilePosition* positions, const std::byte* const* weights, const Block* blocks) {
         each<P * Q>([&](auto i) INLINED { Products::begin<i>(c_, blocks[i % Q].first); });
         const int64_t entries = entries_, weights_of_tile = entries / PER_SUM * WEIGHTS_STEP;
-        const int64_t share = ceil_div(epilogue_.left(), c_.kernel_rows * (c_.run / entries));
+        // Bytes end four pixels at a time.
+        const int64_t share = 4 * ceil_div(epilogue_.left(), 4 * c_.kernel_rows * (c_.run / entries));
         int64_t weight = 0;
         for (int64_t k = 0; k < c_.kernel_rows; ++k) {
             const char* prefetch = c_.prefetch->next();

@@ -11,6 +11,7 @@
 namespace sidestep {
 namespace amxbytes {
 
+#include "avx512_tiles.inl"
 #include "byte_avx512.inl"
 
 struct Products {

@@ -11,8 +11,8 @@ namespace sidestep {
 namespace avx2bytes {
 
 constexpr const char* ISA = "avx2";
-constexpr int64_t WIDE_BLOCK = CHANNEL_BLOCK;
 
+#include "avx2_tiles.inl"
 #include "byte_avx2.inl"
 
 struct Weights {
@@ -34,14 +34,6 @@ struct Weights {
         return sum + reinterpret_cast<Sums>(_mm256_madd_epi16(weight, value));
     }
 };
-
-// 2 x 6 sums in 16 registers, beside two weights and two entries of the input.
-using NarrowTiles = Tiles<6, 4, 2, 1>;
-using WideTiles = Tiles<1>;
-using SevenTiles = Tiles<1>;
-using DepthwiseTiles = Tiles<4, 2, 1>;
-using DepthwiseSevens = Tiles<4, 2, 1>;
-using LinearTiles = Tiles<1>;
 
 #include "byte_table.inl"
 

@@ -11,9 +11,8 @@ namespace sidestep {
 namespace avx512bf16 {
 
 constexpr const char* ISA = "avx512";
-constexpr int64_t LANES = 16;
-constexpr int64_t WIDE_BLOCK = 2 * CHANNEL_BLOCK;
 
+#include "avx512_tiles.inl"
 #include "bf16.inl"
 
 struct Weights {
@@ -37,14 +36,6 @@ struct Weights {
                                                          reinterpret_cast<__m512bh>(value)));
     }
 };
-
-// 16 sums in 32 registers; rows of 32, 16 and 8 pixels divide evenly.
-using NarrowTiles = Tiles<16, 8, 4, 2, 1>;
-using WideTiles = Tiles<8, 4, 2, 1>;
-using SevenTiles = Tiles<14, 7>;
-using DepthwiseTiles = Tiles<8, 4, 2, 1>;
-using DepthwiseSevens = Tiles<7>;
-using LinearTiles = Tiles<2, 1>;
 
 #include "kernel_table.inl"
 

@@ -10,8 +10,8 @@ namespace sidestep {
 namespace avx512vnni {
 
 constexpr const char* ISA = "avx512";
-constexpr int64_t WIDE_BLOCK = 2 * CHANNEL_BLOCK;
 
+#include "avx512_tiles.inl"
 #include "byte_avx512.inl"
 
 struct Weights {
@@ -33,14 +33,6 @@ struct Weights {
         return reinterpret_cast<Sums>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), value, weight));
     }
 };
-
-// 16 sums in 32 registers; rows of 32, 16 and 8 pixels divide evenly.
-using NarrowTiles = Tiles<16, 8, 4, 2, 1>;
-using WideTiles = Tiles<8, 4, 2, 1>;
-using SevenTiles = Tiles<14, 7>;
-using DepthwiseTiles = Tiles<8, 4, 2, 1>;
-using DepthwiseSevens = Tiles<7>;
-using LinearTiles = Tiles<2, 1>;
 
 #include "byte_table.inl"
 

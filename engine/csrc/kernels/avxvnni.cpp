@@ -10,8 +10,8 @@ namespace sidestep {
 namespace avxvnni {
 
 constexpr const char* ISA = "avxvnni";
-constexpr int64_t WIDE_BLOCK = CHANNEL_BLOCK;
 
+#include "avx2_tiles.inl"
 #include "byte_avx2.inl"
 
 struct Weights {
@@ -33,14 +33,6 @@ struct Weights {
         return reinterpret_cast<Sums>(_mm256_dpbusd_avx_epi32(reinterpret_cast<__m256i>(sum), value, weight));
     }
 };
-
-// 2 x 6 sums in 16 registers, beside two weights and four entries of the input.
-using NarrowTiles = Tiles<6, 4, 2, 1>;
-using WideTiles = Tiles<1>;
-using SevenTiles = Tiles<1>;
-using DepthwiseTiles = Tiles<4, 2, 1>;
-using DepthwiseSevens = Tiles<4, 2, 1>;
-using LinearTiles = Tiles<1>;
 
 #include "byte_table.inl"
 

@@ -1,7 +1,5 @@
 // What byte_epilogue.inl asks for, of AVX2 and FMA.
 
-constexpr int64_t LANES = 8;
-
 using Vector = float __attribute__((vector_size(32), aligned(4)));
 using Ints = int32_t __attribute__((vector_size(32), aligned(4)));
 

@@ -1,7 +1,5 @@
 // What byte_epilogue.inl asks for, of AVX-512.
 
-constexpr int64_t LANES = 16;
-
 using Vector = float __attribute__((vector_size(64), aligned(4)));
 using Ints = int32_t __attribute__((vector_size(64), aligned(4)));
 

@@ -1,20 +1,21 @@
 #include "memory/layout.h"
 
 #include <algorithm>
-#include <limits>
 
 #include "kernels/kernels.h"
 #include "memory/aligned.h"
+#include "memory/uses.h"
 
 namespace sidestep {
 
 namespace {
 
-constexpr int64_t FOREVER = std::numeric_limits<int64_t>::max();
 constexpr int64_t NOWHERE = -1;
 // Threads share out linear layers of as many weights. Making a smaller one alone takes no longer than
 // fetching the other threads' parts from their caches.
 constexpr int64_t SHARED_WEIGHTS = 1 << 15;
+// Rows of maps that are made strip by strip take half of a core's nearest cache.
+constexpr size_t STRIP_BYTES = 1 << 14;
 
 bool reads(const Node& node, int64_t id) {
     bool found = false;
@@ -30,86 +31,20 @@ bool overwrites_safely(const Node& node, int64_t id) {
     return safe;
 }
 
-bool contains(const std::vector<int64_t>& ids, int64_t id) {
-    return std::find(ids.begin(), ids.end(), id) != ids.end();
-}
-
-// How many moments a choice's options take.
-int64_t duration(const Choice& choice) {
-    int64_t count = 0;
-    for (const Option& option : choice.options) count += static_cast<int64_t>(option.nodes.size());
-    return count;
-}
-
-// When each value is read for the last time. Time runs through all nodes in order; a choice takes a moment
-// before its options and one after them, until which everything that an option reads from outside is kept.
-class LastUses {
-  public:
-    explicit LastUses(const Program& program) : last_(program.num_values, -1) {
-        for (const Step& step : program.steps) std::visit([&](const auto& kind) { see(kind); }, step);
-        use(program.output, FOREVER);
-    }
-
-    std::vector<int64_t> take() { return std::move(last_); }
-
-  private:
-    void use(int64_t id, int64_t when) { last_[id] = std::max(last_[id], when); }
-
-    void see(const Sequence& sequence) {
-        for (const Node& node : sequence.nodes) {
-            each_input(node.op, [&](int64_t id, Form, unsigned) { use(id, now_); });
-            ++now_;
-        }
-    }
-
-    void see(const Exit& exit) { use(exit.logits, now_++); }
-
-    void see(const Choice& choice) {
-        use(choice.scores, now_++);
-        const int64_t end = now_ + duration(choice);
-        for (const Option& option : choice.options) see(option, end);
-        now_ = end + 1;
-    }
-
-    void see(const Option& option, int64_t end) {
-        std::vector<int64_t> inside;
-        for (const Node& node : option.nodes) inside.push_back(node.out);
-        for (const Node& node : option.nodes) {
-            each_input(node.op,
-                       [&](int64_t id, Form, unsigned) { use(id, contains(inside, id) ? now_ : end); });
-            ++now_;
-        }
-        for (int64_t id : option.results) use(id, end);
-    }
-
-    std::vector<int64_t> last_;
-    int64_t now_ = 0;
-};
-
-// The map whose channels an operation changes one by one.
-template <class Op>
-int64_t source_of(const Op& op) {
-    constexpr bool by_channel = std::is_same_v<Op, ops::Affine> || std::is_same_v<Op, ops::Crop> ||
-                                std::is_same_v<Op, ops::Resize> || std::is_same_v<Op, ops::Scale> ||
-                                std::is_same_v<Op, ops::Quantize> || std::is_same_v<Op, ops::Dequantize>;
-    if constexpr (by_channel)
-        return op.in;
-    else
-        return NOWHERE;
-}
-
 class Allocator {
   public:
     Allocator(const Program& program, const std::vector<Shape>& shapes, size_t entry_size)
         : program_(program),
           shapes_(shapes),
           entry_size_(entry_size),
-          last_use_(LastUses(program).take()),
+          last_use_(last_uses(program)),
           slot_(shapes.size(), NOWHERE),
-          compact_(compact_values(program)) {}
+          compact_(compact_values(program)),
+          streamed_(streamed_values(program)) {}
 
     Layout run() {
-        slot_[0] = fresh(shapes_[0], {}, last_use_[0], compact_[0]);
+        const int64_t image = layout_.image = image_of(program_);
+        slot_[image] = fresh(shapes_[image], program_.codings[image], last_use_[image], compact_[image]);
         slots_[0].image = true;
         for (const Step& step : program_.steps) {
             layout_.copies.emplace_back();
@@ -121,7 +56,7 @@ class Allocator {
   private:
     struct Slot {
         Shape shape;
-        Coding coding;
+        Coding coding{};
         int64_t busy_until;
         bool compact;
         bool image = false;
@@ -129,7 +64,11 @@ class Allocator {
     };
 
     void see(const Sequence& sequence) {
-        for (const Node& node : sequence.nodes) place(node, now_++, last_use_[node.out]);
+        for (const Node& node : sequence.nodes) {
+            if (node.out != layout_.image) place(node, now_, last_use_[node.out]);
+            if (is_large_linear(node)) last_wait_ = now_;
+            ++now_;
+        }
     }
 
     void see(const Exit&) { ++now_; }
@@ -171,7 +110,7 @@ class Allocator {
         for (size_t i = 0; i < slots_.size(); ++i) {
             Slot& slot = slots_[i];
             if (slot.busy_until < now && slot.shape == shape && alike(slot.coding, coding) &&
-                slot.compact == compact && !slot.image) {
+                slot.compact == compact && !slot.image && !slot.shared) {
                 slot.busy_until = until;
                 return static_cast<int64_t>(i);
             }
@@ -179,15 +118,29 @@ class Allocator {
         return fresh(shape, coding, until, compact);
     }
 
+    // A place that is read no more, and for which all threads have waited since. They wait behind every
+    // shared vector; of those that options make it is not said that all images make them.
+    int64_t take_shared(int64_t id, int64_t until) {
+        for (size_t i = 0; i < slots_.size(); ++i) {
+            Slot& slot = slots_[i];
+            if (slot.shared && slot.busy_until <= last_wait_ && slot.shape == shapes_[id]) {
+                slot.busy_until = until;
+                return static_cast<int64_t>(i);
+            }
+        }
+        slots_.push_back({.shape = shapes_[id], .busy_until = until, .compact = false, .shared = true});
+        return static_cast<int64_t>(slots_.size()) - 1;
+    }
+
     void place(const Node& node, int64_t now, int64_t until) {
+        if (streamed_[node.out]) return;
         until = std::max(until, now);
         const int64_t replaced = input_to_replace(node, now);
         if (replaced != NOWHERE) {
             slot_[node.out] = slot_[replaced];
             slots_[slot_[replaced]].busy_until = until;
         } else if (is_large_linear(node)) {
-            slot_[node.out] = fresh(shapes_[node.out], {}, FOREVER, false);
-            slots_.back().shared = true;
+            slot_[node.out] = take_shared(node.out, until);
         } else {
             slot_[node.out] = take(node.out, compact_[node.out], now, until);
         }
@@ -197,8 +150,9 @@ class Allocator {
     int64_t input_to_replace(const Node& node, int64_t now) const {
         int64_t found = NOWHERE;
         each_input(node.op, [&](int64_t id, Form, unsigned) {
-            if (found == NOWHERE && last_use_[id] == now && id != 0 && shapes_[id] == shapes_[node.out] &&
-                shapes_[id].is_map() && compact_[id] == compact_[node.out] &&
+            if (found == NOWHERE && last_use_[id] == now && id != layout_.image &&
+                shapes_[id] == shapes_[node.out] && shapes_[id].is_map() &&
+                compact_[id] == compact_[node.out] &&
                 alike(program_.codings[id], program_.codings[node.out]) && overwrites_safely(node, id))
                 found = id;
         });
@@ -215,7 +169,9 @@ class Allocator {
     int64_t replaceable(const Choice& choice, size_t j, int64_t end) const {
         for (const Option& option : choice.options) {
             const int64_t id = option.results[j];
-            if (slot_[id] == NOWHERE || id == 0 || last_use_[id] != end || slots_[slot_[id]].shared) continue;
+            if (slot_[id] == NOWHERE || id == layout_.image || last_use_[id] != end ||
+                slots_[slot_[id]].shared)
+                continue;
             if (!made_inside(choice, id) && only_result(choice, id, j)) return id;
         }
         return NOWHERE;
@@ -268,6 +224,7 @@ class Allocator {
         }
         for (size_t id = 0; id < slot_.size(); ++id) {
             layout_.places.push_back(slot_[id] == NOWHERE ? Place{} : slots[slot_[id]]);
+            if (streamed_[id]) layout_.places.back() = place_strip(shapes_[id]);
             layout_.places.back().coding = program_.codings[id];
         }
         return std::move(layout_);
@@ -294,6 +251,17 @@ class Allocator {
         return place;
     }
 
+    // An even number of rows, since Winograd's algorithm makes two at a time.
+    Place place_strip(const Shape& shape) {
+        Place place{.shape = shape, .entry_size = entry_size_};
+        place.channels = padded_channels(shape.c, false);
+        place.row_step = shape.w * place.channels;
+        const size_t pair = 2 * place.row_step * entry_size_;
+        place.strip = 2 * static_cast<int64_t>(std::max<size_t>(STRIP_BYTES / pair, 1));
+        layout_.strip_bytes = std::max(layout_.strip_bytes, place.strip / 2 * pair);
+        return place;
+    }
+
     // The largest padding of convolutions that read compact maps, and of those that read others.
     std::pair<int64_t, int64_t> halos() const {
         int64_t compact = 0, other = 0;
@@ -311,37 +279,14 @@ class Allocator {
     const size_t entry_size_;
     const std::vector<int64_t> last_use_;
     std::vector<int64_t> slot_;
-    const std::vector<bool> compact_;
+    const std::vector<bool> compact_, streamed_;
     int64_t now_ = 0;
+    int64_t last_wait_ = -1;  // when all threads have waited for each other whatever the image
     std::vector<Slot> slots_;
     Layout layout_;
 };
 
 }  // namespace
-
-std::vector<bool> compact_values(const Program& program) {
-    // The map that a value is made of by channel, or nowhere.
-    std::vector<int64_t> source(program.num_values, NOWHERE);
-    std::vector<bool> compact(program.num_values, true);
-    each_node(program, [&](const Node& node) {
-        std::visit([&](const auto& op) { source[node.out] = source_of(op); }, node.op);
-        if (const auto* add = std::get_if<ops::Add>(&node.op)) compact[add->a] = compact[add->b] = false;
-        if (const auto* conv = std::get_if<ops::Conv>(&node.op))
-            if (conv->residual != NONE) compact[conv->residual] = false;
-    });
-    for (const Step& step : program.steps)
-        if (const auto* choice = std::get_if<Choice>(&step))
-            for (const Option& option : choice->options)
-                for (int64_t id : option.results) compact[id] = false;
-    each_node(program, [&](const Node& node) {
-        const int64_t from = source[node.out];
-        compact[node.out] = compact[node.out] && from != NOWHERE && compact[from];
-    });
-    for (const Step& step : program.steps)
-        if (const auto* choice = std::get_if<Choice>(&step))
-            for (int64_t id : choice->defines) compact[id] = false;
-    return compact;
-}
 
 int64_t padded_channels(int64_t channels, bool compact) {
     if (compact && channels <= 4) return 4;

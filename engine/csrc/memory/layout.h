@@ -21,8 +21,12 @@ struct Place {
     int64_t halo = 0;
     int64_t row_step = 0;  // entries from row to row
     int64_t first = 0;     // entries from the place's start to the first pixel inside of the halo
+    // Of a map that never lies in memory as a whole: rows that every thread has room for, in memory of its
+    // own. 0 for all others.
+    int64_t strip = 0;
     // Threads that share an image make the vector together, each a part of it, in memory that all of them
-    // see. Nothing else ever lies there, so that no thread waits before writing.
+    // see. Only such vectors lie there, and all threads have waited for each other since the last one was
+    // read, so that none waits before writing.
     bool shared = false;
 };
 
@@ -37,9 +41,11 @@ struct Fill {
 
 struct Layout {
     std::vector<Place> places;                // of every value
+    int64_t image = 0;                        // what pixels become when they are read, see image_of
     std::vector<std::vector<Copies>> copies;  // of every step's every option
     std::vector<Fill> fills;                  // what memory of maps holds at first, where it is not 0
     size_t map_bytes = 0;
+    size_t strip_bytes = 0;  // of every thread, for the rows of maps that are made strip by strip
     size_t vector_floats = 0;
 };
 
@@ -47,11 +53,6 @@ struct Layout {
 // skipped unit's output lies where its input lay, so that skipping moves nothing. An entry of a real map has
 // `entry_size` bytes.
 Layout lay_out(const Program& program, const std::vector<Shape>& shapes, size_t entry_size);
-
-// Returns which values lie compactly, with less padding than other maps and the halo that their own
-// convolutions need: the image and what is made of it by channel, in other sizes too. Only where nothing adds
-// them to other maps or puts them in their place.
-std::vector<bool> compact_values(const Program& program);
 
 // Returns the padded number of channels of a map; a compact one of up to 4 channels is padded to 4.
 int64_t padded_channels(int64_t channels, bool compact);

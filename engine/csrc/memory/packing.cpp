@@ -4,6 +4,7 @@
 
 #include "memory/layout.h"
 #include "memory/requantization.h"
+#include "memory/uses.h"
 
 namespace sidestep {
 

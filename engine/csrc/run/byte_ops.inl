@@ -31,11 +31,12 @@ void each_part(const Place& in, const Place& out, const F& f) {
 
 template <>
 void Executor::run(const ops::Quantize& op, const Node& node, const WorkItem& item) {
+    if (node.out == network_.layout.image) return;  // as it was loaded
     const Place &in = at(op.in), &out = at(node.out);
     if (in.coding.is_bytes()) return look_up(op.in, node, item);
     const auto inverse = static_cast<float>(1.0 / op.scale), zero = static_cast<float>(op.zero);
     numbers_.resize(std::max<size_t>(numbers_.size(), in.row_step));
-    const auto [begin, end] = share(out.shape.h);
+    const auto [begin, end] = rows_of(out);
     for (int64_t y = begin; y < end; ++y)
         each_part(in, out, [&](int64_t x, int64_t count) {
             kernels_.to_floats(pixel(in, item, y, x), count, numbers_.data());
@@ -54,6 +55,27 @@ void Executor::run(const ops::Dequantize& op, const Node& node, const WorkItem& 
                              numbers_.data());
             kernels_.from_floats(numbers_.data(), count, pixel(out, item, y, x));
         });
+}
+
+// A row of the image as the bytes that are made of it.
+void Executor::load_bytes(const Place& to, const WorkItem& item, int64_t y) {
+    const auto [c, h, w] = to.shape;
+    const auto inverse = static_cast<float>(1.0 / static_cast<double>(to.coding.scale)),
+               zero = static_cast<float>(to.coding.zero);
+    numbers_.resize(std::max<size_t>(numbers_.size(), w));
+    codes_.resize(std::max<size_t>(codes_.size(), w));
+    uint8_t* row = byte(to, item, y);
+    for (int64_t channel = 0; channel < c; ++channel) {
+        if (item.image.planes) {
+            std::copy_n(item.image.planes + (channel * h + y) * w, w, numbers_.data());
+        } else {
+            const uint8_t* pixels = item.image.bytes + y * w * c + channel;
+            const float scale = network_.scale[channel], shift = network_.shift[channel];
+            for (int64_t x = 0; x < w; ++x) numbers_[x] = static_cast<float>(pixels[x * c]) * scale + shift;
+        }
+        bytes_.from_floats(numbers_.data(), w, inverse, zero, codes_.data());
+        for (int64_t x = 0; x < w; ++x) row[x * to.channels + channel] = codes_[x];
+    }
 }
 
 void Executor::look_up(int64_t from, const Node& node, const WorkItem& item) {

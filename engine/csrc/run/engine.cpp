@@ -7,8 +7,19 @@ namespace sidestep {
 
 namespace {
 
+// Images side by side share what is read of weights, but their maps must stay in a core's cache. Of large
+// maps none do, and weights count.
+constexpr size_t CACHED_MAPS = 5 << 18;
+constexpr int64_t FEWEST_ITEMS = 4;
+
 float* floats(const Memory& memory) {
     return reinterpret_cast<float*>(memory.data());
+}
+
+// How many images a thread runs side by side, at most.
+int64_t images_at_a_time(size_t map_bytes) {
+    const auto cached = static_cast<int64_t>(CACHED_MAPS / std::max<size_t>(map_bytes, 1));
+    return std::clamp<int64_t>(cached, FEWEST_ITEMS, MAX_ITEMS);
 }
 
 }  // namespace
@@ -61,6 +72,7 @@ std::unique_ptr<Engine::Workspace> Engine::new_workspace(int64_t height, int64_t
     made->layout = lay_out(program_, made->shapes, kernels_.entry_size);
     made->images.resize(num_threads_);
     for (std::vector<ImageMemory>& images : made->images) images.resize(MAX_ITEMS);
+    for (int rank = 0; rank < num_threads_; ++rank) made->strips.emplace_back(made->layout.strip_bytes);
     for (const Place& place : made->layout.places)
         made->partial_sums_step = std::max(made->partial_sums_step, place.channels);
     made->partial_sums = Memory(2 * num_threads_ * made->partial_sums_step * sizeof(float));
@@ -130,19 +142,24 @@ void Engine::run(const Batch& batch, const BatchPaths& paths, const BatchResult&
 void Engine::run_side_by_side(State& state, Workspace& workspace, const Batch& batch, const BatchPaths& paths,
                               const BatchResult& result) const {
     const Network network = this->network(workspace);
-    // As many as there are for every thread, so that none has nothing to do.
-    const int64_t count = std::clamp<int64_t>(batch.count / (2 * num_threads_), 1, MAX_ITEMS);
+    const int64_t most = images_at_a_time(workspace.layout.map_bytes);
     std::atomic<int64_t> next{0};
     state.threads->run([&](int rank) {
-        for (int64_t begin = next.fetch_add(count); begin < batch.count; begin = next.fetch_add(count)) {
+        for (int64_t begin = next; begin < batch.count;) {
+            // The fewer are left the fewer at a time, so that no thread has nothing to do.
+            const int64_t left = batch.count - begin, shares = num_threads_ > 1 ? 2 * num_threads_ : 1;
+            const int64_t end = begin + std::clamp<int64_t>(left / shares, 1, most);
+            if (!next.compare_exchange_weak(begin, end)) continue;
             std::vector<WorkItem> items;
-            for (int64_t i = begin; i < std::min(begin + count, batch.count); ++i) {
+            for (int64_t i = begin; i < end; ++i) {
                 const ImageMemory& memory = image_memory(workspace, rank, items.size());
                 WorkItem& item = items.emplace_back(work_item(workspace, batch, paths, result, i));
                 item.maps = memory.maps.data();
                 item.vectors = item.shared_vectors = floats(memory.vectors);
             }
-            execute(network, {.scratch = state.scratch[rank].data()}, items);
+            execute(network, {.scratch = state.scratch[rank].data(), .strip = workspace.strips[rank].data()},
+                    items);
+            begin = next;
         }
     });
 }
@@ -160,6 +177,7 @@ void Engine::run_shared(State& state, Workspace& workspace, const Batch& batch, 
     }
     state.threads->run([&](int rank) {
         const Worker worker{.scratch = state.scratch[rank].data(),
+                            .strip = workspace.strips[rank].data(),
                             .rank = rank,
                             .group_size = num_threads_,
                             .barrier = &barrier,

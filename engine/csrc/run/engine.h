@@ -54,7 +54,7 @@ class Engine {
     // Number of classes, for images of any size.
     int64_t num_classes(int64_t height, int64_t width);
 
-    // Bytes of every image on its way; every thread runs up to MAX_ITEMS of them, weights are shared.
+    // Bytes of every image on its way; every thread runs 4 to MAX_ITEMS of them, weights are shared.
     size_t bytes_per_image(int64_t height, int64_t width);
     size_t weight_bytes() const;
 
@@ -71,6 +71,7 @@ class Engine {
         std::vector<Shape> shapes;
         Layout layout;
         std::vector<std::vector<ImageMemory>> images;  // of every thread, MAX_ITEMS each
+        std::vector<Memory> strips;                    // of every thread
         Memory partial_sums;                           // of threads that share an image
         int64_t partial_sums_step = 0;
     };

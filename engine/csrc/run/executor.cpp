@@ -33,6 +33,7 @@ void Executor::run(std::span<const WorkItem> items) {
     Items here;
     first_item_ = items.data();
     named_.resize(items.size());
+    means_.resize(items.size());
     for (const WorkItem& item : items) {
         start(item);
         here.push_back(&item);
@@ -49,10 +50,14 @@ void Executor::start(const WorkItem& item) {
 }
 
 void Executor::load(const WorkItem& item) {
-    const Place& to = at(0);
+    const Place& to = at(network_.layout.image);
     const auto [c, h, w] = to.shape;
     const auto [begin, end] = share(h);
     for (int64_t y = begin; y < end; ++y) {
+        if (to.coding.is_bytes()) {
+            load_bytes(to, item, y);
+            continue;
+        }
         std::byte* row = pixel(to, item, y);
         if (item.image.planes)
             kernels_.from_planes(item.image.planes + y * w, h * w, c, w, row, to.channels);
@@ -89,9 +94,11 @@ void Executor::take(const Choice& choice, Items& items, size_t index) {
     ++choices_;
     prefetch_linears(index + 1);
     for (size_t option = 0; option < count; ++option)
-        if (!items_of_option_[option].empty())
+        if (!items_of_option_[option].empty()) {
             run_option(choice.options[option], network_.layout.copies[index][option],
                        items_of_option_[option]);
+            hand_on_means(choice, choice.options[option], items_of_option_[option]);
+        }
 }
 
 void Executor::take(const Exit& exit, Items& items, size_t) {
@@ -109,6 +116,15 @@ void Executor::run_option(const Option& option, const Copies& copies, const Item
     run_nodes(option.nodes, items);
     for (const auto& [from, to] : copies)
         for (const WorkItem* item : items) copy(from, to, *item);
+}
+
+// What a choice defines is what the option has as its results.
+void Executor::hand_on_means(const Choice& choice, const Option& option, const Items& items) {
+    for (const WorkItem* item : items) {
+        Means& known = means_[item - first_item_];
+        const auto result = std::find(option.results.begin(), option.results.end(), known.of);
+        if (result != option.results.end()) known.of = choice.defines[result - option.results.begin()];
+    }
 }
 
 // How many exits have named the class that this one names, itself included: all so far, or those in a row.
@@ -149,7 +165,30 @@ bool Executor::leaves(const Exit& exit, const WorkItem& item) {
 }
 
 void Executor::run_nodes(const std::vector<Node>& nodes, const Items& items) {
-    for (const Node& node : nodes) std::visit([&](const auto& op) { run_all(op, node, items); }, node.op);
+    for (size_t i = 0; i < nodes.size(); ++i) {
+        if (at(nodes[i].out).strip) {
+            run_strips(nodes[i], nodes[i + 1], items);
+            ++i;
+            continue;
+        }
+        std::visit([&](const auto& op) { run_all(op, nodes[i], items); }, nodes[i].op);
+    }
+}
+
+// Some rows of a real map, what bytes are made of them, and then the next rows.
+void Executor::run_strips(const Node& conv, const Node& quantize, const Items& items) {
+    const Place& between = at(conv.out);
+    for (const WorkItem* item : items) {
+        if (reading_ || writing_) sync();
+        const auto [begin, end] = share(between.shape.h);
+        for (int64_t y = begin; y < end; y = strip_->second) {
+            strip_ = {y, std::min((y / between.strip + 1) * between.strip, end)};
+            run(std::get<ops::Conv>(conv.op), conv, *item);
+            run(std::get<ops::Quantize>(quantize.op), quantize, *item);
+        }
+        strip_.reset();
+        sync();
+    }
 }
 
 template <class Op>

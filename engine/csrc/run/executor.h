@@ -1,6 +1,7 @@
 // Runs work items step by step. Operations on maps are in map_ops.inl, those on vectors in vector_ops.inl.
 #pragma once
 
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -23,6 +24,13 @@ class Executor {
     using Items = std::vector<const WorkItem*>;
     using Range = std::pair<int64_t, int64_t>;
 
+    // The means of a map's channels, of the last one of which an image needed them. Where a unit is skipped
+    // the next gate asks for those of the same map.
+    struct Means {
+        int64_t of = NONE;
+        std::vector<float> values;
+    };
+
     // What a thread computes of a convolution: rows of the output and blocks of its channels; either all rows
     // or all blocks.
     struct ConvShare {
@@ -37,6 +45,7 @@ class Executor {
         return (at(id).shared ? item.shared_vectors : item.vectors) + at(id).offset;
     }
     std::byte* pixel(const Place& p, const WorkItem& item, int64_t y, int64_t x = 0) const {
+        if (p.strip) return worker_.strip + (y % p.strip * p.row_step + x * p.channels) * p.entry_size;
         return item.maps + p.offset + (p.first + y * p.row_step + x * p.channels) * p.entry_size;
     }
     uint8_t* byte(const Place& p, const WorkItem& item, int64_t y, int64_t x = 0) const {
@@ -44,7 +53,8 @@ class Executor {
     }
     Rows rows(const Place& p, int64_t count) const { return {count, p.shape.w, p.channels, p.row_step}; }
 
-    // What threads that share an image divide between them.
+    // What threads that share an image divide between them; of rows those of a strip alone, if there is one.
+    Range rows_of(const Place& out) const { return strip_ ? *strip_ : share(out.shape.h); }
     Range share(int64_t count) const {
         return {count * worker_.rank / worker_.group_size, count * (worker_.rank + 1) / worker_.group_size};
     }
@@ -58,14 +68,17 @@ class Executor {
     // executor.cpp: steps
     void start(const WorkItem& item);
     void load(const WorkItem& item);
+    void load_bytes(const Place& to, const WorkItem& item, int64_t y);  // byte_ops.inl
     void finish(const WorkItem& item, int64_t scores, int64_t exit);
     void take(const Sequence& sequence, Items& items, size_t index);
     void take(const Choice& choice, Items& items, size_t index);
     void take(const Exit& exit, Items& items, size_t index);
     void run_option(const Option& option, const Copies& copies, const Items& items);
+    void hand_on_means(const Choice& choice, const Option& option, const Items& items);
     bool leaves(const Exit& exit, const WorkItem& item);
     int64_t agreeing(const Exit& exit, const WorkItem& item);
     void run_nodes(const std::vector<Node>& nodes, const Items& items);
+    void run_strips(const Node& conv, const Node& quantize, const Items& items);
     template <class Op>
     void run_all(const Op& op, const Node& node, const Items& items);
     template <class Op>
@@ -87,6 +100,7 @@ class Executor {
     void resample(const ops::Resize& resize, const Node& node, const WorkItem& item);
     template <class Sum>
     void sum_rows(const Place& in, const WorkItem& item, int64_t begin, int64_t end, Sum* sums);
+    void average(const Place& in, const WorkItem& item, float* out);
     template <class Sum>
     void sum_map(const Place& in, const WorkItem& item, Sum* sums);
     // byte_ops.inl
@@ -115,11 +129,14 @@ class Executor {
     std::vector<Items> items_of_option_;       // kept, so that a choice allocates nothing
     int64_t choices_ = 0, exits_ = 0;          // steps of these kinds so far
     std::vector<std::vector<int64_t>> named_;  // classes that exits have named so far, of every item
+    std::vector<Means> means_;                 // of every item
     const WorkItem* first_item_ = nullptr;
     PrefetchQueue prefetch_;
     std::vector<int32_t> sums_;  // of a map of bytes, by channel
     std::vector<float> numbers_, offsets_;
+    std::vector<uint8_t> codes_;
     int64_t rounds_ = 0;
+    std::optional<Range> strip_;  // rows that are made now of a map that never lies in memory as a whole
     // What has happened since the last barrier, the same for every thread that shares the image: maps were
     // read as a whole; rows of a map were written that only their thread may read yet.
     bool reading_ = false, writing_ = false;

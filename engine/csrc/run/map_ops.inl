@@ -10,9 +10,9 @@ Executor::ConvShare Executor::conv_share(const Packed& packed, const Place& in, 
     const auto blocks = static_cast<int64_t>(packed.blocks.size());
     const size_t maps =
         in.shape.h * in.row_step * in.entry_size + out.shape.h * out.row_step * out.entry_size;
-    const bool heavy = packed.weight.size() > WEIGHTS_OVER_MAPS * maps;
+    const bool heavy = !strip_ && packed.weight.size() > WEIGHTS_OVER_MAPS * maps;
     if (heavy && blocks % worker_.group_size == 0) return {{0, out.shape.h}, share(blocks), false};
-    return {share(out.shape.h), {0, blocks}, true};
+    return {rows_of(out), {0, blocks}, true};
 }
 
 template <>
@@ -51,7 +51,7 @@ void Executor::run(const ops::Conv& conv, const Node& node, const WorkItem& item
 
 void Executor::depthwise(const ops::Conv& conv, const Node& node, const WorkItem& item) {
     const Place &in = at(conv.in), &out = at(node.out);
-    const auto [begin, end] = share(out.shape.h);
+    const auto [begin, end] = rows_of(out);
     writing_ = true;
     if (begin == end) return;
     const int64_t kernel = network_.program.tensors[conv.weight].shape[2];
@@ -314,6 +314,17 @@ template <>
 void Executor::run(const ops::Gap& gap, const Node& node, const WorkItem& item) {
     const Place& in = at(gap.in);
     float* out = vector(node.out, item);
+    Means& known = means_[&item - first_item_];
+    if (known.of == gap.in) {
+        std::copy_n(known.values.data(), in.shape.c, out);
+        return;
+    }
+    average(in, item, out);
+    known.of = gap.in;
+    known.values.assign(out, out + in.shape.c);
+}
+
+void Executor::average(const Place& in, const WorkItem& item, float* out) {
     const auto pixels = static_cast<double>(in.shape.h * in.shape.w);
     if (in.coding.is_bytes()) {
         sums_.resize(std::max<size_t>(sums_.size(), in.channels));

@@ -64,6 +64,7 @@ struct WorkItem {
 // of every shared vector, and all of every other vector.
 struct Worker {
     std::byte* scratch = nullptr;  // of this thread, as much as its network's operations need
+    std::byte* strip = nullptr;    // of this thread, for rows of a map that never lies in memory as a whole
     int rank = 0;
     int group_size = 1;
     Barrier* barrier = nullptr;
@@ -72,7 +73,7 @@ struct Worker {
 };
 
 // The most images that a thread runs side by side.
-constexpr size_t MAX_ITEMS = 4;
+constexpr size_t MAX_ITEMS = 16;
 
 // Runs images through the network side by side: every weight is read once for all images that need it.
 // Threads that share an image take one at a time.

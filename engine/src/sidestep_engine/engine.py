@@ -127,7 +127,7 @@ class Engine:
     def memory(self, height: int, width: int) -> dict[str, int]:
         """Return the bytes that weights take, and those of every image on its way, for images of a size.
 
-        Every thread runs up to four images at a time.
+        Every thread runs up to 4 images at a time, or as many small ones, up to 16, as its cache keeps.
         """
         return {
             "weights": self._native.weight_bytes,
