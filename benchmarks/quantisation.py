@@ -7,7 +7,7 @@ photographs, at most 2 % of decisions changed, and a file of a quarter of float3
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from measure import options, publish, table
@@ -96,6 +96,11 @@ def main() -> None:
         rows.append(line(opened, run, *compared(opened, run, chosen.source)))
         left = [layer.name for layer in run.found.layers if layer.is_real]
         kept.append(f"- {opened.recipe.name}: {run.num_images} images; real: {', '.join(left) or 'nothing'}")
+        write_page(rows, kept, chosen)
+
+
+def write_page(rows: list[list[str]], kept: list[str], chosen: Namespace) -> None:
+    """Publish what is known so far, so that it is there if the rest is stopped."""
     names = ["run", "images", "float32, %", "INT8, %", "points", "predictions changed, %"]
     names += [
         "decisions changed, %",
