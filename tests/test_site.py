@@ -5,8 +5,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -105,6 +107,47 @@ def test_what_replaces_an_option_exists(page: str) -> None:
     assert [key for key in keys if re.sub(r"\.\d+\.", ".N.", key) not in known] == []
     recipes = {card.name for card in recipe_cards()}
     assert set(re.findall(r"sidestep train (\w+)", text)) <= recipes
+
+
+class Page(HTMLParser):
+    """The addresses that a page links to, and the places in it that can be linked to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.places = {""}
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value for name, value in attrs if value is not None}
+        self.places |= {found[name] for name in ("id", "name") if name in found}
+        self.links += [found[name] for name in ("href", "src") if name in found]
+
+
+def broken_links(site: Path) -> list[str]:
+    """Return the links between pages, and to places in them, that lead nowhere."""
+    pages = {path.resolve(): Page(path) for path in sorted(site.rglob("*.html"))}
+    broken = []
+    for path, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            place = unquote(parts.fragment)
+            if parts.scheme or parts.netloc or (target.is_file() and target not in pages and not place):
+                continue
+            if target not in pages or place not in pages[target].places:
+                broken.append(f"{path.relative_to(site.resolve())}: {link}")
+    return broken
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html#here">, <a href="b.html">, <img src="c.png">, <p id="x">'
+    )
+    (tmp_path / "b.html").write_text(
+        '<p id="here"><a href="a.html#y">, <a href="#x">, <a href="https://x.y">'
+    )
+    assert broken_links(tmp_path) == ["a.html: c.png", "b.html: a.html#y", "b.html: #x"]
 
 
 @pytest.mark.slow

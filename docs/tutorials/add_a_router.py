@@ -97,7 +97,7 @@ for name, report in reports.items():
 # %% [markdown]
 # Read it like this: more accurate than by chance is easy. More than the fixed subset at the same cost means
 # that looking at the image has paid; more bits without that mean that it looked and learnt nothing. One
-# seed on 360 images has a standard error of more than a point, so [compare over
+# seed on 297 images has a standard error of more than a point, so [compare over
 # seeds](../tutorials/compare_methods.md).
 #
 # ## Skipped for real

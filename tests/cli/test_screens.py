@@ -15,8 +15,10 @@ from PIL import Image
 from rich.console import Console
 
 import sidestep
+from sidestep.cli.bars import Bars
 from sidestep.cli.main import main
 from sidestep.evaluation import bench
+from sidestep.progress import Shown
 from sidestep.training import log
 from sidestep.training.log import RunLog
 from tests.cli.test_faults import DIGITS, TINY
@@ -32,7 +34,8 @@ SCREENS: dict[str, tuple[str, str, str]] = {
     "sweep": (
         "sweep tiny.yaml --over method.target=0.3,0.6 --over seed=0,1 --over training.phases.0.lr=0.01 "
         "--out sweep",
-        r"`sidestep results sweep --out PAGE\.md` writes a page", "run 2 of 4: tiny-target=0.3",
+        r"`sidestep results sweep --out PAGE\.md` writes a page",
+        r"run 2 of 4: tiny-target=0.3\S*, about \d+ (s|min) left",
     ),
     "cascade": (
         f"cascade run other {DIGITS} --out two", "wrote two; next: `sidestep curve two`", "evaluating",
@@ -55,12 +58,16 @@ SCREENS: dict[str, tuple[str, str, str]] = {
         "curve run --num-budgets=5", "anytime", r"wrote exits\.json, exits\.csv and exits\.png into run",
     ),
     "bench": (
-        "bench other --seconds=0 --batch-sizes=1,2", "float32", r"timing(.*\n)*wrote other/bench\.json",
+        "bench other --seconds=0 --batch-sizes=1,2", "float32",
+        r"batch 2: 2 of \d, about \d+ (s|min) left\n(.*\n)*wrote other/bench\.json",
     ),
     "book": (
         "bench run --seconds=0 --book=pytorch", "next: `sidestep calibrate run --ms", "wrote run/latency/",
     ),
     "export": ("export run --out x.plan", r"wrote x\.plan: \d\.\d\d MB, \d units", "writing"),
+    "int8": (
+        "export run --precision=int8 --out bytes.plan", r"wrote bytes\.plan", "comparing it with float32",
+    ),
     "push": ("push run local-dir:pack", "wrote pack: .*`sidestep evaluate local-dir:pack` loads it", ""),
     "import": (
         f"import released --as=convnet_aig {DIGITS} --data.image_size=8 --out theirs",
@@ -72,6 +79,17 @@ SCREENS: dict[str, tuple[str, str, str]] = {
     "methods": ("methods", "rdi_net", ""),
     "recipes": ("recipes", "minutes: ", ""),
 }  # fmt: skip
+# Of which parts of its work a command shows how far it is.
+PARTS: dict[str, set[str]] = {
+    **{
+        name: {"running the network"}
+        for name in ("train", "evaluate", "calibrate", "curve", "import", "cascade")
+    },
+    "frontier": {"candidates", "running the network"},
+    "survey": {"leaving units out", "leaving out one after the other"},
+    "int8": {"finding ranges of values", "choosing layers that stay real", "trying bytes"},
+    "report": {"runs", "running the network", "making small pictures"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -109,18 +127,26 @@ def test_words_and_numbers_stay_whole_and_what_was_written_is_said(
     monkeypatch.chdir(house)
     monkeypatch.setattr(bench, "_PAUSE_SECONDS", 0.0)
     shown: list[Any] = []
+    told: set[str] = set()
     real: Callable[..., None] = Console.print
 
     def record(console: Console, *objects: Any, **options: Any) -> None:
         shown.extend(objects)
         real(console, *objects, **options)
 
+    def tell(bars: Bars, what: str, total: float) -> Shown:
+        told.add(what)
+        return tell_really(bars, what, total)
+
+    tell_really = Bars.__call__
     with monkeypatch.context() as patch:
         patch.setattr(Console, "print", record)
+        patch.setattr(Bars, "__call__", tell)
         assert main(arguments.split()) == 0
     captured = capsys.readouterr()
     assert re.search(said, captured.out), captured.out
     assert re.search(on_the_way, captured.err), captured.err
+    assert PARTS.get(case, set()) <= told
     whole = words(rendered(shown, 1000))
     for width in (80, 120):
         text = rendered(shown, width)

@@ -17,10 +17,11 @@ from sidestep.reporting.contents import figures_of
 from sidestep.reporting.exit_figures import at_budgets
 from sidestep.reporting.explorer import slider_data
 from sidestep.reporting.shown import ShownRun
+from sidestep.results.run_result import STUDY
 from sidestep.runs.at_budget import ExitBudget
 from sidestep.runs.evaluate import calibrate, evaluate
 from sidestep.runs.image_tables import IMAGES, image_table
-from sidestep.runs.make_report import report
+from sidestep.runs.make_report import gather, report
 from sidestep.runs.recipe import from_dict
 from sidestep.runs.run_folder import open_run
 from sidestep.runs.train import train
@@ -140,6 +141,19 @@ def test_what_cannot_be_shown_is_a_sentence_and_the_rest_is_made(
     assert len(lines) == 3
     assert "report.json is missing" in lines[0] and "is none" in lines[1] and "is none" in lines[2]
     assert "Commonest paths of unfinished" in out.read_text()
+
+
+def test_the_folder_of_a_sweep_stands_for_its_runs(runs: list[Path], tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    for name in ("one", "two", "under_way"):
+        shutil.copytree(runs[1], sweep / name)
+    (sweep / "under_way" / "report.json").unlink()
+    (sweep / STUDY).touch()
+    found = gather([sweep], images=5)
+    assert [run.name for run in found.shown] == ["one", "two"]
+    assert len(found.notes) == 1 and found.notes[0].startswith(f"1 of the runs of sweep {sweep} must be")
+    with pytest.raises(SidestepError, match="must be folders of runs or of sweeps"):
+        gather([sweep / STUDY], images=5)
 
 
 def photographs(root: Path) -> Path:

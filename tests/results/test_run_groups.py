@@ -90,6 +90,23 @@ def test_a_line_joins_runs_of_one_recipe_that_differ_in_one_number(tmp_path: Pat
     assert [point.percent for point in line.points] == pytest.approx([81.0, 41.0, 61.0])
 
 
+def test_a_sweep_over_two_settings_has_a_line_of_budgets_for_every_value_of_the_other(tmp_path: Path) -> None:
+    runs = [
+        write_run(
+            tmp_path / f"net_{target}_gamma_{gamma}",
+            {"method.target": target, "method.router.gamma": gamma, "training.max_fraction": target + 0.02},
+            best={"accuracy": target + gamma / 10},
+        )
+        for gamma in (0, 0.5)
+        for target in (0.4, 0.6, 0.8)
+    ]
+    found = {name: [percent for _, percent in line] for name, line in points(accuracy_cost(runs)).items()}
+    assert found == {
+        "net_gamma_0, target 0.4, 0.6, 0.8": pytest.approx([40.0, 60.0, 80.0]),
+        "net_gamma_0.5, target 0.4, 0.6, 0.8": pytest.approx([45.0, 65.0, 85.0]),
+    }
+
+
 def test_no_line_joins_runs_that_differ_in_more_or_in_words(tmp_path: Path) -> None:
     more = [
         write_run(tmp_path / f"net_{target}", {"method.target": target, "method.srm.alpha": target})

@@ -103,9 +103,10 @@ def _guarded(arguments: Sequence[str], heard: Sequence[int], *, own_process: boo
 
 def _told(arguments: Sequence[str], *, own_process: bool) -> int:
     """Run one command, and say in sentences on standard error what it does and what it could not keep."""
+    from sidestep.cli.bars import bars_on_stderr
     from sidestep.cli.process import progress_on_stderr, unkept_on_stderr
 
-    with unkept_on_stderr() as unkept, progress_on_stderr(_is_first):
+    with unkept_on_stderr() as unkept, progress_on_stderr(_is_first), bars_on_stderr(_is_first):
         _run(arguments, own_process=own_process)
     sys.stdout.flush()
     return UNKEPT if unkept else 0

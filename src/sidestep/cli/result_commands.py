@@ -57,7 +57,7 @@ def report(
     """Show what runs do with images, as one page that opens anywhere or as figures for papers.
 
     Args:
-        runs: run folders and packages.
+        runs: run folders, packages, and folders of sweeps.
         out: page (.html), or a folder for SVG, PNG, PDF and CSV of every figure.
         title: of the page (default: the runs' names).
         images: most images that can be looked at one by one.

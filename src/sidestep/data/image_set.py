@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from sidestep.errors import RecipeError
+from sidestep.progress import through
 from sidestep.types import Batch
 
 Indices = npt.NDArray[np.int64]
@@ -133,6 +134,20 @@ def eval_batch_size(size: tuple[int, int]) -> int:
     (1000, 80, 16)
     """
     return max(16, min(1000, _EVAL_PIXELS // (size[0] * size[1]) // 16 * 16))
+
+
+def shown_batches(
+    images: ImageSet, input_size: tuple[int, int], what: str = "running the network"
+) -> Iterator[Batch]:
+    """Return all images in the batches in which networks are evaluated, and show how far they are read.
+
+    Args:
+        images: of a split.
+        input_size: height and width of them.
+        what: is done with them.
+    """
+    batches = images.eval_batches(batch_size=eval_batch_size(input_size))
+    return through(batches, what, len(images), lambda batch: len(batch.labels))
 
 
 def count_steps(num_images: int, batch_size: int, views: int = 1) -> int:

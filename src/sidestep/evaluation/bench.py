@@ -26,6 +26,7 @@ from sidestep.evaluation.rivals import (
 from sidestep.execution.execution import Execution, cascade, gathered, masked
 from sidestep.execution.prepare import Precision, cast, prepare
 from sidestep.networks.network import DynamicNetwork
+from sidestep.progress import Pace, time_left
 from sidestep.routing.exit_rule import ExitRule
 
 # The runtime of rows of the native engine, which whoever has it hands to `bench_network`.
@@ -127,21 +128,43 @@ def bench_network(
     prepared = prepare(network, images[:2])
     onnx = export_onnx(prepared.static, input_size) if device.type == "cpu" else None
     rows = []
+    on_bytes = calibration is not None or "int8" in (extra or {})
+    places = _Places(len(batch_sizes) * (len(precisions) + on_bytes), seconds)
     for precision in precisions:
         dynamic = _dynamic_runners(prepared, precision, rule) | dict((extra or {}).get(precision, {}))
         for batch_size in batch_sizes:
-            _log.info("timing %s, batch %d", precision, batch_size)
+            places.begin(precision, batch_size)
             runners = dynamic | static_runners(prepared.static, onnx, precision, batch_size)
             medians = _measure(runners, batches_of(images, batch_size), seconds)
             rows += _rows(medians, precision, batch_size)
     quantised = {} if calibration is None else int8_networks(onnx, calibration)
     for batch_size in batch_sizes:
         if runners := dict((extra or {}).get("int8", {})) | int8_runners(quantised, batch_size):
-            _log.info("timing int8, batch %d", batch_size)
+            places.begin("int8", batch_size)
             medians = _measure(runners, batches_of(images, batch_size), seconds)
             others = [row for row in rows if row.batch_size == batch_size and _is_static(row.runtime)]
             rows += _rows(medians, "int8", batch_size, [row.median_ms for row in others])
     return BenchResult(hardware=hardware(device), versions=versions(), rows=rows)
+
+
+class _Places:
+    """Says which precision and batch size is timed, by lines: what moves a bar takes time from what is timed.
+
+    Args:
+        total: number of all.
+        seconds: time limit of each.
+    """
+
+    def __init__(self, total: int, seconds: float) -> None:
+        self._total, self._seconds = total, seconds
+        self._begun, self._pace = 0, Pace()
+
+    def begin(self, precision: BenchPrecision, batch_size: int) -> None:
+        """Say that the next one begins."""
+        left = self._pace.seconds_left(self._begun, self._total) or self._total * self._seconds
+        self._begun += 1
+        place = f"{self._begun} of {self._total}, {time_left(left)}"
+        _log.info("timing %s, batch %d: %s", precision, batch_size, place)
 
 
 def interleave(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sidestep.errors import RecipeError
+from sidestep.progress import through
 from sidestep.routing.budget_router import BudgetedRouter
 from sidestep.types import CostModel, Decisions, Unit
 
@@ -188,7 +189,7 @@ def budget_curve(
         full_macs: of the full network.
         macs: that every budget should cost.
     """
-    points = [measure(asked) for asked in budgets]
+    points = [measure(asked) for asked in through(budgets, "budgets", len(budgets))]
     return BudgetCurve(full_macs=full_macs, budgets_macs=list(macs), points=points)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sidestep.evaluation.exit_curve import ExitSurvey
 from sidestep.evaluation.thresholds import Family, thresholds_for_budget
+from sidestep.progress import through
 from sidestep.types import Unit
 
 # Beyond these, triples are tried only where a pair is on the front.
@@ -93,15 +94,18 @@ def frontier_points(
     order = sorted(candidates, key=lambda each: float(each.macs.mean()))
     points = [_alone(each, labels) for each in order]
     points += [point for each in order if each.survey is not None for point in _exits(each, num_budgets)]
-    for place, first in enumerate(order[:-1]):
+    for place, first in enumerate(through(order[:-1], "pairs", len(order) - 1)):
         points += _pairs(first, order[place + 1 :], labels, num_budgets)
     if triples and len(order) > 2:
         by_name = {each.name: each for each in order}
         chosen = {point.members for point in front(points) if len(point.members) == 2}
-        for three in combinations(order, 3):
-            names = tuple(each.name for each in three)
-            if len(order) <= _ALL_TRIPLES or names[:2] in chosen:
-                points += _triple([by_name[name] for name in names], labels)
+        tried = [
+            names
+            for names in combinations([each.name for each in order], 3)
+            if len(order) <= _ALL_TRIPLES or names[:2] in chosen
+        ]
+        for names in through(tried, "triples", len(tried)):
+            points += _triple([by_name[name] for name in names], labels)
     return points
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from sidestep.backbones.backbone import Backbone
 from sidestep.errors import RecipeError
+from sidestep.progress import through
 from sidestep.types import Batch, CostModel
 
 # Whether each unit is executed.
@@ -191,7 +192,7 @@ class _Trials:
         """Run the whole network, every unit left out, and every pair left out."""
         whole = (True,) * len(self.backbone.units)
         with torch.inference_mode():
-            for batch in self.batches:
+            for batch in through(self.batches, "leaving units out", len(self.batches)):
                 self._pairs_of(batch, whole, pairs=pairs)
 
     def _pairs_of(self, batch: Batch, whole: Path, *, pairs: bool) -> None:
@@ -212,7 +213,7 @@ class _Trials:
         """Run paths that were not run yet."""
         new = [path for path in dict.fromkeys(paths) if path not in self.right]
         with torch.inference_mode():
-            for batch in self.batches if new else ():
+            for batch in through(self.batches if new else (), "running drawn paths", len(self.batches)):
                 x = self.backbone.stem(batch.images)
                 for path in new:
                     self._note(path, self._rest(x, 0, path), batch)
@@ -269,7 +270,9 @@ def _greedy(trials: _Trials, cost: CostModel) -> list[Path]:
     """Return ever shorter paths, each without the unit that raises the loss least for what it saves."""
     path: Path = (True,) * len(trials.backbone.units)
     found = []
-    while any(path):
+    # A step tries as many paths as units are left.
+    left = range(len(path), 0, -1)
+    for _ in through(left, "leaving out one after the other", sum(left), float):
         before = _mean(trials.losses[path])
         shorter = trials.run_without_one_more(path)
 

@@ -6,7 +6,7 @@ the least squared error. Which one is measured: by the error of what reads the t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from sidestep.plan.byte_maps import KEEPING, Grid, grid_between
 from sidestep.plan.format import Op, Plan, Step, inputs_of, lists_of_ops
+from sidestep.progress import through
 from sidestep.targets.byte_ops import padding_of
 from sidestep.targets.torch_plan import TorchPlan
 
@@ -250,13 +251,13 @@ def calibrated(plan: Plan, made: frozenset[int], batches: Sequence[Tensor]) -> C
         observer.extrema(op, values, out)
         vectors.observe(op, values)
 
-    _run(plan, first, batches)
-    _run(plan, observer.histogram, batches)
+    _run(plan, first, batches, "extrema")
+    _run(plan, observer.histogram, batches, "histograms")
     candidates = {group: observer.candidates(group) for group in observer.ranges}
     measured = _Measured(groups, candidates, plan)
     measured.shapes = TorchPlan(plan).shapes
     # Errors are averages over many pixels: a part of the images says which range is best.
-    _run(plan, measured.observe, batches[: max(1, len(batches) // 4)])
+    _run(plan, measured.observe, batches[: max(1, len(batches) // 4)], "ranges")
     rules = measured.best()
     grids = {
         value: candidates[group][rules[group]].grid for value, group in groups.items() if group in candidates
@@ -278,7 +279,7 @@ class _Vectors:
         return {layer: seen.grid for layer, seen in self.ranges.items()}
 
 
-def _run(plan: Plan, observe: Any, batches: Iterable[Tensor]) -> None:
+def _run(plan: Plan, observe: Any, batches: Sequence[Tensor], what: str) -> None:
     runner = TorchPlan(plan, observe)
-    for images in batches:
+    for images in through(batches, f"finding {what} of values", len(batches)):
         runner(images)

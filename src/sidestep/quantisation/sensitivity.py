@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from sidestep.plan.format import Op, Plan, lists_of_ops
+from sidestep.progress import through, under_way
 from sidestep.quantisation.byte_plan import (
     Layout,
     byte_plan,
@@ -83,6 +84,13 @@ def quantise(plan: Plan, batches: Sequence[Tensor]) -> Quantised:
         batches: (B, C, H, W) normalised images, on which ranges and errors are found.
     """
     search = _Search(spread_out(plan), batches)
+    with under_way("choosing layers that stay real", search.most_trials) as search.advance:
+        real, change = _chosen(search)
+    return Quantised(plan=search.plan_with(real), layers=search.described(real), change=change)
+
+
+def _chosen(search: _Search) -> tuple[frozenset[int], Change]:
+    """Return the outputs of the operations that stay real, and what the answers change by."""
     real = search.with_parts({"first convolution"}) | search.unseen
     change = search.change(real)
     if (tried := search.change(search.unseen)).divergence <= (1 + _WORTH) * change.divergence:
@@ -98,7 +106,7 @@ def quantise(plan: Plan, batches: Sequence[Tensor]) -> Quantised:
         if (tried := search.change(more)).divergence < change.divergence:
             kept, change = more, tried
         count *= 2
-    return Quantised(plan=search.plan_with(kept), layers=search.described(kept), change=change)
+    return kept, change
 
 
 class _Search:
@@ -111,10 +119,12 @@ class _Search:
     Attributes:
         layers: operations that may be on bytes and have weights, by their outputs.
         unseen: outputs of operations that no image has reached, for which there are no ranges.
+        advance: is told of every trial.
     """
 
     def __init__(self, plan: Plan, batches: Sequence[Tensor]) -> None:
         self.plan, self.batches = plan, batches
+        self.advance: Callable[[float], None] = lambda amount: None
         self.parts = parts_of(plan)
         ops = [op for ops in lists_of_ops(plan.steps) for op in ops]
         made = made_on_bytes(plan.steps)
@@ -133,9 +143,14 @@ class _Search:
             + [out for out in linears if out not in self.ranges.in_grids]
         )
         runner = TorchPlan(plan)
-        self._said = [runner(images) for images in batches]
+        self._said = [runner(images) for images in through(batches, "running the plan", len(batches))]
         self._changes: dict[frozenset[int], Change] = {}
         self.errors = _errors(plan, self.layers, self.ranges, batches[: max(1, len(batches) // 4)])
+
+    @property
+    def most_trials(self) -> int:
+        """Return how many trials there are at most: 2 of the first layer, 3 of parts, and doubled ones."""
+        return 5 + max(1, int(_MOST_REAL * len(self.layers))).bit_length()
 
     def _is_seen(self, op: Op) -> bool:
         return all(value in self.ranges.grids for value in (op["out"], *maps_read(op)))
@@ -173,7 +188,8 @@ class _Search:
         """Return how far the answers are from the real plan's."""
         if real not in self._changes:
             runner = TorchPlan(self.plan_with(real))
-            said = [runner(images) for images in self.batches]
+            shown = through(self.batches, "trying bytes", len(self.batches))
+            said = [runner(images) for images in shown]
             change = change_between(self._said, said, num_exits=self.plan.num_exits)
             _log.info(
                 "%d of %d layers real: %.2f %% of decisions and %.2f %% of predictions change",
@@ -181,6 +197,7 @@ class _Search:
                 *(100 * change.decisions, 100 * change.predictions),
             )
             self._changes[real] = change
+            self.advance(1)
         return self._changes[real]
 
     def by_error(self) -> list[int]:
@@ -228,7 +245,7 @@ def _errors(
             sums[op["out"]] = before[0] + off, before[1] + size
 
     runner = TorchPlan(plan, observe)
-    for images in batches:
+    for images in through(batches, "errors of bytes by layer", len(batches)):
         runner(images)
     return {out: (off / size) ** 0.5 if size else 0.0 for out, (off, size) in sums.items()}
 

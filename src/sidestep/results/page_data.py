@@ -60,7 +60,7 @@ def page_data(sources: Sequence[Path], *, title: str | None = None, published: s
             title, published, figure = title or part.title, published or part.published, figure or part.figure
             found = part.results
         else:
-            found = [read_result(folder) for folder in _runs_in(run_folder_of(path))]
+            found = [read_result(folder) for folder in runs_in(run_folder_of(path))]
         results += [result for result in found if result not in results]
     return PageData(title=title or _TITLE, figure=figure, published=published, results=results)
 
@@ -70,7 +70,7 @@ def read_results(sources: Sequence[Path]) -> list[RunResult]:
     return page_data(sources).results
 
 
-def _runs_in(path: Path) -> list[Path]:
+def runs_in(path: Path) -> list[Path]:
     """Return the finished runs of a sweep's folder; a run folder itself; nothing for a sweep's record.
 
     `results sweep/*` names that record too.

@@ -12,6 +12,8 @@ from typing import Any
 from sidestep.results.recipe_tables import departures, shared_settings, without_labels
 from sidestep.results.run_result import RunResult
 
+# The settings that say what a network may cost, and what more is allowed.
+_BUDGET, _ALLOWED = ".target", "training.max_fraction"
 # Words of run folders that say that a number behind them is a seed.
 _SEED_WORDS = ("seed", "seeds", "s")
 
@@ -74,7 +76,8 @@ def lines_of(groups: Sequence[RunGroup]) -> list[tuple[str, list[RunGroup]]]:
     """Return groups that a line may join, with its name, and every other group alone.
 
     A line joins groups of one recipe that differ in a single setting which is a number, as those of a sweep:
-    it shows what that setting does. Whatever else differs, nothing lies between two runs.
+    it shows what that setting does. Of a sweep over several settings every line has its own values of the
+    others. Whatever else differs, nothing lies between two runs.
 
     Args:
         groups: in the order of the legend.
@@ -82,13 +85,35 @@ def lines_of(groups: Sequence[RunGroup]) -> list[tuple[str, list[RunGroup]]]:
     families: dict[str, list[RunGroup]] = {}
     for group in groups:
         families.setdefault(group.results[0].recipe_name, []).append(group)
-    joined = {id(group): dial_of(family) for family in families.values() for group in family}
-    lines: dict[Any, list[RunGroup]] = {}
-    for group in groups:
-        recipe = group.results[0].recipe_name
-        lines.setdefault(recipe if joined[id(group)] else id(group), []).append(group)
-    names = _unique([_line_name(line) for line in lines.values()])
-    return list(zip(names, lines.values(), strict=True))
+    places = {id(group): place for place, group in enumerate(groups)}
+    lines = [line for family in families.values() for line in _parted(family)]
+    lines.sort(key=lambda line: places[id(line[0])])
+    names = _unique([_line_name(line) for line in lines])
+    return list(zip(names, lines, strict=True))
+
+
+def _parted(family: Sequence[RunGroup]) -> list[list[RunGroup]]:
+    """Return groups of one recipe as lines; a budget moves along them before any other setting does."""
+    if dial_of(family) is not None:
+        return [list(family)]
+    best = [[group] for group in family]
+    _, differing = _differing(family)
+    names = {name for settings in differing for name in settings}
+    for name in sorted(names, key=lambda name: (not name.endswith(_BUDGET), name)):
+        parts: dict[str, list[RunGroup]] = {}
+        for group, settings in zip(family, differing, strict=True):
+            others = {key: value for key, value in settings.items() if key != name}
+            parts.setdefault(json.dumps(others, sort_keys=True), []).append(group)
+        lines = [
+            line
+            for part in parts.values()
+            for line in ([part] if dial_of(part) == name else [[group] for group in part])
+        ]
+        if len(lines) < len(best):
+            best = lines
+            if name.endswith(_BUDGET):
+                break
+    return best
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
@@ -122,10 +147,7 @@ def dial_of(family: Sequence[RunGroup], *, words: bool = False) -> str | None:
         family: groups of one recipe.
         words: whether some may have a word instead, such as `auto`.
     """
-    recipes = [_without_seed(group.results[0]) for group in family]
-    common = shared_settings(recipes)
-    # The settings that most have are where all of them are looked up.
-    differing = [departures(recipe, common) for recipe in recipes]
+    recipes, differing = _differing(family)
     names = {name for settings in differing for name in settings}
     if len(family) < 2 or len(names) != 1:
         return None
@@ -134,6 +156,21 @@ def dial_of(family: Sequence[RunGroup], *, words: bool = False) -> str | None:
     numbers = [isinstance(value, int | float) and not isinstance(value, bool) for value in values]
     texts = [words and isinstance(value, str) for value in values]
     return name if any(numbers) and all(map(any, zip(numbers, texts, strict=True))) else None
+
+
+def _differing(family: Sequence[RunGroup]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Return the recipes of groups without seeds, and by dotted name what each has that most have not.
+
+    What a recipe allows above its budget moves with that in a sweep, and is no setting of its own then.
+    """
+    recipes = [_without_seed(group.results[0]) for group in family]
+    common = shared_settings(recipes)
+    # The settings that most have are where all of them are looked up.
+    differing = [departures(recipe, common) for recipe in recipes]
+    for settings in differing:
+        if len(settings) > 1:
+            settings.pop(_ALLOWED, None)
+    return recipes, differing
 
 
 def setting_of(recipe: dict[str, Any], name: str) -> Any:

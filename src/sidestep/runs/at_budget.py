@@ -15,7 +15,7 @@ from functools import partial
 from typing import Literal, get_args
 
 from sidestep.cost.latency_book import LatencyBook
-from sidestep.data.image_set import eval_batch_size
+from sidestep.data.image_set import shown_batches
 from sidestep.data.split import Role
 from sidestep.errors import ExecutionError, RecipeError
 from sidestep.evaluation.budget_points import (
@@ -31,6 +31,7 @@ from sidestep.evaluation.exit_curve import ExitCalibration, ExitSurvey, SurveyPa
 from sidestep.evaluation.exit_curve import calibrate as solve_exits
 from sidestep.evaluation.goals import ExitGoal
 from sidestep.evaluation.report import Report, evaluate_network
+from sidestep.progress import through
 from sidestep.routing.exit_rule import CRITERIA, ExitRule
 from sidestep.runs.gate_budgets import check_gates, dial_of, point_of, report_by_halves
 from sidestep.runs.run_folder import OpenedRun, data_of
@@ -132,7 +133,7 @@ def batches_of(opened: OpenedRun, split: Role, source: str | None) -> Callable[[
     if images is None:
         raise RecipeError(f"split {split!r} is empty in this run; val_fraction of its recipe is 0")
     _log.info("running the network on %s images", f"{len(images):,}")
-    return partial(images.eval_batches, batch_size=eval_batch_size(opened.input_size))
+    return partial(shown_batches, images, opened.input_size)
 
 
 def surveys(
@@ -151,7 +152,7 @@ def surveys(
     batches = batches_of(opened, split, source)
     found: dict[float | None, ExitSurvey] = {}
     budgets: Sequence[float | None] = opened.budgets(_NUM_ASKED) or [None]
-    for asked in budgets:
+    for asked in through(budgets, "budgets of the routers", len(budgets)):
         if asked is not None:
             opened.ask(asked)
         found[asked] = survey_exits(opened.network, batches(), opened.cost, latency)

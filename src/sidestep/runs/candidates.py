@@ -17,7 +17,7 @@ from torch import Tensor
 from sidestep.cost.latency_book import LatencyBook
 from sidestep.cost.macs import measure_cost
 from sidestep.data import Data
-from sidestep.data.image_set import eval_batch_size
+from sidestep.data.image_set import shown_batches
 from sidestep.errors import (
     CheckpointError,
     ExecutionError,
@@ -31,6 +31,7 @@ from sidestep.evaluation.exit_curve import ExitSurvey, survey_exits
 from sidestep.evaluation.frontier import FrontierPoint, Scores, frontier_points
 from sidestep.files import read_safetensors, write_file
 from sidestep.networks.network import DynamicNetwork
+from sidestep.progress import through
 from sidestep.runs.cascade_model import load_member
 from sidestep.runs.latency import Way, measured, version_of
 from sidestep.runs.members import NamedMember, check_classes, data_for, distinct, exportable_member, member_of
@@ -106,7 +107,8 @@ def find_frontier(
     if len(members) < 2:
         raise _too_few(len(members), failed)
     names = [each.name for each in distinct([member.settings for member in members])]
-    for name, member in zip(names, members, strict=True):
+    named = zip(names, members, strict=True)
+    for name, member in through(named, "candidates", len(members)):
         try:
             found.append(_scores_of(name, member, images, scores, way))
         except Exception as error:
@@ -180,7 +182,7 @@ def _surveyed(member: NamedMember, data: Data, way: Way | None) -> ExitSurvey:
     network = _network(member, len(data.class_names)).eval()
     cost = measure_cost(network, member.settings.input.size)
     book = None if way is None else _book(member, network, cost, data, way)
-    batches = data.test.eval_batches(batch_size=eval_batch_size(member.settings.input.size))
+    batches = shown_batches(data.test, member.settings.input.size)
     if network.has_early_exits:
         return survey_exits(network, batches, cost, book)
     logits, labels, macs, ms = [], [], [], []

@@ -19,6 +19,7 @@ from sidestep.evaluation.exit_curve import ExitCalibration, ExitSurvey, calibrat
 from sidestep.evaluation.report import Seen, report_of
 from sidestep.files import write_file
 from sidestep.networks.cascade_network import Combine
+from sidestep.progress import through
 from sidestep.results.run_result import HALVES, REPORT
 from sidestep.runs.at_budget import Calibration, ExitBudget, solve
 from sidestep.runs.cascade_model import CascadeSettings
@@ -173,7 +174,8 @@ def _by_halves(
     if test is None:
         raise DataError("calibration by halves needs a test split, and the data has none")
     batches = list(test.eval_batches(batch_size=eval_batch_size(opened.input_size)))
-    survey = survey_exits(opened.network, batches, opened.cost, latency)
+    shown = through(batches, "running the network", len(batches))
+    survey = survey_exits(opened.network, shown, opened.cost, latency)
     goal = budget.goal(opened.cost.full)
 
     def solved(part: ExitSurvey) -> ExitCalibration:
@@ -183,7 +185,7 @@ def _by_halves(
     seen = Seen()
     with torch.inference_mode():
         for half, rule in enumerate(reversed(rules)):
-            for batch in batches:
+            for batch in through(batches, "running the network by halves", len(batches)):
                 images, labels = batch.images[half::2], batch.labels[half::2]
                 seen.add(opened.network(images, rule=rule), labels, opened.cost)
     report = report_of(

@@ -13,6 +13,7 @@ from sidestep.evaluation.budget_points import BudgetCurve, BudgetPoint
 from sidestep.evaluation.gate_dial import GateDial, GateSurvey, Logits
 from sidestep.evaluation.report import Report, Seen, evaluate_network, report_of
 from sidestep.execution.execution import gathered
+from sidestep.progress import through
 from sidestep.routing.dial import DialLevel, Frontier
 from sidestep.runs.run_folder import OpenedRun
 from sidestep.types import Batch, CostModel
@@ -119,9 +120,10 @@ def curve_of_gates(
     """
     dial = dial_of(opened, solved_on, latency, timed=False, per_unit=per_unit)
     budgets = dial.evenly(num_budgets)
-    solved = [dial.meet(budget) for budget in budgets]
+    # Reported in one go: the network has other biases while a budget is solved.
+    solved = [dial.meet(budget) for budget in through(budgets, "solving budgets", len(budgets))]
     points, levels = [], list[DialLevel]()
-    for one in solved:
+    for one in through(solved, "reporting budgets", len(solved)):
         biases = dial.biases(one.asked)
         point = survey_gates(opened, reported_on, latency, biases, one.asked).point
         points.append(point)

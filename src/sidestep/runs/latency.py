@@ -67,7 +67,8 @@ def measure_book(
         raise RecipeError(f"book must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
     opened = open_run(run, checkpoint)
     images = test_images(opened, source, batch_size, opened.exit_rule)
-    _log.info("timing paths through %s in %s, batch %d", run, runtime, batch_size)
+    what = "timing paths through %s in %s, batch %d, for %g s and a warm-up"
+    _log.info(what, run, runtime, batch_size, seconds)
     export = exportable(opened, opened.exit_rule)
     way = Way(runtime=runtime, precision=precision, batch_size=batch_size, seconds=seconds)
     book = measured(export, images, way, _measured(opened))

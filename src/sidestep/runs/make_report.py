@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from sidestep.data.image_set import eval_batch_size
+from sidestep.data.image_set import shown_batches
 from sidestep.data.shared_images import shared_images
 from sidestep.errors import CheckpointError, DataError, OutputError, RecipeError, SidestepError
 from sidestep.files import check_writable, made_folder, write_file
 from sidestep.hub.places import run_folder_of
+from sidestep.progress import through
 from sidestep.reporting.contents import figures_of
 from sidestep.reporting.explorer import explorer_data, slider_data
 from sidestep.reporting.figure_folder import write_figures
@@ -23,7 +24,8 @@ from sidestep.reporting.image_table import ImageTable, digest
 from sidestep.reporting.page_file import LiveModel, page
 from sidestep.reporting.shown import Figure, ShownRun
 from sidestep.reporting.sprite import Pixels, Sprite, make_sprite
-from sidestep.results.run_result import RunResult, read_result
+from sidestep.results.page_data import runs_in
+from sidestep.results.run_result import STUDY, RunResult, read_result
 from sidestep.runs.image_tables import IMAGES, image_table
 from sidestep.runs.run_folder import OpenedRun, data_of, open_run
 from sidestep.training.metrics import METRICS, read_metrics
@@ -59,7 +61,7 @@ def report(
     What a run cannot show is said in a sentence, and the rest is still made.
 
     Args:
-        runs: run folders or packages.
+        runs: run folders, packages, or folders of sweeps.
         out: a file that ends in .html, or a folder for SVG, PNG, PDF and CSV of every figure.
         title: of the page; by default the names of the runs.
         images: most images that can be looked at one by one.
@@ -118,7 +120,7 @@ def gather(
     """Return what a report shows of runs; what a run does with every image is computed where it is not kept.
 
     Args:
-        runs: run folders or packages.
+        runs: run folders, packages, or folders of sweeps.
         images: most images that can be looked at one by one.
         checkpoint: "best" or "last".
         source: where the data lie now, if not where the recipes say.
@@ -181,11 +183,10 @@ class _Found:
 def _shown(runs: Sequence[Path | str], checkpoint: str, source: str | None, found: _Found) -> list[ShownRun]:
     """Return what there is of every run; of one that has nothing a sentence is left."""
     shown: list[ShownRun] = []
-    first_error: SidestepError | None = None
-    for number, run in enumerate(runs, start=1):
-        _log.info("run %d of %d: %s", number, len(runs), run)
+    folders, first_error = _folders(runs, found.notes)
+    for number, folder in enumerate(through(folders, "runs", len(folders)), start=1):
+        _log.info("run %d of %d: %s", number, len(folders), folder)
         try:
-            folder = run_folder_of(run)
             known = _of_run(folder, _name(folder, shown), checkpoint, source, found)
         except SidestepError as error:
             first_error = first_error or error
@@ -193,9 +194,36 @@ def _shown(runs: Sequence[Path | str], checkpoint: str, source: str | None, foun
         else:
             shown.append(known)
     if not shown:
-        assert first_error is not None  # a command line has a run at least
-        raise first_error
+        named = ", ".join(map(str, runs))
+        raise first_error or CheckpointError(f"runs must be folders of runs or of sweeps, got {named}")
     return shown
+
+
+def _folders(runs: Sequence[Path | str], notes: list[str]) -> tuple[list[Path], SidestepError | None]:
+    """Return the run folders that are meant, those in folders of sweeps among them, and the first error."""
+    folders: list[Path] = []
+    first_error: SidestepError | None = None
+    for run in runs:
+        try:
+            folder = run_folder_of(run)
+            finished = runs_in(folder)
+            folders += finished
+            if unfinished := _unfinished(folder, finished):
+                notes.append(
+                    f"{unfinished} of the runs of sweep {run} must be trained to their end to be shown; the "
+                    "command that started it goes on with it"
+                )
+        except SidestepError as error:
+            first_error = first_error or error
+            notes.append(f"{error}")
+    return folders, first_error
+
+
+def _unfinished(sweep: Path, finished: Sequence[Path]) -> int:
+    """Return how many runs of a sweep have begun and not ended; 0 of what is no sweep."""
+    if not (sweep / STUDY).is_file():
+        return 0
+    return len({path.parent for path in sweep.glob(f"*/{METRICS}")} - set(finished))
 
 
 def _name(folder: Path, shown: Sequence[ShownRun]) -> str:
@@ -280,7 +308,7 @@ def _sprite(
         _log.info("making small pictures of %d images", len(chosen))
         images = data_of(opened, "test", source).test
         assert images is not None  # a table was made of them
-        batches = images.eval_batches(batch_size=eval_batch_size(opened.input_size))
+        batches = shown_batches(images, opened.input_size, "making small pictures")
         return make_sprite(_checked(batches, tables[0], opened), chosen, pixels, originals=originals)
     except DataError as error:
         found.notes.append(f"images are not shown: {error}")

@@ -31,6 +31,7 @@ from sidestep.data.shared_images import shared_images
 from sidestep.errors import InterruptedRunError, RecipeError, first_line, understood
 from sidestep.files import made_folder
 from sidestep.plugins import import_plugins, imported_plugins
+from sidestep.progress import Pace
 from sidestep.results.run_result import REPORT, STUDY
 from sidestep.runs.combinations import SweepRun
 from sidestep.runs.recipe import Recipe, from_dict
@@ -43,6 +44,7 @@ from sidestep.training.loop import BEST, LAST
 from sidestep.training.metrics import METRICS, read_metrics
 
 HEARTBEAT_SECONDS = 30
+_LOOK_SECONDS = 5.0
 _RUN, _ERROR, _RECIPE, _UNCHECKED = "run", "error", "recipe", "unchecked"
 _GO_ON = "the sweep was interrupted; the same command goes on with it"
 _log = logging.getLogger(__name__)
@@ -107,7 +109,7 @@ def sweep(
     if workers == 1:
         work(study, out, runs, devices, replicas=replicas)
     else:
-        _start_workers(workers, (out, runs, storage, devices, replicas))
+        _start_workers(workers, _Done(study, runs), (out, runs, storage, devices, replicas))
     return sweep_rows(study, runs)
 
 
@@ -171,6 +173,7 @@ def work(
     """
     by_name = {run.name: run for run in runs}
     places = {name: place for place, name in enumerate(by_name, start=1)}
+    done = _Done(study, runs)
     # Optuna forgets what is raised in the last of its threads.
     errors: list[InterruptedRunError] = []
 
@@ -180,7 +183,7 @@ def work(
             # Another worker was faster, or this is the run of a larger sweep.
             _requeue(study, trial)
             raise optuna.TrialPruned
-        _log.info("run %s of %s: %s", places[run.name], len(runs), run.name)
+        _log.info("run %s of %s: %s%s", places[run.name], len(runs), run.name, done.left(done.count()))
         try:
             return _train(trial, run, out / run.name, devices)
         except InterruptedRunError as error:
@@ -204,6 +207,30 @@ def work(
             _requeue_stale(study)
         else:
             return
+
+
+class _Done:
+    """How many runs of a sweep are done, whoever trains them, and how long the others take."""
+
+    def __init__(self, study: optuna.Study, runs: Sequence[SweepRun]) -> None:
+        self._study, self._names = study, {run.name for run in runs}
+        self._pace = Pace()
+        self._before = self._said = self.count()
+
+    def count(self) -> int:
+        """Return how many are done."""
+        done = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return len({trial.user_attrs.get(_RUN) for trial in done} & self._names)
+
+    def left(self, count: int) -> str:
+        """Return how long the others take, as the end of a sentence; nothing where nobody can say yet."""
+        return self._pace.clause(count - self._before, len(self._names) - self._before)
+
+    def say(self) -> None:
+        """Say how many are done where there are more than when it was said last."""
+        if (count := self.count()) > self._said:
+            self._said = count
+            _log.info("%d of %d runs done%s", count, len(self._names), self.left(count))
 
 
 def sweep_rows(study: optuna.Study, runs: Sequence[SweepRun]) -> list[SweepRow]:
@@ -235,7 +262,7 @@ def sweep_rows(study: optuna.Study, runs: Sequence[SweepRun]) -> list[SweepRow]:
     return rows
 
 
-def _start_workers(workers: int, arguments: tuple[Any, ...]) -> None:
+def _start_workers(workers: int, done: _Done, arguments: tuple[Any, ...]) -> None:
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
     plugins = imported_plugins()
@@ -245,7 +272,10 @@ def _start_workers(workers: int, arguments: tuple[Any, ...]) -> None:
             process.start()
     try:
         for process in processes:
-            process.join()
+            while process.is_alive():
+                process.join(_LOOK_SECONDS)
+                with suppress(OptunaError, SQLAlchemyError):
+                    done.say()
     except KeyboardInterrupt:
         # The workers have been told as well; they finish their step and save it.
         for process in processes:

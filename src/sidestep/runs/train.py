@@ -13,7 +13,7 @@ from pathlib import Path
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.logger import Logger
 
-from sidestep.data.image_set import ImageSet, eval_batch_size
+from sidestep.data.image_set import ImageSet, shown_batches
 from sidestep.evaluation.report import evaluate_network
 from sidestep.files import kept, made_folder, write_file
 from sidestep.fused.training_execution import training_execution
@@ -140,7 +140,7 @@ def _report(folder: Path, job: Job, fabric: Fabric) -> None:
         opened = open_run(folder, name)
         reports[name] = evaluate_network(
             opened.network.to(fabric.device),
-            job.data.test.eval_batches(batch_size=eval_batch_size(job.data.input_size)),
+            shown_batches(job.data.test, job.data.input_size),
             opened.cost,
             num_classes=job.data.num_classes,
         ).as_dict()
@@ -158,7 +158,7 @@ def _report_budgets(folder: Path, test: ImageSet, fabric: Fabric) -> None:
     opened = open_run(folder, "best")
     opened.network.to(fabric.device)
     _log.info("evaluating budgets")
-    batches = partial(test.eval_batches, batch_size=eval_batch_size(opened.input_size))
+    batches = partial(shown_batches, test, opened.input_size)
     curve = curve_of_routers(opened, tenths(opened), batches)
     with kept():
         save_budget_curve(folder, curve, "best")

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 
 from sidestep.data.data_config import DataConfig
-from sidestep.data.image_set import eval_batch_size
+from sidestep.data.image_set import shown_batches
 from sidestep.data.load import load_data
 from sidestep.errors import DataError
 from sidestep.plan.levels import Level
@@ -127,7 +127,7 @@ def _of_plan(model: ServedModel, source: str, images: int) -> tuple[Sprite, dict
     count = len(data.test)
     chosen = np.sort(np.random.default_rng(0).permutation(count)[:images]).tolist()
     _log.info("making small pictures of %d images", len(chosen))
-    batches = data.test.eval_batches(batch_size=eval_batch_size(pictures.size))
+    batches = shown_batches(data.test, pictures.size, "making small pictures")
     sprite = make_sprite(batches, chosen, Pixels(mean=config.mean, std=config.std), originals=True)
     labels = data.test.labels[chosen].tolist()
     return sprite, {"runs": [], "images": picture_data(sprite, labels, data.class_names)}
