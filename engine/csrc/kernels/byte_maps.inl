@@ -62,24 +62,37 @@ void scale_sums(const int32_t* sums, int64_t count, float multiplier, float offs
 }
 
 template <int64_t C>
-inline void window_of(const uint8_t* in, const Rows& rows, uint8_t* out, int64_t pixel_step, bool mean) {
-    uint8_t largest[C] = {};
+inline void mean_of(const uint8_t* in, const Rows& rows, uint8_t* out, int64_t pixel_step) {
     int32_t sums[C] = {};
     for (int64_t y = 0; y < rows.rows; ++y)
-        for (int64_t x = 0; x < rows.pixels; ++x) {
-            const uint8_t* pixel = in + y * rows.row_step + x * pixel_step;
-            if (mean)
-                for (int64_t i = 0; i < C; ++i) sums[i] += pixel[i];
-            else
-                for (int64_t i = 0; i < C; ++i) largest[i] = largest[i] > pixel[i] ? largest[i] : pixel[i];
-        }
+        for (int64_t x = 0; x < rows.pixels; ++x)
+            for (int64_t i = 0; i < C; ++i) sums[i] += in[y * rows.row_step + x * pixel_step + i];
     const float share = 1.0f / static_cast<float>(rows.rows * rows.pixels);
-    for (int64_t i = 0; i < C; ++i)
-        out[i] = mean ? byte_of(static_cast<float>(sums[i]) * share, 0, 255) : largest[i];
+    for (int64_t i = 0; i < C; ++i) out[i] = byte_of(static_cast<float>(sums[i]) * share, 0, 255);
+}
+
+template <int64_t C>
+inline void largest_of(const uint8_t* in, const Rows& rows, uint8_t* out, int64_t pixel_step) {
+    // GCC drops the size where `using` names a vector of a template's length.
+    typedef uint8_t Bytes __attribute__((vector_size(C), aligned(1)));
+    Bytes largest{};
+    for (int64_t y = 0; y < rows.rows; ++y)
+        for (int64_t x = 0; x < rows.pixels; ++x) {
+            const Bytes bytes = *reinterpret_cast<const Bytes*>(in + y * rows.row_step + x * pixel_step);
+            largest = largest > bytes ? largest : bytes;
+        }
+    *reinterpret_cast<Bytes*>(out) = largest;
+}
+
+template <int64_t C>
+inline void window_of(const uint8_t* in, const Rows& rows, uint8_t* out, int64_t pixel_step, bool mean) {
+    mean ? mean_of<C>(in, rows, out, pixel_step) : largest_of<C>(in, rows, out, pixel_step);
 }
 
 void window(const uint8_t* in, const Rows& rows, uint8_t* out, int64_t pixel_step, bool mean) {
+    constexpr int64_t WIDE = 4 * LANES;
     int64_t c = 0;
+    for (; c + WIDE <= rows.channels; c += WIDE) window_of<WIDE>(in + c, rows, out + c, pixel_step, mean);
     for (; c + CHANNEL_BLOCK <= rows.channels; c += CHANNEL_BLOCK)
         window_of<CHANNEL_BLOCK>(in + c, rows, out + c, pixel_step, mean);
     for (; c < rows.channels; c += 4) window_of<4>(in + c, rows, out + c, pixel_step, mean);

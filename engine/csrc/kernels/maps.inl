@@ -92,11 +92,29 @@ inline float larger(float largest, float value) {
     return value > largest || value != value ? value : largest;
 }
 
+// The largest entries or the means of a window, of one vector of channels.
+inline void window_vector(const Entry* in, const Rows& rows, Entry* out, int64_t pixel_step, bool mean,
+                          float scale) {
+    Vector values = mean ? Vector{} : load_entries(in);
+    for (int64_t y = 0; y < rows.rows; ++y)
+        for (int64_t x = 0; x < rows.pixels; ++x) {
+            const Vector v = load_entries(in + y * rows.row_step + x * pixel_step);
+            if (mean)
+                values += v;
+            else
+                values = (v > values) | (v != v) ? v : values;  // as `larger`
+        }
+    store_entries(out, mean ? values * scale : values);
+}
+
 void window(const void* in, const Rows& rows, void* out, int64_t pixel_step, bool mean) {
     const auto* first = static_cast<const Entry*>(in);
     auto* to = static_cast<Entry*>(out);
     const float scale = 1.0f / static_cast<float>(rows.rows * rows.pixels);
-    for (int64_t c = 0; c < rows.channels; c += 4) {
+    int64_t c = 0;
+    for (; c + LANES <= rows.channels; c += LANES)
+        window_vector(first + c, rows, to + c, pixel_step, mean, scale);
+    for (; c < rows.channels; c += 4) {
         float values[4];
         for (int64_t i = 0; i < 4; ++i) values[i] = mean ? 0.0f : to_float(first[c + i]);
         for (int64_t y = 0; y < rows.rows; ++y)

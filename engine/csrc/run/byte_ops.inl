@@ -57,25 +57,42 @@ void Executor::run(const ops::Dequantize& op, const Node& node, const WorkItem& 
         });
 }
 
+namespace {
+
+// Rows of bytes, one of every channel, side by side in pixels of `channels` bytes.
+void interleave(const uint8_t* rows, int64_t count, int64_t pixels, int64_t channels, uint8_t rest,
+                uint8_t* to) {
+    if (count == 3 && channels == 4) {  // all bytes are written, so that a compiler makes vectors of them
+        const uint8_t *a = rows, *b = rows + pixels, *c = rows + 2 * pixels;
+        for (int64_t x = 0; x < pixels; ++x)
+            to[4 * x] = a[x], to[4 * x + 1] = b[x], to[4 * x + 2] = c[x], to[4 * x + 3] = rest;
+        return;
+    }
+    for (int64_t channel = 0; channel < count; ++channel)
+        for (int64_t x = 0; x < pixels; ++x) to[x * channels + channel] = rows[channel * pixels + x];
+}
+
+}  // namespace
+
 // A row of the image as the bytes that are made of it.
 void Executor::load_bytes(const Place& to, const WorkItem& item, int64_t y) {
     const auto [c, h, w] = to.shape;
     const auto inverse = static_cast<float>(1.0 / static_cast<double>(to.coding.scale)),
                zero = static_cast<float>(to.coding.zero);
     numbers_.resize(std::max<size_t>(numbers_.size(), w));
-    codes_.resize(std::max<size_t>(codes_.size(), w));
-    uint8_t* row = byte(to, item, y);
+    codes_.resize(std::max<size_t>(codes_.size(), c * w));
     for (int64_t channel = 0; channel < c; ++channel) {
+        const float* numbers = numbers_.data();
         if (item.image.planes) {
-            std::copy_n(item.image.planes + (channel * h + y) * w, w, numbers_.data());
+            numbers = item.image.planes + (channel * h + y) * w;
         } else {
             const uint8_t* pixels = item.image.bytes + y * w * c + channel;
             const float scale = network_.scale[channel], shift = network_.shift[channel];
             for (int64_t x = 0; x < w; ++x) numbers_[x] = static_cast<float>(pixels[x * c]) * scale + shift;
         }
-        bytes_.from_floats(numbers_.data(), w, inverse, zero, codes_.data());
-        for (int64_t x = 0; x < w; ++x) row[x * to.channels + channel] = codes_[x];
+        bytes_.from_floats(numbers, w, inverse, zero, codes_.data() + channel * w);
     }
+    interleave(codes_.data(), c, w, to.channels, static_cast<uint8_t>(to.coding.zero), byte(to, item, y));
 }
 
 void Executor::look_up(int64_t from, const Node& node, const WorkItem& item) {
