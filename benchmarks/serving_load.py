@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +26,8 @@ from sidestep.runs.run_folder import data_of, open_run
 # Connections that wait for answers at the same time; beyond that a request is not sent.
 MOST_CONNECTIONS = 1000
 NOT_SENT = -1
+_ROOM = 2**20
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _STARTS = 180.0
 
 
@@ -112,6 +117,43 @@ def started(
             process.kill()
 
 
+class Connection(asyncio.Protocol):
+    """A connection with one request at a time."""
+
+    def __init__(self) -> None:
+        self.reply: asyncio.Future[tuple[int, bytes]] | None = None
+        self.open = True
+        self.got = bytearray()
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        # The kernel takes a request as a whole; it is not copied piece by piece when there is room again.
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
+
+    def data_received(self, data: bytes) -> None:
+        self.got += data
+        end = self.got.find(b"\r\n\r\n") + 4
+        if end < 4 or self.reply is None or self.reply.done():
+            return
+        found = _LENGTH.search(self.got, 0, end)
+        if len(self.got) == end + (int(found[1]) if found else 0):
+            self.reply.set_result((int(self.got[9:12]), bytes(self.got[end:])))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.open = False
+        if self.reply is not None and not self.reply.done():
+            self.reply.set_exception(ConnectionError())
+
+    async def ask(self, raw: bytes) -> tuple[int, bytes]:
+        """Return status and body of the answer to a request."""
+        self.reply = asyncio.get_running_loop().create_future()
+        if not self.open:
+            raise ConnectionError
+        self.got.clear()
+        self.transport.write(raw)
+        return await self.reply
+
+
 class Clients:
     """Connections to a server, each with one request at a time.
 
@@ -121,7 +163,7 @@ class Clients:
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self.idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self.idle: list[Connection] = []
         self.count = 0
 
     async def ask(self, request: Request, due: float) -> Reply:
@@ -134,12 +176,10 @@ class Clients:
         for is_last in (connection is None, True):
             try:
                 if connection is None:
-                    connection = await asyncio.open_connection("127.0.0.1", self.port)
-                status, body = await exchange(*connection, request.raw)
+                    connection = await self._connect()
+                status, body = await connection.ask(request.raw)
                 break
-            except (OSError, asyncio.IncompleteReadError, ValueError):
-                if connection is not None:
-                    connection[1].close()
+            except OSError:
                 connection = None
                 if is_last:
                     self.count -= 1
@@ -157,21 +197,14 @@ class Clients:
             budget=said.get("budget", 1.0),
         )
 
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        return (await loop.create_connection(Connection, "127.0.0.1", self.port))[1]
+
     def close(self) -> None:
         """Close all connections."""
-        for _, writer in self.idle:
-            writer.close()
-
-
-async def exchange(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, raw: bytes
-) -> tuple[int, bytes]:
-    """Return status and body of the answer to a request."""
-    writer.write(raw)
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    found = re.search(rb"content-length: (\d+)", head)
-    body = await reader.readexactly(int(found[1]) if found else 0)
-    return int(head.split(b" ", 2)[1]), body
+        for connection in self.idle:
+            connection.transport.close()
 
 
 async def poisson(
@@ -193,13 +226,50 @@ async def poisson(
         wait = began + offset - time.monotonic()
         if wait > 0:
             await asyncio.sleep(wait)
-        elif number % 16 == 0:
-            await asyncio.sleep(0)  # behind time: answers are read all the same
+        else:
+            await asyncio.sleep(0)  # behind time: requests are sent and answers read all the same
         request = requests[number % len(requests)]
         tasks.append(asyncio.create_task(clients.ask(request, began + offset)))
     replies = await asyncio.gather(*tasks)
     clients.close()
     return replies
+
+
+@dataclass(slots=True)
+class Shares:
+    """Cores that client and server use, in processor seconds a second."""
+
+    client: float = 0.0
+    server: float = 0.0
+
+
+@contextmanager
+def watched(server: int) -> Iterator[Shares]:
+    """Yield what is, at the end, the share of the processor that this process and a server had.
+
+    No garbage is collected here meanwhile: looking through all that a script has imported takes a tenth of a
+    second, in which nobody would read answers.
+
+    Args:
+        server: its process.
+    """
+    found = Shares()
+    gc.collect()
+    gc.disable()
+    began = time.monotonic(), time.process_time(), processor_seconds(server)
+    try:
+        yield found
+    finally:
+        gc.enable()
+        seconds = time.monotonic() - began[0]
+        found.client = (time.process_time() - began[1]) / seconds
+        found.server = (processor_seconds(server) - began[2]) / seconds
+
+
+def processor_seconds(process: int) -> float:
+    """Return the processor time of a process that runs."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def closed_loop(port: int, requests: Sequence[Request], seconds: float, *, clients: int = 32) -> float:

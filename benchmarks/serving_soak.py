@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from measure import options, publish, table
-from serving_load import NOT_SENT, Clients, Request, exchange, first_answer, poisson, requests_of
+from serving_load import NOT_SENT, Clients, Request, first_answer, poisson, requests_of
 
 _RATE, _ABUSE = 50.0, 20.0
 # What becomes of a request just before the stop: a connection that the server has not read from is closed.
@@ -78,6 +78,17 @@ async def abuse(port: int, requests: Sequence[Request], end: float, seen: Counte
             ]
         )
         seen[await one_abuse(port, content, kind)] += 1
+
+
+async def exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, raw: bytes
+) -> tuple[int, bytes]:
+    """Return status and body of the answer to a request."""
+    writer.write(raw)
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    found = re.search(rb"content-length: (\d+)", head)
+    body = await reader.readexactly(int(found[1]) if found else 0)
+    return int(head.split(b" ", 2)[1]), body
 
 
 async def one_abuse(port: int, content: bytes, kind: str) -> str:

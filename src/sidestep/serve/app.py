@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,20 +15,22 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from sidestep.serve.admission import Admission, has_come
 from sidestep.serve.body import GONE, disconnected, read_body
 from sidestep.serve.describe import INFER, REFUSALS, metadata, page, server_metadata
 from sidestep.serve.guard import Guard
 from sidestep.serve.lateness import Lateness
-from sidestep.serve.protocol import InferRequest, outputs_of, read_request, summary
+from sidestep.serve.protocol import InferRequest, halves, outputs_of, read_request, summary
 from sidestep.serve.queueing import Answer, Job
 from sidestep.serve.refusal import RefusedError
 from sidestep.serve.scheduler import Scheduler, new_job
 from sidestep.serve.served_model import ServedModel
 from sidestep.serve.settings import ServeSettings
 from sidestep.serve.telemetry import CONTENT_TYPE, Meters, Telemetry
+from sidestep.serve.tensor_images import is_quick
 from sidestep.serve.tensors import written
 
-# Bodies of fewer bytes are read and decoded where they come, without a thread.
+# Bodies, and JSON, of fewer bytes are read and decoded where they come, without a thread.
 _SMALL = 16384
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _log = logging.getLogger(__name__)
@@ -46,6 +49,19 @@ class _Endpoint:
             deadline=1e-3 * settings.deadline_ms,
             queue=settings.queue,
         )
+        # As few as there are threads: what they decode, the engine waits for and shares the cores with.
+        self._decoders = ThreadPoolExecutor(model.runners[0].num_threads, f"sidestep-{model.name}")
+
+    async def apart(self, is_quick: bool, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function, in a thread where it may take long."""
+        if is_quick:
+            return function(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, function, *arguments)
+
+    async def stop(self) -> None:
+        """Answer what has been accepted, and end all threads."""
+        await self.scheduler.stop()
+        self._decoders.shutdown()
 
 
 def create_app(
@@ -72,12 +88,14 @@ def create_app(
         yield
         lateness.stop()
         for endpoint in endpoints.values():
-            await endpoint.scheduler.stop()
+            await endpoint.stop()
 
     app = FastAPI(title="sidestep", lifespan=running, docs_url=None, redoc_url=None)
     _answer_errors(app)
 
-    app.add_middleware(Guard, token=token)
+    schedulers = {name: endpoint.scheduler for name, endpoint in endpoints.items()}
+    app.add_middleware(Admission, schedulers=schedulers, lateness=lateness)
+    app.add_middleware(Guard, token=token)  # the one that is added last is asked first
     _add_descriptions(app, endpoints, meters)
     _add_front(app, page(models, needs_token=token is not None) if front is None else front)
     _add_inference(app, endpoints, settings, lateness)
@@ -173,10 +191,10 @@ def _add_inference(
         endpoint = _find(endpoints, name, version)
         code = 500
         try:
-            body = await read_body(request, most=settings.max_body_bytes, seconds=settings.client_seconds)
-            # A slow client's own time is not the server's; what the event loop is behind is.
-            arrived = time.monotonic() - lateness.seconds
-            response = await _infer(request, endpoint, settings, body, arrived)
+            body, arrived = await read_body(
+                request, most=settings.max_body_bytes, seconds=settings.client_seconds, lateness=lateness
+            )
+            response = await _infer(request, endpoint, body, arrived, lateness.seconds)
             code = response.status_code
             return response
         except RefusedError as refusal:
@@ -186,21 +204,24 @@ def _add_inference(
             endpoint.telemetry.replied(code)
 
 
-async def _infer(
-    request: Request, endpoint: _Endpoint, settings: ServeSettings, body: bytes, arrived: float
-) -> Response:
-    scheduler, model = endpoint.scheduler, endpoint.model
-    is_small = len(body) <= _SMALL
-    asked = await _apart(is_small, read_request, body, request.headers.get(_HEADER_LENGTH))
+async def _infer(request: Request, endpoint: _Endpoint, body: bytes, arrived: float, late: float) -> Response:
+    """Return the answer to a body that arrived at a time, by an event loop that is late for some seconds."""
+    scheduler, model, apart = endpoint.scheduler, endpoint.model, endpoint.apart
+    text, rest = halves(body, request.headers.get(_HEADER_LENGTH))
+    asked = await apart(len(text) <= _SMALL, read_request, text, rest)
     count, wishes = model.pictures.count(asked.tensor), asked.wishes
-    if count > settings.queue:
-        raise RefusedError(413, f"a request must have at most {settings.queue} images, got {count}")
+    if count > scheduler.most_waiting:
+        raise RefusedError(413, f"a request must have at most {scheduler.most_waiting} images, got {count}")
     bounds = model.ladder.bounds(wishes.budget, wishes.budget_ms, wishes.min_accuracy)
-    deadline = min(scheduler.deadline, wishes.timeout or scheduler.deadline)
+    # An answer waits for the event loop, as its request did.
+    deadline = min(scheduler.deadline, wishes.timeout or scheduler.deadline) - late
     # Before anything is decoded: whoever is refused shall cost little.
+    has_come(request.scope, scheduler)
     scheduler.admit(count, bounds[0], deadline - (time.monotonic() - arrived))
     try:
-        images = await _apart(is_small, model.pictures.images, asked.tensor)
+        images = await apart(
+            len(body) <= _SMALL or is_quick(asked.tensor), model.pictures.images, asked.tensor
+        )
         jobs = [
             new_job(
                 image,
@@ -218,11 +239,6 @@ async def _infer(
     scheduler.submit(jobs)
     answers = await _answers(request, endpoint, jobs)
     return _response(model, asked, answers)
-
-
-async def _apart(is_small: bool, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function, in a thread where it may take long."""
-    return function(*arguments) if is_small else await asyncio.to_thread(function, *arguments)
 
 
 async def _answers(request: Request, endpoint: _Endpoint, jobs: Sequence[Job]) -> list[Answer]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from starlette.requests import ClientDisconnect, Request
 
+from sidestep.serve.admission import BEGUN
+from sidestep.serve.lateness import Lateness
 from sidestep.serve.refusal import RefusedError, wrong
 
 # What a proxy of Nginx calls a request whose client has gone; nobody reads it.
@@ -13,13 +16,19 @@ GONE = 499
 _CLOSE = {"Connection": "close"}
 
 
-async def read_body(request: Request, *, most: int, seconds: float) -> bytes:
-    """Return the body of a request.
+async def read_body(
+    request: Request, *, most: int, seconds: float, lateness: Lateness
+) -> tuple[bytes, float]:
+    """Return the body of a request, and when it came in seconds of the monotonic clock.
+
+    A client's own time is not the server's. What the event loop is behind is, for every piece of the body: it
+    counts as having come so much earlier than it was read.
 
     Args:
         request: whose body nobody has read.
         most: bytes.
         seconds: in which it must have come.
+        lateness: of the event loop.
 
     Raises:
         RefusedError: for one that is larger, slower, compressed, or broken off.
@@ -30,7 +39,8 @@ async def read_body(request: Request, *, most: int, seconds: float) -> bytes:
     said = request.headers.get("content-length", "0")
     if not (said.isascii() and said.isdigit()):
         raise wrong("Content-Length must be a number")
-    chunks, size = [], 0
+    chunks, size, waited = [], 0, lateness.seconds
+    last = request.scope.get(BEGUN, time.monotonic())
     try:
         if int(said[:18]) > most:
             raise _too_large(most)
@@ -40,11 +50,14 @@ async def read_body(request: Request, *, most: int, seconds: float) -> bytes:
                 if size > most:
                     raise _too_large(most)
                 chunks.append(chunk)
+                now = time.monotonic()
+                waited += min(now - last, lateness.seconds)
+                last = now
     except TimeoutError:
         raise RefusedError(408, f"a request must have come within {seconds:g} s; try again", _CLOSE) from None
     except ClientDisconnect:
         raise RefusedError(GONE, "the client has gone") from None
-    return b"".join(chunks)
+    return b"".join(chunks), last - waited
 
 
 def _too_large(most: int) -> RefusedError:

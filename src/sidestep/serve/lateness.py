@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 _EVERY = 0.02
 
@@ -30,11 +31,12 @@ class Lateness:
         self._handle.cancel()
 
     def _later(self) -> None:
-        self._due = self._loop.time() + _EVERY
-        self._handle = self._loop.call_at(self._due, self._note)
+        # Not by the loop's own clock, which stands still in a turn of uvloop.
+        self._due = time.monotonic() + _EVERY
+        self._handle = self._loop.call_later(_EVERY, self._note)
 
     def _note(self) -> None:
-        late = max(0.0, self._loop.time() - self._due)
+        late = max(0.0, time.monotonic() - self._due)
         # It rises at once, and falls over some rounds.
         self.seconds = max(late, self.seconds + 0.2 * (late - self.seconds))
         self._later()

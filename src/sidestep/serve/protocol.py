@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,26 +85,39 @@ class InferRequest:
     outputs: tuple[AskedOutput, ...]
 
 
-def read_request(body: bytes, header_length: str | None) -> InferRequest:
-    """Return the request in a body.
+def halves(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:
+    """Return the JSON of a body, and the bytes behind it.
 
     Args:
         body: all of it.
         header_length: of the JSON, where bytes stand behind it.
 
     Raises:
-        RefusedError: for what is no request, in a sentence.
+        RefusedError: where that is no length.
     """
     length = len(body)
     if header_length is not None:
         if not (header_length.isascii() and header_length.isdigit() and int(header_length[:12]) <= length):
             raise wrong(f"Inference-Header-Content-Length must be at most the body's {length} bytes")
         length = int(header_length[:12])
-    header = _json(body[:length])
+    return body[:length], memoryview(body)[length:]
+
+
+def read_request(text: bytes, rest: memoryview) -> InferRequest:
+    """Return the request in a body.
+
+    Args:
+        text: its JSON.
+        rest: the bytes behind it.
+
+    Raises:
+        RefusedError: for what is no request, in a sentence.
+    """
+    header = _json(text)
     identity = header.get("id")
     if identity is not None:
         of_type(identity, str, "id")
-    tensors = read_tensors(header, body[length:])
+    tensors = read_tensors(header, rest)
     if len(tensors) != 1 or tensors[0].name != INPUT:
         raise wrong(
             f"inputs must be one tensor, {INPUT!r}, got {', '.join(repr(t.name) for t in tensors) or 'none'}"
@@ -213,26 +226,24 @@ def outputs_of(
         raise RefusedError(
             422, "the network's scores must be finite, and are not; send pixels, or normalised ones"
         )
-    probabilities = np.stack([row.probabilities for row in rows])
     # Of a network that is unsure of all classes the probabilities are equal to their last digit.
     best = logits.argmax(axis=1)
-    floats = {
-        "budget": list(budgets),
-        "macs": [row.macs for row in rows],
-        "ms": [answer.ms for answer in answers],
-        "queue_ms": [answer.queue_ms for answer in answers],
+    # Made where they are asked for: of many classes some take as long as all the rest of a response.
+    values: dict[str, Callable[[], Any]] = {
+        "probabilities": lambda: np.stack([row.probabilities for row in rows]),
+        "logits": lambda: logits,
+        "class": lambda: best.astype(np.int64),
+        "label": lambda: [name_of(class_names, index) for index in best],
+        "exit": lambda: np.array([row.exit for row in rows], dtype=np.int64),
+        "path": lambda: np.stack([row.path for row in rows]).astype(np.int64),
+        "budget": lambda: np.array(budgets, dtype=np.float64),
+        "macs": lambda: np.array([row.macs for row in rows], dtype=np.float64),
+        "ms": lambda: np.array([answer.ms for answer in answers], dtype=np.float64),
+        "queue_ms": lambda: np.array([answer.queue_ms for answer in answers], dtype=np.float64),
     }
-    values: dict[str, Any] = {
-        "probabilities": probabilities,
-        "logits": logits,
-        "class": best.astype(np.int64),
-        "label": [name_of(class_names, index) for index in best],
-        "exit": np.array([row.exit for row in rows], dtype=np.int64),
-        "path": np.stack([row.path for row in rows]).astype(np.int64),
-    } | {name: np.array(numbers, dtype=np.float64) for name, numbers in floats.items()}
     found = []
     for each in asked:
-        value = values[each.name]
+        value = values[each.name]()
         if each.classification:
             value = _classified(value, each.classification, class_names)
             shape: tuple[int, ...] = (len(rows), len(value) // len(rows))

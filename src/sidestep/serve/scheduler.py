@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sidestep.serve.ladder import Ladder, settings_of
 from sidestep.serve.queueing import Answer, ImageQueue, Job
@@ -27,6 +28,8 @@ from sidestep.serve.telemetry import Telemetry
 
 # Of a deadline, for what was not foreseen: decoding, the network's wires, a busy machine.
 _USED = 0.7
+# Of a deadline, for which a request whose body has not come yet is counted.
+_COMES = 0.5
 # A batch takes at most this share of a deadline at the highest budget: nobody overtakes it.
 _BATCH = 0.125
 _MOST = 128
@@ -40,7 +43,7 @@ class _Batch:
     jobs: list[Job]
     out: Answers | None = None
     places: dict[int, float] = field(default_factory=dict)
-    began: float = 0.0
+    since: float = 0.0
     ended: float = 0.0
     error: Exception | None = None
 
@@ -70,12 +73,17 @@ class Scheduler:
         threads = self.num_threads = runners[0].num_threads
         fits = int(_BATCH * 1e3 * deadline / max(ladder.ms(ladder.top), 1e-6))
         self.batch = min(max(fits, threads), max(_MOST, threads))
+        # Several are dealt out to threads in twos at least; with these numbers every thread has as many.
+        if self.batch > 2 * threads:
+            self.batch -= self.batch % (2 * threads)
         self.pending = 0
+        self._coming: dict[object, float] = {}
         self._queue = ImageQueue()
         self._ready = threading.Condition()
         self._stopping = False
         self._batches: deque[_Batch] = deque()
         self._rung = ladder.top
+        self._free_since = time.monotonic()
 
     def start(self) -> None:
         """Start the thread; called in the event loop that is to answer."""
@@ -108,9 +116,38 @@ class Scheduler:
         Raises:
             RefusedError: 429, with the seconds after which it may be otherwise.
         """
+        self._check(0, count, lowest, seconds)
+        self.pending += count
+
+    def announce(self, seconds: float) -> object:
+        """Count a request of which only the headers have been read, or refuse it as `admit` does.
+
+        Args:
+            seconds: until its deadline.
+
+        Returns:
+            What `has_come` is given when its body has been read, or will not be.
+
+        Raises:
+            RefusedError: 429, where not even one image would be answered in time.
+        """
+        now = time.monotonic()
+        # The dict is in the order of time. Who is slow keeps no place that others could have.
+        while self._coming and now - next(iter(self._coming.values())) > _COMES * self.deadline:
+            del self._coming[next(iter(self._coming))]
+        self._check(len(self._coming), 1, self.ladder.bottom, seconds)
+        coming = object()
+        self._coming[coming] = now
+        return coming
+
+    def has_come(self, coming: object) -> None:
+        """Count a request no more that was announced."""
+        self._coming.pop(coming, None)
+
+    def _check(self, coming: int, count: int, lowest: int, seconds: float) -> None:
         ms = self.ladder.ms(lowest)
         # Images whose client has gone are pending no more, and still take room.
-        pending = max(self.pending, len(self._queue))
+        pending = max(self.pending, len(self._queue)) + coming
         waits = 1e-3 * ms * (pending + count)
         if pending and (pending + count > self.most_waiting or waits > _USED * seconds):
             self.telemetry.shed(count)
@@ -121,7 +158,6 @@ class Scheduler:
                 f"try again in {after} s",
                 {"Retry-After": str(after)},
             )
-        self.pending += count
 
     def forget(self, count: int) -> None:
         """Take back images that were admitted and will not be submitted."""
@@ -145,19 +181,19 @@ class Scheduler:
     def _work(self) -> None:
         while (batch := self._next()) is not None:
             self._batches.append(batch)
-            batch.began = time.monotonic()
+            began = time.monotonic()
             for job in batch.jobs:
-                job.began = batch.began
+                job.began = began
             try:
                 settings = settings_of(self.ladder, [job.rung for job in batch.jobs])
-                images = np.stack([job.image for job in batch.jobs])
+                images = stacked([job.image for job in batch.jobs])
                 runner = self.runners[self.ladder.rungs[batch.jobs[0].rung].runner]
                 batch.out = runner.room_for(len(batch.jobs))
                 runner.run(images, settings, batch.out, self._writing)
             except Exception as error:
                 _log.exception("a batch of %s images could not be run", len(batch.jobs))
                 batch.error = error
-            batch.ended = time.monotonic()
+            batch.ended = self._free_since = time.monotonic()
             os.write(self._writing, (-1).to_bytes(8, "little", signed=True))
 
     def _next(self) -> _Batch | None:
@@ -166,10 +202,12 @@ class Scheduler:
             while True:
                 while not len(self._queue) and not self._stopping:
                     self._ready.wait()
+                    self._free_since = time.monotonic()
                 if not len(self._queue):
                     return None
                 if jobs := self._take():
-                    return _Batch(jobs)
+                    # Between two batches without a rest lies what the second one takes as well.
+                    return _Batch(jobs, since=self._free_since)
 
     def _take(self) -> list[Job]:
         now = time.monotonic()
@@ -244,10 +282,23 @@ class Scheduler:
         if batch.error is None and places:
             rungs = [batch.jobs[index].rung for index in places]
             full = len(places) >= max(self.batch // 2, self.num_threads)
-            ms = 1e3 * (batch.ended - batch.began)
+            ms = 1e3 * (batch.ended - batch.since)
             with self._ready:
                 self.ladder.learn(rungs, list(places.values()), ms, full=full)
         self.telemetry.waiting(len(self._queue))
+
+
+def stacked(images: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Return images as one batch.
+
+    NumPy gives Python's lock away for every image that it copies, and a busy event loop is slow to give it
+    back, while the engine has nothing to do; a memoryview keeps it.
+    """
+    batch = np.empty((len(images), *images[0].shape), images[0].dtype)
+    room, size = batch.data.cast("B"), images[0].nbytes
+    for n, image in enumerate(images):
+        room[n * size : (n + 1) * size] = np.ascontiguousarray(image).data.cast("B")
+    return batch
 
 
 def new_job(image: Any, bounds: tuple[int, int], *, arrived: float, deadline: float, timeout: float | None,

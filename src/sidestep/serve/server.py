@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
@@ -10,6 +11,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -17,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import uvicorn
@@ -25,6 +27,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sidestep.errors import ServeError
+from sidestep.serve.admission import BEGUN
 from sidestep.serve.app import create_app
 from sidestep.serve.served_model import open_models
 from sidestep.serve.settings import ServeSettings
@@ -37,6 +40,7 @@ _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _SPARE_CONNECTIONS = 256
 # Seconds in which a worker must say that it lives, also while it imports and measures on a busy machine.
 _STARTS = 120
+_SWITCH_SECONDS = 0.0005
 _log = logging.getLogger(__name__)
 
 
@@ -87,8 +91,9 @@ def _listening(settings: ServeSettings) -> Iterator[socket.socket]:
 
 
 def _run(app: FastAPI, settings: ServeSettings, listening: socket.socket) -> None:
+    _settle()
     _tell(listening)
-    uvicorn.Server(uvicorn.Config(app, **_options(settings))).run(sockets=[listening])
+    uvicorn.Server(uvicorn.Config(app, **uvicorn_options(settings))).run(sockets=[listening])
 
 
 def _serve_with_workers(given: str, settings: ServeSettings, listening: socket.socket) -> None:
@@ -107,7 +112,7 @@ def _serve_with_workers(given: str, settings: ServeSettings, listening: socket.s
                 timeout_worker_healthcheck=_STARTS,
                 host=settings.host,
                 port=port,
-                **_options(settings),
+                **uvicorn_options(settings),
             )
     finally:
         del os.environ[_SERVED], os.environ[_FOLDER]
@@ -123,9 +128,20 @@ def worker_app() -> FastAPI:
     # uvicorn would load everything before it stops in order, and nobody's request is here yet.
     in_order = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        return _app(given)
+        app = _app(given)
     finally:
         signal.signal(signal.SIGTERM, in_order)
+    _settle()
+    return app
+
+
+def _settle() -> None:
+    """Make this process one that serves."""
+    # What is there now stays: looking through it for garbage would hold all requests for a tenth of a second.
+    gc.collect()
+    gc.freeze()
+    # Between two batches a scheduler asks a busy event loop for the lock of Python, while the engine rests.
+    sys.setswitchinterval(_SWITCH_SECONDS)
 
 
 def _end_with_parent() -> None:
@@ -147,7 +163,7 @@ def _app(given: str) -> FastAPI:
     return create_app(open_models(asked["sources"], settings), settings)
 
 
-def _options(settings: ServeSettings) -> dict[str, Any]:
+def uvicorn_options(settings: ServeSettings) -> dict[str, Any]:
     """Return how uvicorn runs the application."""
     return {
         "log_level": "warning",
@@ -181,10 +197,14 @@ def _tell(listening: socket.socket) -> None:
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """HTTP that does not wait for ever for a request to begin, or for its headers to end.
+    """HTTP that notes when requests begin, and waits for that and for the end of headers, but not for ever.
 
     uvicorn's own limit holds between requests, while not a byte comes.
     """
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        cast("dict[str, Any]", self.scope)[BEGUN] = time.monotonic()
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)

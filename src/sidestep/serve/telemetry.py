@@ -97,8 +97,11 @@ class Telemetry:
         self._allowed = meters.allowed.labels(model)
         self._waiting = meters.waiting.labels(model)
         self._macs = meters.macs.labels(model)
+        self._shed = meters.shed.labels(model)
+        # By unit and option, by exit, and by status, as they come.
         self._units: dict[tuple[int, int], Counter] = {}
         self._exits: dict[int, Counter] = {}
+        self._replies: dict[int, Counter] = {}
 
     def answered(self, answer: Answer, budget: float) -> None:
         """Count an answer."""
@@ -126,7 +129,7 @@ class Telemetry:
 
     def shed(self, count: int) -> None:
         """Count images that were refused."""
-        self._meters.shed.labels(self._model).inc(count)
+        self._shed.inc(count)
 
     def expired(self) -> None:
         """Count an image whose timeout has ended."""
@@ -138,4 +141,6 @@ class Telemetry:
 
     def replied(self, code: int) -> None:
         """Count a response."""
-        self._meters.requests.labels(self._model, str(code)).inc()
+        if code not in self._replies:
+            self._replies[code] = self._meters.requests.labels(self._model, str(code))
+        self._replies[code].inc()

@@ -15,7 +15,15 @@ from sidestep.errors import DataError
 from sidestep.serve.refusal import RefusedError, wrong
 from sidestep.serve.tensors import InputTensor
 
+# Bytes of numbers that are looked at without a thread.
+_QUICK = 2**20
 _FORMATS = ("JPEG", "PNG")
+
+
+def is_quick(tensor: InputTensor) -> bool:
+    """Return whether a tensor's images are made sooner than a thread could be asked to make them."""
+    raw = tensor.raw
+    return raw is not None and tensor.datatype != "BYTES" and len(raw) <= _QUICK
 
 
 class Pictures:

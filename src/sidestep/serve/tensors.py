@@ -34,11 +34,11 @@ class InputTensor:
     name: str
     datatype: str
     shape: tuple[int, ...]
-    raw: bytes | None
+    raw: memoryview | None
     data: list[Any] | None
 
     def array(self) -> npt.NDArray[Any]:
-        """Return the numbers of a tensor of numbers, in its shape.
+        """Return the numbers of a tensor of numbers, in its shape; in binary they are the request's bytes.
 
         Raises:
             RefusedError: where they do not fit it.
@@ -51,7 +51,8 @@ class InputTensor:
                     f"input {self.name!r} must have {count * dtype.itemsize} bytes for its shape, got "
                     f"{len(self.raw)}"
                 )
-            return np.frombuffer(self.raw, dtype=dtype.newbyteorder("<")).astype(dtype).reshape(self.shape)
+            values = np.frombuffer(self.raw, dtype=dtype.newbyteorder("<"))
+            return values.astype(dtype, copy=False).reshape(self.shape)
         return self._from_json(dtype, count).reshape(self.shape)
 
     def _from_json(self, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
@@ -89,7 +90,7 @@ class InputTensor:
             raise wrong(f"data of input {self.name!r} must be Base64, as BYTES are in JSON") from None
 
 
-def _split(raw: bytes, name: str) -> list[bytes]:
+def _split(raw: memoryview, name: str) -> list[bytes]:
     """Return the elements of a BYTES tensor in binary: 4 bytes of length in front of each."""
     found, place = [], 0
     while place < len(raw):
@@ -98,12 +99,12 @@ def _split(raw: bytes, name: str) -> list[bytes]:
             raise wrong(
                 f"input {name!r} must have the length of every element in front of it; one ends too early"
             )
-        found.append(raw[place + 4 : end])
+        found.append(bytes(raw[place + 4 : end]))
         place = end
     return found
 
 
-def read_tensors(header: dict[str, Any], rest: bytes) -> list[InputTensor]:
+def read_tensors(header: dict[str, Any], rest: memoryview) -> list[InputTensor]:
     """Return the tensors of a request.
 
     Args:
