@@ -18,9 +18,8 @@ import uvicorn
 from starlette.requests import Request
 
 from sidestep.serve import body
-from sidestep.serve.admission import BEGUN
 from sidestep.serve.app import create_app
-from sidestep.serve.body import read_body
+from sidestep.serve.body import BEGUN, read_body
 from sidestep.serve.lateness import Lateness
 from sidestep.serve.refusal import RefusedError
 from sidestep.serve.scheduler import Scheduler, stacked

@@ -7,12 +7,13 @@ import time
 
 from starlette.requests import ClientDisconnect, Request
 
-from sidestep.serve.admission import BEGUN
 from sidestep.serve.lateness import Lateness
 from sidestep.serve.refusal import RefusedError, wrong
 
 # What a proxy of Nginx calls a request whose client has gone; nobody reads it.
 GONE = 499
+# When the first byte of a request was read, in seconds of the monotonic clock; a key of its scope.
+BEGUN = "sidestep.begun"
 _CLOSE = {"Connection": "close"}
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import secrets
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Whoever asks whether a server lives, or opens its page, needs no token.
 _OPEN = ("/", "/v2/health/live", "/v2/health/ready")
-_SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+_SAFE = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 
 
 class Guard:
@@ -31,7 +31,7 @@ class Guard:
 
         async def send_safely(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_SAFE)
+                message["headers"] = [*message.get("headers", ()), *_SAFE]
             await send(message)
 
         if self.token is None or scope["path"] in _OPEN or _knows(Headers(scope=scope), self.token):

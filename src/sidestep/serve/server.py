@@ -27,8 +27,8 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sidestep.errors import ServeError
-from sidestep.serve.admission import BEGUN
 from sidestep.serve.app import create_app
+from sidestep.serve.body import BEGUN
 from sidestep.serve.served_model import open_models
 from sidestep.serve.settings import ServeSettings
 from sidestep.training.interrupt import deaf_children
@@ -170,6 +170,8 @@ def uvicorn_options(settings: ServeSettings) -> dict[str, Any]:
         "access_log": False,
         "server_header": False,
         "ws": "none",
+        # Nothing here asks whose proxy a client has.
+        "proxy_headers": False,
         "http": PatientProtocol,
         "timeout_keep_alive": math.ceil(settings.client_seconds),
         "timeout_graceful_shutdown": settings.drain_seconds,
