@@ -320,7 +320,9 @@ def test_an_event_loop_that_is_behind_says_so() -> None:
         for _ in range(3):
             await asyncio.sleep(0)
         assert lateness.seconds > max(0.4, before)
-        while lateness.seconds > 0.2:
+        # One stall is not what is usual.
+        assert 0.08 < lateness.usual < lateness.seconds
+        while lateness.seconds > 0.2 or lateness.usual > 0.05:
             await asyncio.sleep(0.02)
         lateness.stop()
 

@@ -86,7 +86,7 @@ class Inference:
         begun = request.scope.setdefault(BEGUN, time.monotonic())
         try:
             # Its bytes have waited for the event loop, and so will its answer.
-            spent = time.monotonic() - begun + 2 * lateness.seconds
+            spent = time.monotonic() - begun + lateness.seconds + lateness.usual
             coming = scheduler.announce(scheduler.deadline - spent)
             try:
                 body, arrived = await read_body(
@@ -95,7 +95,7 @@ class Inference:
                     seconds=self.settings.client_seconds,
                     lateness=lateness,
                 )
-                response = await _infer(request, endpoint, coming, body, arrived, lateness.seconds)
+                response = await _infer(request, endpoint, coming, body, arrived, lateness.usual)
             finally:
                 scheduler.has_come(coming)
             code = response.status_code
@@ -144,7 +144,7 @@ def refusal(error: RefusedError) -> Response:
 async def _infer(
     request: Request, endpoint: Endpoint, coming: object, body: bytes, arrived: float, late: float
 ) -> Response:
-    """Return the answer to a body that arrived at a time, by an event loop that is late for some seconds."""
+    """Return the answer to a body that arrived at a time, by a loop that is usually late by some seconds."""
     scheduler, model, apart = endpoint.scheduler, endpoint.model, endpoint.apart
     text, rest = halves(body, request.headers.get(_HEADER_LENGTH))
     asked = await apart(len(text) <= _SMALL, read_request, text, rest)

@@ -6,20 +6,23 @@ import asyncio
 import time
 
 _EVERY = 0.02
+# Of what is usual, the share that the newest round has.
+_NEWEST = 0.2
 
 
 class Lateness:
     """Notes how late the event loop calls what it was to call at a time.
 
-    Requests that have come and are not read yet wait for so long about; where HTTP itself is what costs, that
-    is most of their wait.
+    Requests that have come and are not read yet wait for so long about, and so do answers that are not told
+    yet; where HTTP itself is what costs, that is most of their wait.
 
     Attributes:
-        seconds: how late it was lately.
+        seconds: how late it was just now.
+        usual: how late it is on average, for what is still to come: a stall that is over keeps nobody.
     """
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.seconds = self.usual = self._last = 0.0
 
     def start(self) -> None:
         """Begin, in the event loop that is meant."""
@@ -37,6 +40,8 @@ class Lateness:
 
     def _note(self) -> None:
         late = max(0.0, time.monotonic() - self._due)
-        # It rises at once, and falls over some rounds.
-        self.seconds = max(late, self.seconds + 0.2 * (late - self.seconds))
+        # What is read in this turn has waited for this one or for the one before.
+        self.seconds = max(late, self._last)
+        self._last = late
+        self.usual += _NEWEST * (late - self.usual)
         self._later()
