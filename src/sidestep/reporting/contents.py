@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from altair.utils.schemapi import debug_mode
+
 from sidestep.reporting.class_figures import confusion
 from sidestep.reporting.cost_figures import accuracy_cost, cost_book
 from sidestep.reporting.exit_figures import budgets, exit_histogram, reliability
@@ -21,7 +23,12 @@ def figures_of(runs: Sequence[ShownRun], *, pictured: Sequence[ShownRun]) -> lis
         runs: in the order of legends.
         pictured: those of them of which images can be shown.
     """
+    # Every chart is checked as a whole when it is written, and not each of its parts before.
+    with debug_mode(False):
+        return _figures(runs, pictured)
 
+
+def _figures(runs: Sequence[ShownRun], pictured: Sequence[ShownRun]) -> list[Figure]:
     def each(*makers: Callable[[ShownRun], list[Figure]]) -> list[Figure]:
         return [figure for make in makers for run in runs for figure in make(run)]
 

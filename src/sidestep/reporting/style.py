@@ -23,7 +23,8 @@ WIDTH = 560
 
 def data(rows: Sequence[dict[str, Any]]) -> Any:
     """Return rows as Altair takes them, without a limit of their number."""
-    return alt.InlineData(values=list(rows))
+    # A tuple is not copied with every change of a chart.
+    return alt.InlineData(values=tuple(rows))
 
 
 def by_run(names: Sequence[str], order: Sequence[str]) -> dict[str, Any]:
