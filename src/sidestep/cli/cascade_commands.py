@@ -73,6 +73,7 @@ def frontier(
     no_triples: bool = False,
     runtime: Literal["engine", "pytorch", "onnxruntime", "openvino"] | None = None,
     batch_size: int = 1,
+    precision: Literal["float32", "int8"] = "float32",
 ) -> None:
     """Find the cheapest of some networks, and of all cascades of them, for every accuracy.
 
@@ -87,17 +88,22 @@ def frontier(
         no_triples: try pairs alone.
         runtime: time every candidate in it, for the cheapest in milliseconds as well.
         batch_size: images per call when candidates are timed.
+        precision: int8 scores every candidate on bytes, in the engine (docs/quantisation.md).
     """
     from sidestep.evaluation.frontier import front
     from sidestep.files import made_folder
     from sidestep.results.frontier_page import save_frontier
     from sidestep.results.markdown import check_page
     from sidestep.runs.candidates import find_frontier
-    from sidestep.runs.latency import Way
+    from sidestep.runs.latency import BookPrecision, Way
     from sidestep.runs.recipe import data_values
 
     data = data_values(overrides)
     check_page(out)
+    timed: BookPrecision = "int8" if precision == "int8" else "auto"
+    way = (
+        None if runtime is None else Way(runtime=runtime, precision=timed, batch_size=batch_size, seconds=2.0)
+    )
     with made_folder(out.parent, what="folder of the page"):
         found = find_frontier(
             candidates,
@@ -105,7 +111,8 @@ def frontier(
             scores=out.with_suffix(".scores"),
             num_budgets=num_budgets,
             triples=not no_triples,
-            way=None if runtime is None else Way(runtime=runtime, batch_size=batch_size, seconds=2.0),
+            way=way,
+            on_bytes=precision == "int8",
         )
     Console().print(frontier_table(front(found.points)))
     if runtime is not None:
@@ -121,6 +128,7 @@ def frontier(
         failed=found.failed,
         data=data,
         timed=None if runtime is None else f"{runtime}, {batch_size} images per call",
+        precision=precision,
     )
     print(f"wrote {', '.join(map(str, written))}")
 

@@ -166,7 +166,7 @@ def bench(
     seconds: float = 10.0,
     budget: float | None = None,
     book: Literal["engine", "pytorch", "onnxruntime", "openvino"] | None = None,
-    precision: Literal["auto", "float32", "bfloat16"] | None = None,
+    precision: Literal["auto", "float32", "bfloat16", "int8"] | None = None,
     calibrate: int | None = None,
     trained: Annotated[Trained, Only("source")],
     json: bool = False,
@@ -179,7 +179,8 @@ def bench(
         seconds: time limit of each precision and batch size.
         budget: mean MACs as a fraction of the full network's (default: what calibrate has kept).
         book: measure every unit, exit and member in this runtime instead, for budgets in milliseconds.
-        precision: of a latency book (default: auto, the engine's own choice and float32 elsewhere).
+        precision: of a latency book (default: auto, the engine's own choice and float32 elsewhere); int8 is
+            the engine's alone.
         calibrate: number of validation images that int8 is calibrated on; 0 leaves it out (default: 512).
         trained: on which data.
         json: print one JSON object and nothing else.

@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sidestep.cost.latency_book import LatencyBook
 from sidestep.errors import RecipeError
 from sidestep.evaluation.calibration import calibration_errors, fit_temperatures
 from sidestep.evaluation.goals import ExitGoal
 from sidestep.evaluation.thresholds import ExitPoint, ExitTable, Family, thresholds_for_budget
-from sidestep.networks.network import DynamicNetwork
 from sidestep.routing.exit_rule import CRITERIA, ExitRule, scores
 from sidestep.types import Batch, CostModel, RoutedOutput
 
@@ -55,7 +54,7 @@ class ExitSurvey:
 
 
 def survey_exits(
-    network: DynamicNetwork,
+    network: nn.Module,
     batches: Iterable[Batch],
     cost: CostModel,
     latency: LatencyBook | None = None,
@@ -66,7 +65,7 @@ def survey_exits(
     The network is put in evaluation mode and left in the mode it came in.
 
     Args:
-        network: the network.
+        network: the network, or what answers as one with early exits does.
         batches: normalised images with labels.
         cost: its price list.
         latency: its latency book, or None.

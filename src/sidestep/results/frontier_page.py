@@ -34,6 +34,7 @@ def save_frontier(
     failed: Mapping[str, str],
     data: Mapping[str, Any],
     timed: str | None = None,
+    precision: str = "float32",
 ) -> list[Path]:
     """Write the page, its figure (`.png`) and all points (`.json`), and return what was written.
 
@@ -45,6 +46,7 @@ def save_frontier(
         failed: candidates that could not be run, with the reason.
         data: keys of a recipe's `data:`, which say where the images are from.
         timed: what milliseconds are of, such as "engine, 1 images per call"; None where nothing was timed.
+        precision: in which candidates said what they say.
 
     Raises:
         RecipeError: for a page that is no `.md` file.
@@ -55,7 +57,15 @@ def save_frontier(
     environment = describe_environment()
     save_figure(figure, frontier_figure(points))
     write_file(numbers, json.dumps([asdict(point) for point in points]) + "\n", what="points")
-    page = frontier_page(points, texts=texts, num_images=num_images, failed=failed, data=data, timed=timed)
+    page = frontier_page(
+        points,
+        texts=texts,
+        num_images=num_images,
+        failed=failed,
+        data=data,
+        timed=timed,
+        precision=precision,
+    )
     told = f"On {in_words(environment['hardware'])}, commit {environment['commit']}."
     write_file(out, f"{page}\n{told}\n\n![Accuracy over cost]({figure.name})\n", what="page")
     return [out, figure, numbers]
@@ -69,6 +79,7 @@ def frontier_page(
     failed: Mapping[str, str],
     data: Mapping[str, Any],
     timed: str | None = None,
+    precision: str = "float32",
 ) -> str:
     """Return the page in markdown; arguments as those of `save_frontier`."""
     on_front = front(points)
@@ -78,6 +89,7 @@ def frontier_page(
         "",
         f"{num_images:,} images of the test split of {data['source']}. Thresholds were solved on every "
         "second image and reported on the others, both ways; ± is the standard error of an accuracy.",
+        *([] if precision == "float32" else ["", f"Candidates ran in {precision}, in the native engine."]),
         "",
         "## The cheapest for its accuracy",
         "",

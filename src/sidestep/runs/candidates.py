@@ -7,17 +7,18 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from sidestep.cost.latency_book import LatencyBook
 from sidestep.cost.macs import measure_cost
 from sidestep.data import Data
-from sidestep.data.image_set import shown_batches
+from sidestep.data.image_set import ImageSet, shown_batches
 from sidestep.errors import (
     CheckpointError,
     ExecutionError,
@@ -31,14 +32,18 @@ from sidestep.evaluation.exit_curve import ExitSurvey, survey_exits
 from sidestep.evaluation.frontier import FrontierPoint, Scores, frontier_points
 from sidestep.files import read_safetensors, write_file
 from sidestep.networks.network import DynamicNetwork
+from sidestep.plan.format import Plan
 from sidestep.progress import through
+from sidestep.quantisation.sensitivity import quantise
 from sidestep.runs.cascade_model import load_member
-from sidestep.runs.latency import Way, measured, version_of
+from sidestep.runs.latency import Way, measured, version_of, with_all_exits
 from sidestep.runs.members import NamedMember, check_classes, data_for, distinct, exportable_member, member_of
+from sidestep.runs.quantised import CALIBRATION_IMAGES
 from sidestep.runs.run_folder import open_run
 from sidestep.runs.schema import as_plain
 from sidestep.runs.sections import DATA
-from sidestep.types import CostModel
+from sidestep.targets.export_target import Exportable, plan_of
+from sidestep.targets.native_engine import EngineNetwork, engine_of
 
 # Images that candidates are timed on.
 _TIMED_IMAGES = 64
@@ -72,6 +77,7 @@ def find_frontier(
     num_budgets: int = 40,
     triples: bool = True,
     way: Way | None = None,
+    on_bytes: bool = False,
 ) -> Frontier:
     """Return all candidates alone, and all their ordered pairs and triples at many budgets.
 
@@ -85,6 +91,7 @@ def find_frontier(
         num_budgets: of every pair, and of every network with early exits.
         triples: whether triples are tried.
         way: how candidates are timed, for a cost in milliseconds as well; None times none.
+        on_bytes: whether they are run in INT8, in the engine, calibrated on the data's validation split.
 
     Raises:
         RecipeError: when fewer than two candidates can be run.
@@ -95,7 +102,7 @@ def find_frontier(
     config = DATA.build(data, "data", errors)
     if errors:
         raise RecipeError("; ".join(errors))
-    images = _Images(data)
+    images = _Images(data, on_bytes=on_bytes)
     found: list[Scores] = []
     failed: dict[str, str] = {}
     members: list[NamedMember] = []
@@ -137,11 +144,18 @@ def _too_few(count: int, failed: dict[str, str]) -> RecipeError:
 
 
 class _Images:
-    """The images that candidates are run on, prepared as each of them asks, and read once for each way."""
+    """The images that candidates are run on, prepared as each of them asks, and read once for each way.
 
-    def __init__(self, data: dict[str, Any]) -> None:
+    Args:
+        data: keys of a recipe's `data:`.
+        on_bytes: whether candidates run in INT8, for which they are calibrated.
+    """
+
+    def __init__(self, data: dict[str, Any], *, on_bytes: bool) -> None:
         self._data = data
+        self.on_bytes = on_bytes
         self._sets: dict[str, Data] = {}
+        self._calibration: dict[str, list[Tensor]] = {}
 
     def prepared(self, member: NamedMember) -> Data:
         wanted = member.settings.input
@@ -150,6 +164,18 @@ class _Images:
             _log.info("reading the test split at %s", " x ".join(map(str, wanted.size)))
             self._sets[key] = data_for(member, {**self._data, "val_fraction": 0.0}, "test")
         return self._sets[key]
+
+    def calibration(self, member: NamedMember) -> list[Tensor]:
+        """Return the first images of the validation split, in batches; none where nothing is calibrated."""
+        if not self.on_bytes:
+            return []
+        key = json.dumps(as_plain(member.settings.input))
+        if key not in self._calibration:
+            val = data_for(member, self._data, "val").val
+            assert val is not None  # data without one are refused when they are read
+            batches = islice(val.eval_batches(batch_size=64), CALIBRATION_IMAGES // 64)
+            self._calibration[key] = [batch.images for batch in batches]
+        return self._calibration[key]
 
     def labels(self) -> Tensor:
         """Return the (N,) classes, which are the same in every set."""
@@ -162,14 +188,15 @@ def _scores_of(name: str, member: NamedMember, images: _Images, folder: Path, wa
     """Return what a candidate says, and takes if it is to be timed, from its file or by running it."""
     data = images.prepared(member)
     check_classes(member, data.class_names)
-    path = folder / f"{_key(member, data, way)}.safetensors"
+    calibration = images.calibration(member)
+    path = folder / f"{_key(member, data, way, calibration)}.safetensors"
     if path.is_file():
         try:
             return _read(name, path)
         except (CheckpointError, KeyError) as error:
             _log.warning("scores %s are damaged and made again (%s)", path, error)
     _log.info("running %s on %s images", member.text, f"{len(data.test or ()):,}")
-    survey = _surveyed(member, data, way)
+    survey = _surveyed(member, data, way, calibration)
     tensors = {"exit_logits": survey.exit_logits, "labels": survey.labels, "macs": survey.macs}
     if survey.ms is not None:
         tensors["ms"] = survey.ms
@@ -177,13 +204,17 @@ def _scores_of(name: str, member: NamedMember, images: _Images, folder: Path, wa
     return _read(name, path)
 
 
-def _surveyed(member: NamedMember, data: Data, way: Way | None) -> ExitSurvey:
+def _surveyed(member: NamedMember, data: Data, way: Way | None, calibration: Sequence[Tensor]) -> ExitSurvey:
     assert data.test is not None  # a test split was asked for
-    network = _network(member, len(data.class_names)).eval()
-    cost = measure_cost(network, member.settings.input.size)
-    book = None if way is None else _book(member, network, cost, data, way)
+    network: nn.Module = (dynamic := _network(member, len(data.class_names)).eval())
+    cost = measure_cost(dynamic, member.settings.input.size)
+    export = exportable_member(member, dynamic, cost, data.class_names)
+    on_bytes = quantise(plan_of(with_all_exits(export)), calibration).plan if calibration else None
+    book = None if way is None else _book(member, export, data.test, way, on_bytes)
+    if on_bytes is not None:
+        network = EngineNetwork(engine_of(on_bytes.as_bytes()), cost)
     batches = shown_batches(data.test, member.settings.input.size)
-    if network.has_early_exits:
+    if dynamic.has_early_exits:
         return survey_exits(network, batches, cost, book)
     logits, labels, macs, ms = [], [], [], []
     with torch.inference_mode():
@@ -203,15 +234,14 @@ def _surveyed(member: NamedMember, data: Data, way: Way | None) -> ExitSurvey:
 
 
 def _book(
-    member: NamedMember, network: DynamicNetwork, cost: CostModel, data: Data, way: Way
+    member: NamedMember, export: Exportable, test: ImageSet, way: Way, on_bytes: Plan | None
 ) -> LatencyBook | None:
     """Return the latency book of a candidate, or None where the runtime cannot run it."""
-    assert data.test is not None  # a test split was asked for
-    export = exportable_member(member, network, cost, data.class_names)
-    images = next(iter(data.test.eval_batches(batch_size=max(way.batch_size, _TIMED_IMAGES)))).images
+    images = next(iter(test.eval_batches(batch_size=max(way.batch_size, _TIMED_IMAGES)))).images
     _log.info("timing %s in %s", member.text, way.runtime)
+    named = {"candidate": as_plain(member.settings)}
     try:
-        return measured(export, images, way, {"candidate": as_plain(member.settings)})
+        return measured(export, images, way, named, lambda what: on_bytes or plan_of(what))
     except (ExportError, ExecutionError) as error:
         _log.warning("%s is not timed: %s", member.text, error)
         return None
@@ -240,7 +270,7 @@ def _read(name: str, path: Path) -> Scores:
     )
 
 
-def _key(member: NamedMember, data: Data, way: Way | None) -> str:
+def _key(member: NamedMember, data: Data, way: Way | None, calibration: Sequence[Tensor]) -> str:
     """Return what a candidate's scores follow from: its settings, weights, the images, and the machine."""
     digest = sha256(json.dumps(as_plain(member.settings), sort_keys=True).encode())
     if member.settings.weights is not None:
@@ -248,6 +278,8 @@ def _key(member: NamedMember, data: Data, way: Way | None) -> str:
     if way is not None:
         place = {"way": asdict(way), "hardware": hardware(), "version": version_of(way.runtime)}
         digest.update(json.dumps(place, sort_keys=True).encode())
+    for images in calibration:
+        digest.update(images.contiguous().numpy().tobytes())
     assert data.test is not None
     for batch in data.test.eval_batches(batch_size=1000):
         digest.update(batch.labels.numpy().tobytes())

@@ -21,12 +21,11 @@ from sidestep.execution.prepare import Precision
 from sidestep.files import read_json
 from sidestep.plan.levels import Level, rising
 from sidestep.quantisation.comparison import QuantisationReport
-from sidestep.quantisation.sensitivity import quantise
 from sidestep.results.kept_curve import BUDGETS, EXITS, budget_curve_from, read_exit_curve
 from sidestep.routing.dial import DialLevel
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.at_budget import ExitBudget, batches_of, settle
-from sidestep.runs.quantised import CALIBRATION_IMAGES, quantised_run, write_quantised
+from sidestep.runs.quantised import CALIBRATION_IMAGES, quantised_plan, quantised_run, write_quantised
 from sidestep.runs.run_folder import OpenedRun, open_run
 from sidestep.runs.saved import is_saved, open_saved
 from sidestep.targets import TARGETS, Exportable, ExportTarget
@@ -392,6 +391,6 @@ def int8_engine(
     if not engine_installed():
         return {}
     with suppress(ExportError, ExecutionError):
-        found = quantise(plan_of(exportable(opened, rule)), torch.split(images, 64))
+        _, found = quantised_plan(opened, exportable(opened, rule), torch.split(images, 64))
         return {"int8": {ENGINE: engine_runner(engine_of(found.plan.as_bytes()))}}
     return {}

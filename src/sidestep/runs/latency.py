@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -17,8 +18,10 @@ from sidestep.evaluation.onnx_pieces import onnx_paths
 from sidestep.evaluation.price_fit import fit_prices
 from sidestep.execution.prepare import Precision, prepare
 from sidestep.files import kept
+from sidestep.plan.format import Plan
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.export import exportable
+from sidestep.runs.quantised import CALIBRATION_IMAGES, calibration_batches, quantised_plan
 from sidestep.runs.run_folder import OpenedRun, open_run
 from sidestep.runs.timing import test_images
 from sidestep.targets.export_target import Exportable, plan_of
@@ -32,6 +35,8 @@ _PACKAGES: dict[Runtime, str] = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
 }
+BookPrecision = EnginePrecision | Literal["int8"]
+INT8 = "int8"
 _log = logging.getLogger(__name__)
 
 
@@ -39,7 +44,7 @@ def measure_book(
     run: Path | str,
     runtime: Runtime,
     *,
-    precision: EnginePrecision = "auto",
+    precision: BookPrecision = "auto",
     batch_size: int = 1,
     seconds: float = 10.0,
     checkpoint: str = "best",
@@ -53,7 +58,8 @@ def measure_book(
     Args:
         run: a run folder.
         runtime: "engine", "pytorch", "onnxruntime" or "openvino".
-        precision: of weights and features; "auto" is the engine's own choice, and float32 elsewhere.
+        precision: of weights and features; "auto" is the engine's own choice, and float32 elsewhere, and
+            "int8" the engine's alone: its plan on bytes, calibrated on the validation split.
         batch_size: images per call.
         seconds: time limit behind the warm-up.
         checkpoint: "best" or "last".
@@ -71,7 +77,10 @@ def measure_book(
     _log.info(what, run, runtime, batch_size, seconds)
     export = exportable(opened, opened.exit_rule)
     way = Way(runtime=runtime, precision=precision, batch_size=batch_size, seconds=seconds)
-    book = measured(export, images, way, _measured(opened))
+    batches = calibration_batches(opened, CALIBRATION_IMAGES, source) if way.precision == INT8 else []
+    book = measured(
+        export, images, way, _measured(opened), lambda what: quantised_plan(opened, what, batches)[1].plan
+    )
     with kept():
         save_book(path := opened.folder / LATENCY / f"{book.name}.json", book)
         _log.info("wrote %s", path)
@@ -166,15 +175,34 @@ def _measured(opened: OpenedRun) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """How a network is to run while it is measured; attributes as the arguments of `measure_book`."""
+    """How a network is to run while it is measured; attributes as the arguments of `measure_book`.
+
+    Raises:
+        RecipeError: for a precision that the runtime does not have here.
+    """
 
     runtime: Runtime
-    precision: EnginePrecision = "auto"
+    precision: BookPrecision = "auto"
     batch_size: int = 1
     seconds: float = 10.0
 
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(EnginePrecision) and self.precision != INT8:
+            known = ", ".join((*get_args(EnginePrecision), INT8))
+            raise RecipeError(f"precision must be one of {known}, got {self.precision!r}")
+        if self.precision == INT8 and self.runtime != "engine":
+            raise RecipeError(
+                f"precision int8 of a latency book must go with the engine, got {self.runtime}; drop one"
+            )
 
-def measured(export: Exportable, images: Tensor, way: Way, network: dict[str, Any]) -> LatencyBook:
+
+def measured(
+    export: Exportable,
+    images: Tensor,
+    way: Way,
+    network: dict[str, Any],
+    on_bytes: Callable[[Exportable], Plan] | None = None,
+) -> LatencyBook:
     """Return the latency book of a network.
 
     Args:
@@ -182,13 +210,14 @@ def measured(export: Exportable, images: Tensor, way: Way, network: dict[str, An
         images: (N, 3, H, W) normalised images.
         way: how it runs.
         network: what the book says that it is of.
+        on_bytes: returns a plan on bytes of what is exported, which precision "int8" needs.
 
     Raises:
         SidestepError: as `measure_book`.
     """
     check_has_paths(export.network)
     chooses = export.network.router is not None and bool(export.network.units)
-    runner, precision = _runner(export, way, images, chooses)
+    runner, precision = _runner(export, way, images, chooses, on_bytes or plan_of)
     fitted = fit_prices(
         runner, images, export.cost, chooses=chooses, batch_size=way.batch_size, seconds=way.seconds
     )
@@ -204,21 +233,27 @@ def measured(export: Exportable, images: Tensor, way: Way, network: dict[str, An
     )
 
 
-def _runner(export: Exportable, way: Way, images: Tensor, chooses: bool) -> tuple[PathRunner, str]:
+def with_all_exits(export: Exportable) -> Exportable:
+    """Return the same with a rule, by which none leaves early if it has none: plans have exits by rules."""
+    if export.rule is not None or not export.network.has_early_exits:
+        return export
+    thresholds = [2.0] * (export.network.num_exits - 1)
+    return replace(export, rule=ExitRule(thresholds=thresholds, criterion="confidence"))
+
+
+def _runner(
+    export: Exportable, way: Way, images: Tensor, chooses: bool, on_bytes: Callable[[Exportable], Plan]
+) -> tuple[PathRunner, str]:
     """Return the way to run a network, and the precision that it takes."""
-    network, rule = export.network, export.rule
-    criterion = "confidence" if rule is None else rule.criterion
     if way.runtime == "engine":
-        if network.has_early_exits and rule is None:
-            # A plan has exits only where images can leave.
-            rule = ExitRule(thresholds=[2.0] * (network.num_exits - 1), criterion=criterion)
-        engine = engine_of(plan_of(replace(export, rule=rule)).as_bytes(), way.precision)
+        export = with_all_exits(export)
+        if way.precision == "int8":
+            return engine_paths(engine_of(on_bytes(export).as_bytes()), chooses=chooses), INT8
+        engine = engine_of(plan_of(export).as_bytes(), way.precision)
         return engine_paths(engine, chooses=chooses), str(engine.precision)
-    precision: Precision = "float32" if way.precision == "auto" else way.precision
-    if precision not in get_args(Precision):
-        known = ", ".join(get_args(EnginePrecision))
-        raise RecipeError(f"precision must be one of {known}, got {precision!r}")
-    prepared = prepare(network, images[:2])
+    criterion = "confidence" if export.rule is None else export.rule.criterion
+    precision: Precision = "bfloat16" if way.precision == "bfloat16" else "float32"
+    prepared = prepare(export.network, images[:2])
     if way.runtime == "pytorch":
         return pytorch_paths(prepared, precision, criterion), precision
     return onnx_paths(prepared, way.runtime, precision, way.batch_size, criterion), precision

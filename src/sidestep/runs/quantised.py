@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,10 +54,26 @@ def quantised_run(
         ExportError: for a network that no plan can express.
         RecipeError: for a run without a validation split, or a count below 1.
     """
-    plan = plan_of(export)
     batches = calibration_batches(opened, count, source)
-    found = quantise(plan, batches)
+    plan, found = quantised_plan(opened, export, batches)
     return QuantisedRun(real=plan, found=found, num_images=sum(map(len, batches)))
+
+
+def quantised_plan(
+    opened: OpenedRun, export: Exportable, batches: Sequence[Tensor]
+) -> tuple[Plan, Quantised]:
+    """Return a run's plan in float32 and on bytes.
+
+    Args:
+        opened: the run.
+        export: what an export target gets of it.
+        batches: (B, C, H, W) normalised images that it is calibrated on.
+
+    Raises:
+        ExportError: for a network that no plan can express.
+    """
+    plan = plan_of(export)
+    return plan, quantise(plan, batches)
 
 
 def calibration_batches(opened: OpenedRun, count: int, source: str | None) -> list[Tensor]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidestep.cost.latency_book import LatencyBook
@@ -167,3 +170,30 @@ def routed(output: Any, cost: CostModel, num_exits: int) -> RoutedOutput:
         decisions=decisions,
         temperatures=torch.from_numpy(output.temperatures),
     )
+
+
+class EngineNetwork(nn.Module):
+    """An engine that answers as a network does whose images all stay to the end, with what all exits say.
+
+    Args:
+        engine: of a plan with all exits of the network, if it has some, by confidence.
+        cost: the network's price list.
+    """
+
+    def __init__(self, engine: Any, cost: CostModel) -> None:
+        super().__init__()
+        self.engine = engine
+        self.cost = cost
+        self.num_exits = exits_in(engine.plan.steps)
+
+    def forward(self, images: Tensor) -> RoutedOutput:
+        """Return what the engine says about (B, C, H, W) images."""
+        pixels = images.cpu().numpy()
+        if not self.num_exits:
+            return routed(self.engine(pixels), self.cost, 0)
+        # All leave at one exit after the other, and then none at any.
+        never, always = np.float32(2), np.float32(-1)
+        rules = np.where(np.eye(self.num_exits + 1, self.num_exits, dtype=bool), always, never)
+        said = [self.engine(pixels, thresholds=np.tile(rule, (len(pixels), 1))) for rule in rules]
+        logits = torch.stack([torch.from_numpy(each.logits) for each in said])
+        return replace(routed(said[-1], self.cost, self.num_exits), exit_logits=logits)
