@@ -32,8 +32,8 @@ _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 
 @contextmanager
-def watched(watcher: Watcher) -> Iterator[None]:
-    """Let a watcher be told where the work inside is."""
+def watched(watcher: Watcher | None) -> Iterator[None]:
+    """Let a watcher be told where the work inside is, or nobody."""
     token = _watcher.set(watcher)
     try:
         yield

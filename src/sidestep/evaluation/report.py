@@ -13,6 +13,7 @@ from sidestep.cost.latency_book import LatencyBook
 from sidestep.evaluation.path_information import class_bits, image_bits, path_numbers
 from sidestep.evaluation.sampled import Sampled, samplers
 from sidestep.execution.execution import Execution, masked
+from sidestep.execution.on_bytes import SimulatedBytes
 from sidestep.networks.network import DynamicNetwork
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.types import Batch, CostModel, Decisions, RoutedOutput
@@ -81,7 +82,7 @@ class Notes(Protocol):
 
 
 def evaluate_network(
-    network: DynamicNetwork,
+    network: DynamicNetwork | SimulatedBytes,
     batches: Iterable[Batch],
     cost: CostModel,
     *,

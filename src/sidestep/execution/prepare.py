@@ -48,6 +48,17 @@ def prepare(network: Network, example: Tensor) -> Network:
     return prepared.to(memory_format=torch.channels_last)
 
 
+def norms_behind(network: nn.Module, example: Tensor) -> dict[str, str]:
+    """Return the names of the BatchNorms that `prepare` folds, by those of the layers that they fold into.
+
+    Args:
+        network: in evaluation mode.
+        example: as for `prepare`.
+    """
+    names = {module: name for name, module in network.named_modules()}
+    return {names[layer]: names[norm] for norm, layer in _run(network, example).pairs().items()}
+
+
 def cast(network: Network, precision: Precision) -> Network:
     """Return a copy with all weights in a precision; it wants images in `DTYPES[precision]`.
 

@@ -16,6 +16,7 @@ from sidestep.data.preparation import preparation_from
 from sidestep.errors import CheckpointError, SidestepError
 from sidestep.evaluation.exit_curve import ExitCalibration
 from sidestep.files import read_json, read_safetensors, write_file
+from sidestep.training.state import layout_of
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 # The object in config.json that timm does not have.
@@ -145,8 +146,9 @@ def _wrong_of_run(own: Mapping[str, Any], results: Mapping[str, Any]) -> str | N
             preparation_from(own["preparation"])
         if own.get("thresholds") is not None:
             _ = ExitCalibration(**own["thresholds"]).rule
+        layout_of(own)
     except (TypeError, ValueError, KeyError, AttributeError, SidestepError):
-        return "a preparation and thresholds that a run has had, or null"
+        return "a preparation, thresholds and ranges of bytes that a run has had, or null"
     curves = own.get("budgets")
     if not isinstance(curves, dict) or not all(isinstance(curve, dict | None) for curve in curves.values()):
         return "objects, or null, in budgets"

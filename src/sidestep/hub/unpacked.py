@@ -17,10 +17,17 @@ from sidestep.hub.package import CONFIG, WEIGHTS, Package, read_package
 from sidestep.training.checkpoint import Checkpoint, save_checkpoint
 from sidestep.training.loop import BEST
 from sidestep.training.metrics import METRICS
+from sidestep.training.state import QUANTIZED
 
 _PIECE = 2**20
-# What `calibrate` has solved: its names in a package and in a checkpoint.
-_SOLVED = {"thresholds": "exits", "asked": "asked", "biases": "biases", "frontier": "frontier"}
+# What `calibrate` has solved, and a training on bytes has left: their names in a package and in a checkpoint.
+_SOLVED = {
+    "thresholds": "exits",
+    "asked": "asked",
+    "biases": "biases",
+    "frontier": "frontier",
+    QUANTIZED: QUANTIZED,
+}
 _CURVES = {"exits": "exits.json", "routers": "budgets.json"}
 
 

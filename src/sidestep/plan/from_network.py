@@ -18,9 +18,9 @@ from sidestep.networks.network import DynamicNetwork
 from sidestep.networks.walk import Visitor, exit_place, walk
 from sidestep.plan.format import Plan, Step, lists_of_ops, preparation_entry, version_of, weights_of
 from sidestep.plan.levels import Level, budget_entries, in_plan, on_top_of
-from sidestep.plan.simplify import simplify
+from sidestep.plan.simplify import simplified
 from sidestep.plan.tracing import SymbolicTensor, call, symbolic_image, traced_of
-from sidestep.plan.writer import Writer
+from sidestep.plan.writer import Map, Writer
 from sidestep.routing.dial import DialLevel
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.routing.router import Router
@@ -81,8 +81,31 @@ class PlanCard:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitMaps:
+    """Maps of a plan that lie between the units of the network, by the units' indices.
+
+    Attributes:
+        before: in front of every unit.
+        after: behind it.
+    """
+
+    before: dict[int, int] = field(default_factory=dict)
+    after: dict[int, int] = field(default_factory=dict)
+
+
 def export_plan(network: DynamicNetwork, card: PlanCard, rule: ExitRule | None = None) -> Plan:
     """Return the plan of a network: what its masked evaluation computes, one option of every unit at a time.
+
+    Args and errors as those of `export_with_maps`.
+    """
+    return export_with_maps(network, card, rule)[0]
+
+
+def export_with_maps(
+    network: DynamicNetwork, card: PlanCard, rule: ExitRule | None = None
+) -> tuple[Plan, UnitMaps]:
+    """Return the plan of a network, and which of its maps lie between units, as far as it has these.
 
     BatchNorm is folded first. Every piece of the network is traced by itself to ATen operations, so that new
     routers and units need no code here as long as plans know their operations.
@@ -101,13 +124,13 @@ def export_plan(network: DynamicNetwork, card: PlanCard, rule: ExitRule | None =
     writer = Writer(prepared)
     export = _Export(writer, prepared, rule, num_classes=len(card.class_names))
     walk(prepared, symbolic_image(card.input_size, channels), export)
-    steps, output = simplify(writer.steps, export.logits)
+    steps, numbers = simplified(writer.steps, export.logits)
     used = {name for ops in lists_of_ops(steps) for op in ops for name in weights_of(op)}
     document: dict[str, Any] = {
         "version": version_of(steps),
         **card.as_dict(),
         "steps": steps,
-        "output": output,
+        "output": numbers[export.logits],
     }
     if rule is not None and rule.temperatures is not None:
         document["temperature"] = float(rule.temperatures[-1])
@@ -115,10 +138,15 @@ def export_plan(network: DynamicNetwork, card: PlanCard, rule: ExitRule | None =
         document["budgets"] = budget_entries(card.levels, rule.criterion, len(card.class_names))
     if card.dial:
         document["dial"] = [asdict(level) for level in on_top_of(network.router, card.dial)]
-    return Plan(
+    plan = Plan(
         document=document,
         tensors={name: tensor for name, tensor in writer.weights.tensors.items() if name in used},
     )
+    before, after = (
+        {index: numbers[value] for index, value in found.items() if value in numbers}
+        for found in (export.maps.before, export.maps.after)
+    )
+    return plan, UnitMaps(before=before, after=after)
 
 
 def _check(network: DynamicNetwork, rule: ExitRule | None) -> None:
@@ -149,6 +177,7 @@ class _Export(Visitor):
 
     Attributes:
         logits: value of the plan that holds the logits of the last exit so far.
+        maps: between the units so far.
     """
 
     def __init__(
@@ -161,11 +190,23 @@ class _Export(Visitor):
         self.rule = rule
         self.num_classes = num_classes
         self.logits = -1
+        self.maps = UnitMaps()
 
     def call(self, place: str, function: Callable[..., Any], *arguments: Any) -> Any:
         return call(self.writer, place, function, *arguments)
 
     def at_unit(self, index: int, unit: Unit) -> None:
+        self.maps.before.update(self._here(index))
+        self._write_unit(index, unit)
+        self.maps.after.update(self._here(index))
+
+    def _here(self, index: int) -> dict[int, int]:
+        """Return the map where the visitor stands, by the index of a unit; none for a part of one."""
+        traced = traced_of(self.x) if isinstance(self.x, SymbolicTensor) else None
+        whole = isinstance(traced, Map) and traced == Map(traced.value)
+        return {index: traced.value} if isinstance(traced, Map) and whole else {}
+
+    def _write_unit(self, index: int, unit: Unit) -> None:
         if self.router is None:
             self.x = self.call(f"unit {index}", unit.execute, self.x)
             return

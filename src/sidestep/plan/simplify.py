@@ -11,7 +11,13 @@ from sidestep.plan.format import ACTIVATIONS, ENDS_IN_ACTIVATION, Op, Step, inpu
 
 
 def simplify(steps: list[Step], output: int) -> tuple[list[Step], int]:
-    """Return steps that compute the same with fewer operations, and the number of the output.
+    """Return steps that compute the same with fewer operations, and the number of the output."""
+    steps, numbers = simplified(steps, output)
+    return steps, numbers[output]
+
+
+def simplified(steps: list[Step], output: int) -> tuple[list[Step], dict[int, int]]:
+    """Return steps that compute the same with fewer operations, and the new numbers of the values left.
 
     What is computed twice is computed once, what nothing reads not at all, and additions and ReLUs become
     part of the operation in front of them. Nothing moves into another step or option. Values are numbered
@@ -29,7 +35,8 @@ def simplify(steps: list[Step], output: int) -> tuple[list[Step], int]:
     defined = (value for step in steps for value in _defined(step))
     numbers = {0: 0} | {value: number for number, value in enumerate(defined, start=1)}
     _rename(steps, numbers)
-    return steps, numbers[output]
+    repeated = {value: numbers[first] for value, first in same.items() if first in numbers}
+    return steps, numbers | repeated
 
 
 def _defined(step: Step) -> list[int]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sidestep.layers.fake_bytes import weight_scale
 from sidestep.plan.byte_maps import KEEPING, Grid, code
 from sidestep.plan.format import Op, Plan, Step, inputs_of, lists_of_ops, version_of, weights_of
 from sidestep.quantisation.plan_parts import images_of
@@ -311,10 +312,7 @@ def _ends_in_nothing(op: Op) -> bool:
 
 def quantised_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return (O, ...) int8 weights in [-127, 127] and the (O) float32 numbers that their steps stand for."""
-    rows = weight.flatten(1)
-    scale = rows.abs().amax(dim=1) / 127
-    # A channel of zeros alone, or of numbers too small for a step.
-    scale = torch.where(scale > 1e-30, scale, torch.ones_like(scale))
+    rows, scale = weight.flatten(1), weight_scale(weight)
     steps = (rows / scale.unsqueeze(1)).round().clamp(-127, 127).to(torch.int8)
     return steps.view(weight.shape), scale
 

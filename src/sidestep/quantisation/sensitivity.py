@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from torch import Tensor
 
+from sidestep.plan.byte_maps import Grid
 from sidestep.plan.format import Op, Plan, lists_of_ops
 from sidestep.progress import through, under_way
 from sidestep.quantisation.byte_plan import (
@@ -83,14 +85,22 @@ def quantise(plan: Plan, batches: Sequence[Tensor]) -> Quantised:
         plan: real.
         batches: (B, C, H, W) normalised images, on which ranges and errors are found.
     """
-    search = _Search(spread_out(plan), batches)
+    search = Search(spread_out(plan), batches)
+    return search.quantised(chosen(search))
+
+
+def chosen(search: Search, *, rescue: bool = True) -> frozenset[int]:
+    """Return the outputs of operations that stay real.
+
+    Args:
+        search: with nothing chosen.
+        rescue: whether layers with large errors stay real too.
+    """
     with under_way("choosing layers that stay real", search.most_trials) as search.advance:
-        real, change = _chosen(search)
-    return Quantised(plan=search.plan_with(real), layers=search.described(real), change=change)
+        return _tried(search, rescue)
 
 
-def _chosen(search: _Search) -> tuple[frozenset[int], Change]:
-    """Return the outputs of the operations that stay real, and what the answers change by."""
+def _tried(search: Search, rescue: bool) -> frozenset[int]:
     real = search.with_parts({"first convolution"}) | search.unseen
     change = search.change(real)
     if (tried := search.change(search.unseen)).divergence <= (1 + _WORTH) * change.divergence:
@@ -101,28 +111,39 @@ def _chosen(search: _Search) -> tuple[frozenset[int], Change]:
             real, change = more, tried
     worst = [out for out in search.by_error() if out not in real]
     kept, count = real, 1
-    while not change.is_small and count <= max(1, int(_MOST_REAL * len(search.layers))):
+    while rescue and not change.is_small and count <= max(1, int(_MOST_REAL * len(search.layers))):
         more = real | search.alone(worst[:count])
         if (tried := search.change(more)).divergence < change.divergence:
             kept, change = more, tried
         count *= 2
-    return kept, change
+    return kept
 
 
-class _Search:
+class Search:
     """Tries which operations of a plan stay real.
 
     Args:
         plan: real, and spread out.
         batches: images.
+        grids: of values whose ranges are known, and not to be found.
+        in_grids: of vectors that linear layers read, likewise.
 
     Attributes:
+        parts: of the network, by the outputs of the operations that belong to them.
+        ranges: of the values.
         layers: operations that may be on bytes and have weights, by their outputs.
         unseen: outputs of operations that no image has reached, for which there are no ranges.
         advance: is told of every trial.
     """
 
-    def __init__(self, plan: Plan, batches: Sequence[Tensor]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        batches: Sequence[Tensor],
+        *,
+        grids: Mapping[int, Grid] = MappingProxyType({}),
+        in_grids: Mapping[int, Grid] = MappingProxyType({}),
+    ) -> None:
         self.plan, self.batches = plan, batches
         self.advance: Callable[[float], None] = lambda amount: None
         self.parts = parts_of(plan)
@@ -134,7 +155,10 @@ class _Search:
         }
         once = {value for value, count in reads_of(plan.steps).items() if count == 1} - handed_on
         self._for_one = {op["out"] for op in ops if op["out"] in once and (op["op"] == "conv" or is_end(op))}
-        self.ranges: Calibrated = calibrated(plan, made, batches)
+        found = calibrated(plan, made, batches)
+        self.ranges: Calibrated = replace(
+            found, grids={**found.grids, **grids}, in_grids={**found.in_grids, **in_grids}
+        )
         self.layers = {op["out"]: op for op in ops if op["out"] in made and op["op"] == "conv"}
         linears = {op["out"]: op for op in ops if op["op"] == "linear" and _is_large(op, plan)}
         self.layers |= linears
@@ -177,12 +201,20 @@ class _Search:
                 value = self._ops[value]["in"] if is_end(self._ops[value]) else 0
         return self.whole(found)
 
-    def plan_with(self, real: frozenset[int]) -> Plan:
-        """Return the plan on bytes in which some operations stay real."""
+    def layout(self, real: frozenset[int]) -> Layout:
+        """Return which values are bytes while some operations stay real."""
         made = made_on_bytes(self.plan.steps, real)
         linears = {out for out, op in self.layers.items() if op["op"] == "linear" and out not in real}
         in_grids = {out: grid for out, grid in self.ranges.in_grids.items() if out in linears}
-        return byte_plan(self.plan, Layout(made=made, grids=self.ranges.grids, in_grids=in_grids))
+        return Layout(made=made, grids=self.ranges.grids, in_grids=in_grids)
+
+    def plan_with(self, real: frozenset[int]) -> Plan:
+        """Return the plan on bytes in which some operations stay real."""
+        return byte_plan(self.plan, self.layout(real))
+
+    def quantised(self, real: frozenset[int]) -> Quantised:
+        """Return that plan, and how it came about."""
+        return Quantised(plan=self.plan_with(real), layers=self.described(real), change=self.change(real))
 
     def change(self, real: frozenset[int]) -> Change:
         """Return how far the answers are from the real plan's."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,15 @@ from sidestep.cost.macs import measure_cost
 from sidestep.data import Data, Shard, load_data
 from sidestep.data.image_set import train_rows
 from sidestep.data.mixing import check_pairs
-from sidestep.errors import RecipeError
+from sidestep.errors import ExportError, RecipeError
+from sidestep.execution.on_bytes import ByteLayout
 from sidestep.networks.attached_exits import attach_exits
 from sidestep.networks.cascade_network import CascadeNetwork
 from sidestep.networks.models import build_backbone, build_model
 from sidestep.networks.network import DynamicNetwork
+from sidestep.plan.from_network import PlanCard, export_plan
+from sidestep.progress import watched
+from sidestep.quantisation.trained import byte_layout
 from sidestep.routing.budget_router import BudgetedRouter
 from sidestep.routing.seeing_router import sees_exits
 from sidestep.routing.share import CLOSING_STEPS, ShareConfig
@@ -32,6 +38,7 @@ from sidestep.training.loop import Job
 from sidestep.training.optimizer import check_options
 from sidestep.training.step import settings_at
 from sidestep.training.training_config import ExitLossConfig
+from sidestep.types import CostModel
 
 
 @contextmanager
@@ -94,6 +101,7 @@ def job_of(recipe: Recipe, fabric: Fabric) -> Job:
         _check_unlearnt(network, recipe)
         teacher, notes = _start_from_static(network, recipe, data)
     cost = measure_cost(network, data.input_size)
+    layout = _byte_layout_of(network, recipe, data, cost)
     if fabric.world_size > 1:
         synchronize_batch_norm(network)
     return Job(
@@ -112,7 +120,58 @@ def job_of(recipe: Recipe, fabric: Fabric) -> Job:
             "drawn_from": data.drawn_from,
         },
         notes=notes,
+        byte_layout=layout,
     )
+
+
+def _byte_layout_of(
+    network: DynamicNetwork, recipe: Recipe, data: Data, cost: CostModel
+) -> Callable[[DynamicNetwork], ByteLayout] | None:
+    """Return what finds where the network is to be on bytes, if a phase trains it so.
+
+    Raises:
+        RecipeError: for a network that no plan can express, or without images that ranges are found on.
+    """
+    phases = [phase for phase in recipe.training.phases if phase.epochs and phase.quantize is not None]
+    if not phases:
+        return None
+    where = f"quantize of phase {phases[0].name!r}"
+    if data.val is None or recipe.data.per_image_standardization:
+        raise RecipeError(
+            f"{where} needs a validation split, on which ranges are found, and images that are all "
+            "normalised alike; set data.val_fraction, and no data.per_image_standardization, or drop it"
+        )
+    config, images = recipe.data, data.val
+    card = PlanCard(
+        input_size=data.input_size,
+        mean=config.mean,
+        std=config.std,
+        class_names=data.class_names,
+        cost=cost,
+    )
+    try:
+        export_plan(_at_one_budget(network), card)
+    except ExportError as error:
+        raise RecipeError(f"{where} needs a network that INT8 plans can express: {error}") from error
+
+    def layout(trained: DynamicNetwork) -> ByteLayout:
+        found = [batch.images.float().cpu() for batch in islice(images.eval_batches(batch_size=64), 8)]
+        plain = _at_one_budget(trained).cpu()
+        # The training has a bar of its own, and only one can be shown at a time.
+        with watched(None):
+            whole = byte_layout(plain, card, found)
+        # In training these routers are others in every step.
+        return whole.without("router.") if isinstance(trained.router, BudgetedRouter) else whole
+
+    return layout
+
+
+def _at_one_budget(network: DynamicNetwork) -> DynamicNetwork:
+    """Return a copy in evaluation mode; routers that are given the budget have the full one."""
+    plain = copy.deepcopy(network).eval()
+    if isinstance(plain.router, BudgetedRouter):
+        plain.router = plain.router.at(1.0)
+    return plain
 
 
 def _check_exits(network: DynamicNetwork, recipe: Recipe) -> None:

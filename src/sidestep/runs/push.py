@@ -33,6 +33,7 @@ from sidestep.runs.run_folder import (
 )
 from sidestep.training.checkpoint import load_checkpoint
 from sidestep.training.metrics import METRICS, read_metrics
+from sidestep.training.state import QUANTIZED
 from sidestep.types import CostModel
 
 # Of a model's keys those that say where its weights came from, as they are in a package, which has them.
@@ -123,6 +124,7 @@ def package_of(opened: OpenedRun, checkpoint: str) -> Package:
         "asked": values.get(ASKED),
         "biases": values.get(BIASES),
         "frontier": values.get(FRONTIER),
+        QUANTIZED: values.get(QUANTIZED),
         "budgets": {
             "exits": _curve(opened.folder / CURVE, checkpoint),
             "routers": _curve(opened.folder / BUDGETS, checkpoint),

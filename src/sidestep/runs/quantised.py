@@ -15,9 +15,11 @@ from sidestep.files import write_file
 from sidestep.plan.format import Plan, save_plan
 from sidestep.quantisation.comparison import QuantisationReport, compare
 from sidestep.quantisation.sensitivity import Quantised, quantise
+from sidestep.quantisation.trained import quantise_trained
 from sidestep.runs.at_budget import batches_of
 from sidestep.runs.run_folder import OpenedRun
-from sidestep.targets.export_target import Exportable, plan_of
+from sidestep.targets.export_target import Exportable, plan_with_maps_of
+from sidestep.training.state import layout_of
 
 # Images that ranges are found on where no other number is asked for.
 CALIBRATION_IMAGES = 512
@@ -62,7 +64,7 @@ def quantised_run(
 def quantised_plan(
     opened: OpenedRun, export: Exportable, batches: Sequence[Tensor]
 ) -> tuple[Plan, Quantised]:
-    """Return a run's plan in float32 and on bytes.
+    """Return a run's plan in float32 and on bytes, in the ranges that a training has left, if one has.
 
     Args:
         opened: the run.
@@ -71,9 +73,13 @@ def quantised_plan(
 
     Raises:
         ExportError: for a network that no plan can express.
+        CheckpointError: for ranges that are damaged.
     """
-    plan = plan_of(export)
-    return plan, quantise(plan, batches)
+    plan, maps = plan_with_maps_of(export)
+    layout = layout_of(opened.values)
+    if layout is None:
+        return plan, quantise(plan, batches)
+    return plan, quantise_trained(plan, export.network, maps, batches, layout)
 
 
 def calibration_batches(opened: OpenedRun, count: int, source: str | None) -> list[Tensor]:

@@ -10,7 +10,7 @@ from sidestep.data.preparation import Preparation
 from sidestep.errors import ExportError
 from sidestep.networks.network import DynamicNetwork
 from sidestep.plan.format import Plan, save_plan
-from sidestep.plan.from_network import PlanCard, export_plan
+from sidestep.plan.from_network import PlanCard, UnitMaps, export_with_maps
 from sidestep.plan.levels import Level
 from sidestep.routing.dial import DialLevel
 from sidestep.routing.exit_rule import ExitRule
@@ -81,12 +81,21 @@ def plan_of(exportable: Exportable) -> Plan:
     Raises:
         ExportError: for a network that no plan can express.
     """
+    return plan_with_maps_of(exportable)[0]
+
+
+def plan_with_maps_of(exportable: Exportable) -> tuple[Plan, UnitMaps]:
+    """Return the plan of a network, and which of its maps lie between units.
+
+    Raises:
+        ExportError: for a network that no plan can express.
+    """
     if exportable.per_image_standardization:
         raise ExportError(
             "plans subtract one mean from all images, and data.per_image_standardization every image's own; "
             "train without it"
         )
-    return export_plan(exportable.network, card_of(exportable), exportable.rule)
+    return export_with_maps(exportable.network, card_of(exportable), exportable.rule)
 
 
 def card_of(exportable: Exportable) -> PlanCard:

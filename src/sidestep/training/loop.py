@@ -20,6 +20,7 @@ from sidestep.data.image_set import eval_batch_size
 from sidestep.errors import InterruptedRunError, TrainingError
 from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.execution.execution import Execution, masked
+from sidestep.execution.on_bytes import ByteLayout, OnBytes, SimulatedBytes
 from sidestep.fused.training_execution import compiled
 from sidestep.methods.method import Method
 from sidestep.networks.network import DynamicNetwork
@@ -66,6 +67,7 @@ class Job:
         config: phases and the rest.
         values: plain values that go into every checkpoint (the recipe).
         notes: sentences that are said before the first step.
+        byte_layout: where a network is to be on bytes in phases that quantize, found on validation images.
     """
 
     network: DynamicNetwork
@@ -77,6 +79,7 @@ class Job:
     config: TrainingConfig
     values: dict[str, Any]
     notes: Sequence[str] = ()
+    byte_layout: Callable[[DynamicNetwork], ByteLayout] | None = None
 
     @property
     def forward_macs(self) -> float:
@@ -175,8 +178,10 @@ class _Trainer:
     def run_phase(self, phase: Phase, log: RunLog, stop: StopFlag, resume: Checkpoint | None) -> None:
         """Train one phase from the current position to its end."""
         job, position = self.job, self.state.position
+        on_bytes = self._on_bytes(phase, log)
         set_modes = select_parameters(job.network, phase.train)
-        self.optimizer = optimizer = build_optimizer(job.network, phase, job.config.optimizer)
+        ranges = () if on_bytes is None else on_bytes.parameters()
+        self.optimizer = optimizer = build_optimizer(job.network, phase, job.config.optimizer, ranges)
         if resume is not None and (position.epoch or position.step):
             restore_optimizer(optimizer, resume)
         epochs = Epochs(self.train_set, job.config, phase)
@@ -205,6 +210,18 @@ class _Trainer:
                 self._maybe_save(stop.raised)
             self._end_epoch(phase, log, lr=float(optimizer.param_groups[0]["lr"]))
 
+    def _on_bytes(self, phase: Phase, log: RunLog) -> OnBytes | None:
+        """Return how a phase runs the network on bytes, with ranges from before where there are some."""
+        if phase.quantize is None:
+            return None
+        if self.state.on_bytes is None:
+            assert self.job.byte_layout is not None  # whoever makes a job sees to it
+            # Threads add up in their own order, and all processes are to have the same ranges.
+            layout = self.fabric.broadcast(self.job.byte_layout(self.state.evaluated))
+            self.state.on_bytes = OnBytes(layout)
+            log.say(f"phase {phase.name}: {len(layout.weights)} layers are rounded to bytes")
+        return self.state.on_bytes.to(self.fabric.device)
+
     def _update(self, phase: Phase, optimizer: torch.optim.Optimizer, log: RunLog) -> Update:
         """Return how a phase updates the weights."""
         job = self.job
@@ -215,7 +232,9 @@ class _Trainer:
             cost=job.cost,
             config=job.config,
             teacher=job.teacher,
-            execution=self.execution,
+            # Passes by hand do not call the modules whose inputs are rounded.
+            execution=self.execution if phase.quantize is None else masked,
+            on_bytes=self.state.on_bytes,
         )
         generator = torch.Generator(self.fabric.device)
         noise = Noise(generator, rank=self.shard.rank, world_size=self.shard.world_size)
@@ -297,9 +316,10 @@ class _Trainer:
         val = self.job.data.val
         if val is None or not self.fabric.is_global_zero:
             return None
+        on_bytes, network = self.state.on_bytes, self.state.evaluated
         with self.fabric.autocast():
             return evaluate_network(
-                self.state.evaluated,
+                network if on_bytes is None else SimulatedBytes(network, on_bytes),
                 val.eval_batches(batch_size=eval_batch_size(self.job.data.input_size)),
                 self.job.cost,
                 num_classes=self.job.data.num_classes,

@@ -29,14 +29,28 @@ _HOW = frozenset(
 )
 
 
-def build_optimizer(network: DynamicNetwork, phase: Phase, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Return the optimiser of the parameters that learn, blocks, routers and exits in groups of their own."""
+def build_optimizer(
+    network: DynamicNetwork,
+    phase: Phase,
+    config: OptimizerConfig,
+    ranges: Iterable[torch.nn.Parameter] = (),
+) -> torch.optim.Optimizer:
+    """Return the optimiser of the parameters that learn, blocks, routers and exits in groups of their own.
+
+    Args:
+        network: whose parameters they are.
+        phase: says the learning rate.
+        config: says the rest.
+        ranges: scales of maps on bytes, a further group that does not decay.
+    """
     factors = {"routers": config.router_lr_factor}
     groups = [
         group
         for name, part in network.parts().items()
         for group in _groups(part, phase.lr * factors.get(name, 1.0), config)
     ]
+    if scales := list(ranges):
+        groups.append({"params": scales, "lr": phase.lr, "weight_decay": 0.0})
     # Where steps are recorded its count of them lies on the device.
     on_gpu = any(parameter.is_cuda for parameter in network.parameters())
     return _optimizer(groups, phase.lr, config, on_gpu=on_gpu)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +12,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sidestep.backbones.static_weights import load_weights
-from sidestep.errors import TrainingError
+from sidestep.errors import CheckpointError, TrainingError
+from sidestep.execution.on_bytes import ByteLayout, OnBytes, byte_layout_from
 from sidestep.networks.network import DynamicNetwork
 from sidestep.training.checkpoint import Checkpoint
+
+# Where a checkpoint keeps which weights and maps were trained as bytes.
+QUANTIZED = "quantized"
 
 # A module, and the name that a tensor has in it.
 _Place = tuple[nn.Module, str]
@@ -68,12 +73,16 @@ class TrainingState:
         network: what learns.
         ema_decay: decay of the weights' moving average; 0 keeps none.
 
+    Attributes:
+        on_bytes: how the network is run as if it were on bytes, in phases in which it is.
+
     Raises:
         TrainingError: for a network of which a part cannot be saved, before anything is trained.
     """
 
     def __init__(self, network: DynamicNetwork, *, ema_decay: float) -> None:
         _check_saved(network)
+        self.on_bytes: OnBytes | None = None
         self.network = network
         self.ema = WeightAverage(network, decay=ema_decay, use_warmup=True) if ema_decay else None
         self.position = Position()
@@ -98,7 +107,10 @@ class TrainingState:
             for name, value in entry.items():
                 if isinstance(value, Tensor):
                     tensors[f"optimizer.{index}.{name}"] = value
-        return Checkpoint(tensors=tensors, values=values | {"position": self.position.as_dict()})
+        values = values | {"position": self.position.as_dict()}
+        if self.on_bytes is not None:
+            values[QUANTIZED] = self.on_bytes.layout.as_dict()
+        return Checkpoint(tensors=tensors, values=values)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put weights, average and position back; the optimiser follows with `restore_optimizer`."""
@@ -106,6 +118,26 @@ class TrainingState:
         if self.ema is not None:
             load_weights(self.network, checkpoint.section("raw"), "the last checkpoint")
         self.position = Position(**checkpoint.values["position"])
+        if (layout := layout_of(checkpoint.values)) is not None:
+            self.on_bytes = OnBytes(layout)
+
+
+def layout_of(values: Mapping[str, Any]) -> ByteLayout | None:
+    """Return which weights and maps were trained as bytes, given a checkpoint's values; None if none were.
+
+    Raises:
+        CheckpointError: for damaged values.
+    """
+    known = values.get(QUANTIZED)
+    if known is None:
+        return None
+    try:
+        return byte_layout_from(known)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{QUANTIZED} of a checkpoint must be ranges of bytes that a training has written, got others "
+            f"({error}); train the phase again"
+        ) from error
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:

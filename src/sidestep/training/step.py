@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from sidestep.backbones.backbone import Backbone
 from sidestep.execution.execution import Execution, masked
+from sidestep.execution.on_bytes import OnBytes
 from sidestep.losses.distillation import distillation_loss
 from sidestep.losses.exit_loss import exit_loss, exit_weights, self_distillation_loss
 from sidestep.losses.paths import rank_correlation
@@ -39,6 +40,7 @@ class TrainingStep(nn.Module):
         config: training settings.
         teacher: static origin for distillation, in evaluation mode, or None.
         execution: how units are run; all of it computed, as losses need it.
+        on_bytes: how the network is run as if it were on bytes, or None where it is not.
     """
 
     def __init__(
@@ -51,9 +53,11 @@ class TrainingStep(nn.Module):
         config: TrainingConfig,
         teacher: Backbone | None = None,
         execution: Execution = masked,
+        on_bytes: OnBytes | None = None,
     ) -> None:
         super().__init__()
         self.network = network
+        self.on_bytes = on_bytes
         self.method = method
         self.settings = settings
         self.cost = cost
@@ -109,9 +113,7 @@ class TrainingStep(nn.Module):
         budgets = self._budgets(images.device)
         given = batch if budgets is None else copies_of(batch, len(budgets))
         sampler, router = self._decider(images.device, budgets)
-        output: RoutedOutput = self.network(
-            given.images, sampler=sampler, router=router, execution=self.execution
-        )
+        output = self._run(given.images, sampler=sampler, router=router, execution=self.execution)
         batch = replace(batch, greedy=self._greedy(images, router))
         parts = [(output, batch)] if budgets is None else parts_of(output, batch, budgets)
         figures = {
@@ -123,6 +125,12 @@ class TrainingStep(nn.Module):
             found = [rank_correlation(each, statistics) for each in paths]
             figures["rank_correlation"] = torch.stack(found).mean()
         return self._losses(parts), figures
+
+    def _run(self, images: Tensor, **how: Any) -> RoutedOutput:
+        """Return what the network says, on bytes if it is to."""
+        if self.on_bytes is None:
+            return self.network(images, **how)  # type: ignore[no-any-return]
+        return self.on_bytes.run(self.network, images, **how)  # type: ignore[no-any-return]
 
     def forget_gradients(self, learners: str) -> None:
         """Leave gradients to the parameters that learn in this step, behind a backward pass.
@@ -172,7 +180,7 @@ class TrainingStep(nn.Module):
         whole, modes = self.network.training, [(part, part.training) for part in self.network.children()]
         self.network.eval()
         with torch.no_grad():
-            output: RoutedOutput = self.network(images, router=router)
+            output = self._run(images, router=router, execution=masked)
         for part, training in modes:
             part.train(training)
         self.network.training = whole

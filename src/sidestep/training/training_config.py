@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from sidestep.errors import RecipeError
@@ -68,6 +69,8 @@ class Phase:
             former, and routers the latter.
         settings: method settings that hold in this phase instead of the recipe's, by name.
         ramps: method settings that move during the phase, by name ("target", "alive.shaping").
+        quantize: "int8" rounds weights and maps as INT8 plans do, with gradients that pass straight through
+            and ranges that learn. Phases behind it have it too.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Phase:
     images: Literal["all", "learnt", "unlearnt", "apart"] = "all"
     settings: dict[str, Any] = field(default_factory=dict)
     ramps: dict[str, Ramp] = field(default_factory=dict)
+    quantize: Literal["int8"] | None = None
 
     def ramped(self, progress: float) -> dict[str, float]:
         """Return the values of the settings that move, by name, at `progress` in [0, 1] of the phase."""
@@ -281,12 +285,22 @@ class TrainingConfig:
         if not 0 <= self.ema_decay < 1:
             raise RecipeError(f"ema_decay must be in [0, 1), got {self.ema_decay}; 0 keeps no average")
         self._check_unlearnt()
+        self._check_quantized()
         if self.max_fraction is not None and self.max_fraction <= 0:
             raise RecipeError(f"max_fraction must be above 0, got {self.max_fraction}")
         if self.max_steps is not None and self.max_steps < 1:
             raise RecipeError(
                 f"max_steps must be at least 1, got {self.max_steps}; remove it for whole epochs"
             )
+
+    def _check_quantized(self) -> None:
+        lasting = [phase for phase in self.phases if phase.epochs]
+        for before, after in pairwise(lasting):
+            if before.quantize is not None and after.quantize is None:
+                raise RecipeError(
+                    f"quantize of phase {after.name!r} must be int8 as in {before.name!r} before it, whose "
+                    "ranges it would leave behind, got null; set it, or train without bytes first"
+                )
 
     def _check_unlearnt(self) -> None:
         apart = [phase.name for phase in self.phases if phase.images != "all"]
