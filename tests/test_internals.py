@@ -77,6 +77,8 @@ def aten_has_the_operators_of_traces() -> None:
     ones = torch.ones(1, 1, 2, 2)
     assert internals.ADAPTIVE_AVG_POOL2D.default(ones, [1, 1]).shape == (1, 1, 1, 1)
     assert internals.UNSAFE_VIEW.default(ones, [4]).shape == (4,)
+    attended, _ = internals.ATTENTION_ON_CPU.default(ones, ones, ones)
+    assert torch.equal(attended, ones)
     one = torch.ones(1)
     out, *_ = internals.BATCH_NORM_INFERENCE.default(ones, one, one, one, one, 0.1, 0.0)
     assert torch.equal(out, ones)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import takewhile
 from typing import Any
@@ -111,6 +112,8 @@ _FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "relu6": lambda x: np.clip(x, 0, 6),
     "hard_swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
     "hard_sigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
+    "gelu": lambda x: x / 2 * (1 + np.vectorize(math.erf)(x / 2**0.5)),
+    "gelu_tanh": lambda x: x / 2 * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))),
     **{name: getattr(np, name) for name in ("tanh", "sqrt", "exp", "log")},
 }
 
@@ -138,6 +141,33 @@ def _crop(op: dict[str, Any], x: np.ndarray) -> np.ndarray:
     (height, width), (_, rows, columns) = op["size"], x.shape
     top, left = (rows - height) // 2, (columns - width) // 2
     return x[:, top : top + height, left : left + width]
+
+
+def _rows_of(op: dict[str, Any], x: np.ndarray) -> np.ndarray:
+    first, rows = op.get("first", 0), op.get("rows", 0)
+    return x[:, first : first + rows if rows else None]
+
+
+def _layer_norm(op: dict[str, Any], x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    normal = (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + op["eps"])
+    return normal * weight[:, None, None] + bias[:, None, None]
+
+
+def _tokens(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    rows = weight.copy()
+    rows[len(rows) - x[0].size :] += x.reshape(len(x), -1).T
+    return rows.T[:, :, None]
+
+
+def _attention(op: dict[str, Any], x: np.ndarray) -> np.ndarray:
+    """Return softmax(q k^T / sqrt(d)) v of every head."""
+    outs = []
+    heads = x.reshape(3, op["heads"], -1, x[0].size)  # (part, head, entry, pixel)
+    for query, key, value in heads.transpose(1, 0, 2, 3):
+        scores = query.T @ key / math.sqrt(len(query))
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        outs.append(value @ (powers / powers.sum(axis=1, keepdims=True)).T)
+    return np.concatenate(outs).reshape(-1, *x.shape[1:])
 
 
 def _log_softmax(x: np.ndarray) -> np.ndarray:
@@ -207,7 +237,10 @@ KINDS: dict[str, Callable[[Any, list[np.ndarray], np.ndarray, np.ndarray], Any]]
     "activate": lambda op, x, w, b: _FUNCTIONS[op["function"]](x[0]),
     "crop": lambda op, x, w, b: _crop(op, x[0]),
     "concat": lambda op, x, w, b: np.concatenate(x),
-    "gap": lambda op, x, w, b: x[0].mean(axis=(1, 2)),
+    "gap": lambda op, x, w, b: _rows_of(op, x[0]).mean(axis=(1, 2)),
+    "layer_norm": lambda op, x, w, b: _layer_norm(op, x[0], w, b),
+    "tokens": lambda op, x, w, b: _tokens(x[0], w),
+    "attention": lambda op, x, w, b: _attention(op, x[0]),
     "flatten": lambda op, x, w, b: x[0].reshape(-1),
     "linear": lambda op, x, w, b: w @ x[0] + b,
     "vconst": lambda op, x, w, b: w,

@@ -158,7 +158,11 @@ def every_kind() -> Plan:
     scores = maker.op("vadd", **{"in": [scores, maker.op("vconst", weight=maker.weight(2))]}, alpha=0.5)
     x = maker.choose(scores, _options(maker, scaled, 32, 48, 2))[0]
     x = maker.op("add", **{"in": [x, maker.op("relu", **{"in": x}, slope=0.1)]}, relu=False)
-    logits = maker.linear(maker.op("gap", **{"in": x}), 48, 5)
+    normal = maker.op("layer_norm", **{"in": x}, weight=maker.weight(48), bias=maker.weight(48), eps=1e-5)
+    x = maker.op(
+        "attention", **{"in": maker.op("tokens", **{"in": normal}, weight=maker.weight(6, 48))}, heads=2
+    )
+    logits = maker.linear(maker.op("gap", **{"in": x}, first=1, rows=3), 16, 5)
     leave = {"logits": logits, "criterion": "margin", "threshold": 0.9, "temperature": 1.0}
     maker.steps.append({"exit": leave})
     flat = maker.op("flatten", **{"in": x})

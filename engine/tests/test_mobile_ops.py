@@ -9,7 +9,7 @@ import pytest
 from sidestep_engine import Engine
 from test_ops import agree, images
 
-ACTIVATIONS = ("relu6", "silu", "hard_swish", "hard_sigmoid", "sigmoid")
+ACTIVATIONS = ("relu6", "silu", "hard_swish", "hard_sigmoid", "sigmoid", "gelu", "gelu_tanh")
 
 
 @pytest.mark.parametrize("size", [(7, 7), (9, 16), (4, 27), (1, 3)])
@@ -65,7 +65,8 @@ def test_activations(kernels: dict[str, str], name: str, pixels: int) -> None:
     agree(plan, images(plan, 1, size=(3, pixels)), kernels, threads=2)
 
 
-@pytest.mark.parametrize("name", [*ACTIVATIONS, "exp", "log"])
+# GELU is a difference there: test_token_ops.py bounds its error.
+@pytest.mark.parametrize("name", [*ACTIVATIONS[:5], "exp", "log"])
 def test_functions_far_from_zero(kernels: dict[str, str], name: str) -> None:
     small = [-1e30, -200, -88.7, -87.4, -20, -6, -3, -1e-6]
     x = np.array([*small, 0, 1e-6, 3, 5.9, 6, 20, 80, 1e30], np.float32)

@@ -10,7 +10,7 @@ import plans
 import pytest
 from sidestep_engine import Engine, Plan
 
-ACTIVATIONS = ("relu6", "silu", "hard_swish", "hard_sigmoid", "sigmoid")
+ACTIVATIONS = ("relu6", "silu", "hard_swish", "hard_sigmoid", "sigmoid", "gelu", "gelu_tanh")
 
 
 def images(count: int = 3, size: int = 12) -> np.ndarray:
@@ -42,6 +42,10 @@ def gated(maker: plans.Maker, x: int) -> int:
     return maker.op("scale", **{"in": [other(maker), gate]})
 
 
+def normal(maker: plans.Maker, x: int) -> int:
+    return maker.op("layer_norm", **{"in": x}, weight=maker.weight(20), bias=maker.weight(20), eps=1e-5)
+
+
 # What stands between a map of 20 channels and its means: how many channels it makes, and how.
 ON_MAPS: dict[str, tuple[int, Callable[[plans.Maker, int], int]]] = {
     "relu": (20, op("relu")),
@@ -64,6 +68,9 @@ ON_MAPS: dict[str, tuple[int, Callable[[plans.Maker, int], int]]] = {
     "resize": (20, op("resize", size=[24, 24], align_corners=False)),
     "scale": (20, gated),
     "crop": (20, op("crop", size=[4, 4])),
+    "layer_norm": (20, lambda maker, x: normal(maker, x)),
+    "tokens": (20, lambda maker, x: op("tokens", weight=maker.weight(145, 20))(maker, x)),
+    "attention": (20, lambda maker, x: op("attention", heads=4)(maker, maker.conv(x, 20, 60, 1))),
     "resize with antialiasing": (20, op("resize", size=[5, 7], interpolation="bicubic", antialias=True)),
     "depthwise": (20, conv(20, 3, groups=20)),
     "depthwise of 9 x 9": (20, conv(20, 9, groups=20)),

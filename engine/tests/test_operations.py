@@ -97,6 +97,15 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "smooth corners": ("resize", {"align_corners": True}, "must not align corners where it antialiases"),
     "an unknown field": ("vlog_softmax", {"dim": 1}, "has a field 'dim' that is unknown to this engine"),
     "one summand": ("vlogaddexp", {"in": [3]}, "has 1 inputs, it needs 2"),
+    "no room for a deviation of 0": ("layer_norm", {"eps": 0}, "must have an eps above 0, got 0"),
+    "no heads": ("attention", {"heads": 0}, "heads of at least 1"),
+    "heads that do not fit": (
+        "attention",
+        {"heads": 5},
+        "must read queries, keys and values of 5 heads, got",
+    ),
+    "rows beyond": ("gap", {"first": 3, "rows": 2}, "averages up to row 5 of a map of 32 x 4 x 4"),
+    "other channels": ("tokens", {"weight": "w4"}, "has a weight that does not fit a map of 48"),
     "a vector as a map": ("scale", {"in": [9, 9]}, "needs a map, got a vector of 32"),
 }
 

@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
 ADAPTIVE_AVG_POOL2D = torch.ops.aten._adaptive_avg_pool2d
+ATTENTION_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 BATCH_NORM_INFERENCE = torch.ops.aten._native_batch_norm_legit_no_training
 LOG_SOFTMAX = torch.ops.aten._log_softmax
 UNSAFE_VIEW = torch.ops.aten._unsafe_view
@@ -40,6 +41,7 @@ UPSAMPLE_BILINEAR_AA = torch.ops.aten._upsample_bilinear2d_aa
 
 __all__ = [
     "ADAPTIVE_AVG_POOL2D",
+    "ATTENTION_ON_CPU",
     "BATCH_NORM_INFERENCE",
     "LOG_SOFTMAX",
     "UNSAFE_VIEW",

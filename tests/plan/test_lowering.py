@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from tests.doubles import enliven
 from tests.reference.plan import run_plan
 
 WEIGHT = strategies.images(1, 7, size=4)[0, :, :3, :3].contiguous()
+POSITIONS = strategies.images(1, 2, size=9).flatten(2).transpose(1, 2).contiguous()
 NORM = nn.BatchNorm2d(3).eval()
 CELL = nn.LSTMCell(3, 4)
 VECTOR_NORM = nn.BatchNorm1d(3).eval()
@@ -61,6 +63,42 @@ def same(images: Tensor, stride: int) -> Tensor:
     return conv2d_same(images, WEIGHT[:, None], stride=(stride, stride), groups=3)
 
 
+def layers(images: Tensor) -> Tensor:
+    normal = F.layer_norm(pooled(images), (3,))
+    return F.layer_norm(normal + pooled(images), (3,), WEIGHT[0, 0], WEIGHT[1, 1], 1e-3)
+
+
+def linear_pixels(images: Tensor) -> Tensor:
+    """Return what a ConvNeXt does with pixels whose channels lie last, added to them."""
+    normal = F.layer_norm(images.permute(0, 2, 3, 1), (3,), WEIGHT[0, 0], WEIGHT[1, 0], 1e-3)
+    hidden = F.gelu(F.linear(normal, WEIGHT[0])) + F.gelu(F.linear(normal, WEIGHT[1]), approximate="tanh")
+    return images + (F.linear(hidden, WEIGHT[1], WEIGHT[2, 0]) * WEIGHT[2, 1]).permute(0, 3, 1, 2)
+
+
+def tokens_of(images: Tensor) -> Tensor:
+    return images.flatten(2).transpose(1, 2)
+
+
+def attending(images: Tensor, **settings: Any) -> Tensor:
+    """Return attention of pixels to each other by three heads, whose parts are made together."""
+    parts = F.linear(tokens_of(images), WEIGHT.view(9, 3)).view(1, -1, 3, 3, 1).permute(2, 0, 3, 1, 4)
+    attended = F.scaled_dot_product_attention(*parts.unbind(0), **settings)
+    return attended.transpose(1, 2).flatten(2).transpose(1, 2).reshape(images.shape)
+
+
+def attending_apart(images: Tensor) -> Tensor:
+    """Return the same by one head, whose parts are made apart."""
+    parts = [F.linear(tokens_of(images), weight)[:, None] for weight in WEIGHT]
+    return F.scaled_dot_product_attention(*parts)[:, 0].transpose(1, 2).reshape(images.shape)
+
+
+def with_tokens(images: Tensor) -> Tensor:
+    """Return a token in front of pixels with positions, and the mean of some, behind layers."""
+    tokens = torch.cat([WEIGHT[:1, :1], tokens_of(images) + POSITIONS], dim=1)
+    tokens = F.relu(F.linear(tokens + torch.cat([WEIGHT[:1, 1:2], POSITIONS], dim=1), WEIGHT[2]))
+    return torch.cat([tokens[:, 0], tokens[:, 2:].mean(1), tokens.mean(dim=1)], dim=1)
+
+
 VECTORS: dict[str, Callable[[Tensor], Tensor]] = {
     "views": lambda x: pooled(x).view(3, 1).permute(1, 0).unsqueeze(2).squeeze(0).expand(3, 2).flatten()[1:5],
     "stacks": lambda x: torch.stack([pooled(x), torch.ones(1, 3)], dim=2).transpose(1, 2)[:, 1] * pooled(x),
@@ -76,6 +114,9 @@ VECTORS: dict[str, Callable[[Tensor], Tensor]] = {
     "activates": lambda x: F.relu6(pooled(x)) + F.silu(pooled(x)) * F.hardswish(4 * pooled(x)),
     "gates": lambda x: F.hardsigmoid(pooled(x)) + F.silu(F.linear(pooled(x), WEIGHT[0])).exp().log(),
     "softmax": lambda x: torch.logaddexp(pooled(x).log_softmax(dim=1), (2 * pooled(x)).log_softmax(dim=-1)),
+    "gelu": lambda x: F.gelu(4 * pooled(x)) + F.gelu(9 * pooled(x), approximate="tanh"),
+    "normalises_layers": layers,
+    "selects_tokens": with_tokens,
     "rectifies": lambda x: F.leaky_relu(pooled(x), 0.2) + F.relu(pooled(x)).sqrt(),
     "normalises": lambda x: VECTOR_NORM(pooled(x)),
     "multiplies": lambda x: F.linear(pooled(x), WEIGHT[0], WEIGHT[1, 0]),
@@ -97,6 +138,9 @@ MAPS: dict[str, Callable[[Tensor], Tensor]] = {
     "activates": lambda x: F.silu(4 * x) + F.hardswish(4 * x) + F.hardsigmoid(x) + x.sigmoid(),
     "cuts_off": lambda x: F.relu6(F.conv2d(8 * x, WEIGHT[:, None], groups=3, padding=1)) + x.clamp(min=0),
     "excites": lambda x: x * pixels(F.silu(x))[..., None, None].sigmoid(),
+    "linear_pixels": linear_pixels,
+    "attends": attending,
+    "attends_apart": attending_apart,
     "crops": lambda x: F.relu(middle_of(x, 5, 4)),
     "smooths": lambda x: F.interpolate(middle_of(x, 6, 6), (4, 3), mode="bilinear", antialias=True),
     "smooths_cubic": lambda x: F.interpolate(x, (5, 16), mode="bicubic", antialias=True),
@@ -106,7 +150,23 @@ MAPS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "rows": (lambda x: F.relu(x[:, :, ::2]), r"takes rows and columns in steps \(2, 1\)"),
-    "order": (lambda x: F.relu(x.permute(0, 2, 3, 1)), "computes with a map of permuted axes"),
+    "order": (
+        lambda x: F.max_pool2d(x.permute(0, 2, 3, 1), 2),
+        "uses aten.max_pool2d_with_indices.default on",
+    ),
+    "layers": (lambda x: F.layer_norm(x, (9, 9)), "uses aten.native_layer_norm.default on maps"),
+    "columns": (
+        lambda x: F.layer_norm(tokens_of(x).transpose(1, 2), (81,)),
+        "normalises along other dimensions",
+    ),
+    "mask": (lambda x: attending(x, is_causal=True), "attends with a mask|uses aten"),
+    "scale": (lambda x: attending(x, scale=0.3), "scales attention by 0.3"),
+    "tokens": (lambda x: torch.cat([tokens_of(x), tokens_of(x)], dim=1), "joins maps in another order"),
+    "sums": (
+        lambda x: tokens_of(x) + x.flatten(2).flip(2).transpose(1, 2),
+        "computes with two maps in different",
+    ),
+    "gates_pixels": (lambda x: tokens_of(x) * torch.rand(1, 81, 3), "multiplies every pixel|draws random"),
     "noise": (lambda x: pooled(x) + torch.rand(3), "draws random numbers"),
     "part": (lambda x: x[:, :, 1:], "takes a part of a map"),
     "kernel": (lambda x: F.max_pool2d(x, (3, 1)), r"takes maxima by \[3, 1\], and plans by one number"),

@@ -19,7 +19,7 @@ from sidestep.plan.from_network import export_plan
 from sidestep.routing.exit_rule import CRITERIA, ExitCriterion, ExitRule, register_criterion, scores
 from sidestep.routing.router import Router
 from tests import strategies
-from tests.doubles import EXIT_NETWORKS, lively_routed, relational_router, shared_exit_network, shared_network
+from tests.doubles import EXIT_NETWORKS, relational_router, shared_exit_network, shared_network
 from tests.marks import slow_where
 from tests.plan.networks import NUM_CLASSES, card_of, divide, lively, network_of, plan_of
 from tests.reference.plan import run_plan
@@ -236,17 +236,6 @@ def test_methods_that_are_no_choice_of_options_are_refused_by_name(method: str, 
     model = SMALL if method == "random_drop" else PREACT
     with pytest.raises(ExportError, match=message):
         plan_of(network_of({"name": method}, model))
-
-
-def test_networks_without_convolutional_units_are_refused() -> None:
-    convnext = lively_routed(
-        wrap_network(timm.create_model("test_convnext", num_classes=5)), strategies.images(4, 0, size=32)
-    )
-    with pytest.raises(ExportError, match=r"the stem uses aten\.native_layer_norm\.default on maps"):
-        plan_of(convnext, (32, 32))
-    vit = RoutedNetwork(wrap_network(timm.create_model("test_vit", num_classes=5, img_size=32)), None)
-    with pytest.raises(ExportError, match="plans compute with maps, and this network with tokens"):
-        plan_of(vit.eval(), (32, 32))
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:

@@ -130,6 +130,31 @@ def _crop(op: dict[str, Any], x: Tensor) -> Tensor:
     return x[:, top : top + height, left : left + width]
 
 
+def _gap(op: dict[str, Any], x: Tensor) -> Tensor:
+    first, rows = op.get("first", 0), op.get("rows", 0)
+    return x[:, first : first + (rows or len(x[0]))].mean((1, 2))
+
+
+def _layer_norm(op: dict[str, Any], x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    normal = (x - x.mean(0)) / (x.var(0, correction=0) + op["eps"]).sqrt()
+    return normal * weight[:, None, None] + bias[:, None, None]
+
+
+def _tokens(op: dict[str, Any], x: Tensor, weight: Tensor) -> Tensor:
+    rows = weight.clone()
+    for place, pixel in enumerate(x.flatten(1).T, start=len(weight) - x[0].numel()):
+        rows[place] += pixel
+    return rows.T[:, :, None]
+
+
+def _attention(op: dict[str, Any], x: Tensor) -> Tensor:
+    outs = []
+    queries, keys, values = x.flatten(1).chunk(3)
+    for q, k, v in zip(*(part.chunk(op["heads"]) for part in (queries, keys, values)), strict=True):
+        outs.append(v @ (q.T @ k / len(q) ** 0.5).softmax(dim=1).T)
+    return torch.cat(outs).view(-1, *x.shape[1:])
+
+
 def _vmap(op: dict[str, Any], x: Tensor) -> Tensor:
     if op["function"] == "relu":
         return _rectified(op, x)
@@ -142,6 +167,8 @@ _FUNCTIONS: dict[str, Any] = {
     "relu6": lambda x: x.clamp(0, 6),
     "hard_swish": lambda x: x * (x + 3).clamp(0, 6) / 6,
     "hard_sigmoid": lambda x: (x + 3).clamp(0, 6) / 6,
+    "gelu": lambda x: x * (1 + torch.erf(x / 2**0.5)) / 2,
+    "gelu_tanh": lambda x: x / 2 * (1 + torch.tanh((2 / math.pi) ** 0.5 * (x + 0.044715 * x**3))),
 }
 _OPS: dict[str, Any] = {
     "conv": _conv,
@@ -156,7 +183,10 @@ _OPS: dict[str, Any] = {
     "crop": _crop,
     "concat": lambda op, *parts: torch.cat(parts),
     "resize": _resize,
-    "gap": lambda op, x: x.mean((1, 2)),
+    "gap": _gap,
+    "layer_norm": _layer_norm,
+    "tokens": _tokens,
+    "attention": _attention,
     "linear": lambda op, x, weight, bias=0: weight @ x + bias,
     "vconst": lambda op, weight: weight,
     "vgather": lambda op, *parts: torch.cat(parts)[op["indices"]],

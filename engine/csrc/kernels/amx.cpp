@@ -27,10 +27,18 @@ struct Products {
         tiles::multiply<SUMS, A, B>();
     }
     static void end(const ConvRows& rows, int64_t at, int64_t channel, const float* sums, int64_t pixels) {
+        if (!rows.bias) return store_sums(rows, at, sums, pixels);
         if (rows.activation.is_cheap())
             end(rows, at, channel, sums, pixels, [](const auto&... what) { apply_epilogue(what...); });
         else
             end(rows, at, channel, sums, pixels, [](const auto&... what) { apply_any_epilogue(what...); });
+    }
+    // Sums of products for attention: `out` is floats.
+    static void store_sums(const ConvRows& rows, int64_t at, const float* sums, int64_t pixels) {
+        for (float* out = static_cast<float*>(rows.out) + at; pixels > 0; --pixels) {
+            store(out, load(sums));
+            out += rows.out_step, sums += LANES;
+        }
     }
     template <class Apply>
     static void end(const ConvRows& rows, int64_t at, int64_t channel, const float* sums, int64_t pixels,
@@ -48,11 +56,42 @@ void conv_rows(const ConvRows& rows) {
     Conv(rows).run();
 }
 
+constexpr int64_t MOST_OUTPUTS = CHANNEL_BLOCK, KEYS = TILE_ENTRIES;
+#include "attention.inl"
+
+inline void multiply(const Product& p) {
+    PrefetchQueue nothing;
+    ConvRows rows{};
+    Block blocks[GROUP];
+    rows.in = p.in;
+    rows.weight = p.weight;
+    rows.blocks = blocks;
+    rows.out = p.out;
+    rows.rows = 1;
+    rows.pixels = p.pixels;
+    rows.kernel_rows = 1;
+    rows.run = p.run;
+    rows.in_row_step = p.pixels * p.step;
+    rows.pixel_step = p.step;
+    rows.out_step = p.out_step;
+    rows.prefetch = &nothing;
+    for (int64_t first = 0; first < p.outputs; first += GROUP * CHANNEL_BLOCK) {
+        rows.num_blocks = std::min<int64_t>(GROUP, (p.outputs - first) / CHANNEL_BLOCK);
+        for (int64_t i = 0; i < rows.num_blocks; ++i) {
+            const int64_t output = first + i * CHANNEL_BLOCK;
+            blocks[i] = {output, CHANNEL_BLOCK, output * p.run * sizeof(Entry)};
+        }
+        Conv(rows).run();
+    }
+}
+
 Kernels table() {
     Kernels table = *kernels_avx512bf16();
     table.name = "amx";
     table.wide_block = CHANNEL_BLOCK;  // a tile of weights lies in one piece
     table.conv_rows = conv_rows;
+    table.attention = attention;
+    table.attention_bytes = attention_bytes;
     // It saves five products of nine, and its transforms take longer than those.
     table.winograd = nullptr;
     return table;

@@ -14,7 +14,7 @@ namespace sidestep {
 constexpr int64_t CHANNEL_BLOCK = 16;
 
 // What may end an operation. Those up to relu6 are so cheap that they end every accumulator in its register.
-enum class Curve : uint8_t { none, relu, relu6, silu, hard_swish, hard_sigmoid, sigmoid };
+enum class Curve : uint8_t { none, relu, relu6, silu, hard_swish, hard_sigmoid, sigmoid, gelu, gelu_tanh };
 struct Activation {
     Curve curve = Curve::none;
     float slope = 0;  // of relu: negative numbers times it, 0 for the plain ReLU
@@ -102,6 +102,26 @@ struct Rows {
     int64_t row_step;                // entries from row to row
 };
 
+// What normalises every pixel over its channels. Weight and bias are padded with zeros.
+struct Normalisation {
+    const float* weight;
+    const float* bias;
+    float eps;
+    int64_t channels;  // that count; those behind them are padding
+};
+
+// Attention of pixels of a map to all of its pixels. Steps are in entries.
+struct Attention {
+    const void* in;        // the first pixel: of every head its query, then all keys, then all values
+    void* out;             // the same
+    void* scratch;         // attention_bytes of it
+    int64_t rows, pixels;  // of both maps
+    int64_t heads, size;   // entries of a head
+    int64_t in_step, in_row_step;
+    int64_t out_step, out_row_step;
+    int64_t begin, end;  // pixels whose queries are answered, row by row
+};
+
 // Numbers of pixels that a tile of a convolution takes, the most first and 1 last.
 template <int... PIXELS>
 using Tiles = std::integer_sequence<int, PIXELS...>;
@@ -134,6 +154,11 @@ struct Kernels {
     // pixel_step apart.
     void (*affine)(const void* in, void* out, const Rows& in_rows, int64_t pixel_step, const Rows& out_rows,
                    const float* weight, const float* bias, Activation activation);
+    // out = (in - mean) / sqrt(variance + eps) * weight + bias of every pixel
+    void (*layer_norm)(const void* in, void* out, const Rows& in_rows, const Rows& out_rows,
+                       const Normalisation& norm);
+    void (*attention)(const Attention& pixels);
+    size_t (*attention_bytes)(int64_t pixels, int64_t size);
     // out = activation(a + b), entry by entry
     void (*add)(const void* a, const void* b, void* out, int64_t count, Activation activation);
     // out = activation(in) of floats, which may be the same ones

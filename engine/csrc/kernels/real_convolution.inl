@@ -5,6 +5,11 @@ inline void finish_tile(const ConvRow& row, int64_t x, const Sums (&sums)[P][Q])
     finish_each<P, Q, EPILOGUE>(row, x, sums);
 }
 
+// Sums as they are: `out` is floats.
+[[gnu::noinline]] void conv_sums(ConvRow& row, int64_t block) {
+    conv_row_with<store_sums>(row, block);
+}
+
 // Sums of some pixels become entries in a loop of their own: an activation that is not cheap is not written
 // out once for every register.
 inline void conv_row_with_activation(ConvRow& row, int64_t block) {
@@ -16,7 +21,7 @@ inline void conv_row_with_activation(ConvRow& row, int64_t block) {
     for (int64_t x = 0; x < row.pixels; x += MOST) {
         part.in = static_cast<const Entry*>(row.in) + x * row.pixel_step;
         part.pixels = row.pixels - x < MOST ? row.pixels - x : MOST;
-        conv_row_with<store_sums>(part, block);
+        conv_sums(part, block);
         for (int64_t p = 0; p < part.pixels; ++p)
             for (int64_t c = 0; c < block; c += LANES)
                 apply_any_epilogue(row, (x + p) * row.out_step + c, c, load(sums + p * block + c));

@@ -242,6 +242,17 @@ size_t scratch_bytes(const std::vector<Packed>& all) {
     return most;
 }
 
+size_t attention_bytes(const Program& program, const std::vector<Shape>& shapes, const Kernels& kernels) {
+    size_t most = 0;
+    each_node(program, [&](const Node& node) {
+        const auto* attention = std::get_if<ops::Attention>(&node.op);
+        if (!attention) return;
+        const auto [c, h, w] = shapes[node.out];
+        most = std::max(most, kernels.attention_bytes(h * w, c / attention->heads));
+    });
+    return most;
+}
+
 std::vector<Packed> pack(const Program& program, const KernelSet& kernels, MemoryPool& pool) {
     std::vector<Packed> all(program.num_nodes);
     const std::vector<bool> compact = compact_values(program);

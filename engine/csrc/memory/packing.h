@@ -38,6 +38,9 @@ struct KernelSet {
 // Returns how many bytes of scratch memory the operations need at most.
 size_t scratch_bytes(const std::vector<Packed>& all);
 
+// Returns how many bytes of it attention needs for values of some shapes.
+size_t attention_bytes(const Program& program, const std::vector<Shape>& shapes, const Kernels& kernels);
+
 // Returns what every node needs, by its index; weights lie in the pool, in the order of the nodes. Throws
 // PlanError where scales of bytes do not fit each other.
 std::vector<Packed> pack(const Program& program, const KernelSet& kernels, MemoryPool& pool);

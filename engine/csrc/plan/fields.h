@@ -30,7 +30,7 @@ using TensorIds = std::map<std::string, int64_t>;
 
 // The fields of operations that plans of older versions lack, where they would not be read, and the version
 // that they came with.
-inline constexpr std::array<std::pair<const char*, int64_t>, 12> NEW_FIELDS{{{"same", 2},
+inline constexpr std::array<std::pair<const char*, int64_t>, 14> NEW_FIELDS{{{"same", 2},
                                                                              {"activation", 2},
                                                                              {"interpolation", 2},
                                                                              {"antialias", 2},
@@ -41,7 +41,9 @@ inline constexpr std::array<std::pair<const char*, int64_t>, 12> NEW_FIELDS{{{"s
                                                                              {"in_zero", 3},
                                                                              {"table", 3},
                                                                              {"inner_scale", 3},
-                                                                             {"inner_zero", 3}}};
+                                                                             {"inner_zero", 3},
+                                                                             {"first", 4},
+                                                                             {"rows", 4}}};
 
 // Where fields are read from.
 struct FieldSource {

@@ -219,6 +219,44 @@ Shape Resize::shape(const Known& known) const {
     return {known[in].c, height, width};
 }
 
+void Gap::check_bytes() const {
+    if (first || rows) throw PlanError("reads bytes and leaves rows out, which takes real maps");
+}
+
+Shape Gap::shape(const Known& known) const {
+    const int64_t end = first + std::max<int64_t>(rows, 1);
+    if (end > known[in].h)
+        throw PlanError("averages up to row " + std::to_string(end) + " of a " + known[in].text());
+    return {known[in].c};
+}
+
+void LayerNorm::check(const std::vector<Tensor>&) const {
+    if (!(eps > 0)) throw PlanError("must have an eps above 0, got " + std::to_string(eps));
+}
+
+Shape LayerNorm::shape(const Known& known) const {
+    must_fit(known.weight(weight, 0), known[in], "a weight");
+    return known[in];
+}
+
+Shape Tokens::shape(const Known& known) const {
+    must_fit(known.weight(weight, 1), known[in], "a weight");
+    const auto [c, h, w] = known[in];
+    const int64_t rows = known.weight(weight, 0);
+    if (rows < h * w)
+        throw PlanError("has " + std::to_string(rows) + " rows of weights for the pixels of a " +
+                        known[in].text());
+    return {c, rows, 1};
+}
+
+Shape Attention::shape(const Known& known) const {
+    const auto [c, h, w] = known[in];
+    if (c % (3 * heads))
+        throw PlanError("must read queries, keys and values of " + std::to_string(heads) + " heads, got a " +
+                        known[in].text());
+    return {c / 3, h, w};
+}
+
 void Linear::check(const std::vector<Tensor>& tensors) const {
     check_ending(*this);
     if (in_scale != 0) must_be_scale(in_scale, "in_scale");

@@ -35,12 +35,14 @@ struct Known {
 namespace ops {
 
 // What may end an operation beside a ReLU, and what `activate` computes.
-enum class Act : uint8_t { none, relu6, silu, hard_swish, hard_sigmoid, sigmoid };
-inline constexpr Names<Act, 5> ACTS{{{"relu6", Act::relu6},
+enum class Act : uint8_t { none, relu6, silu, hard_swish, hard_sigmoid, sigmoid, gelu, gelu_tanh };
+inline constexpr Names<Act, 7> ACTS{{{"relu6", Act::relu6},
                                      {"silu", Act::silu},
                                      {"hard_swish", Act::hard_swish},
                                      {"hard_sigmoid", Act::hard_sigmoid},
-                                     {"sigmoid", Act::sigmoid}}};
+                                     {"sigmoid", Act::sigmoid},
+                                     {"gelu", Act::gelu},
+                                     {"gelu_tanh", Act::gelu_tanh}}};
 
 // How maps are resized.
 enum class Interpolation : uint8_t { bilinear, bicubic };
@@ -192,11 +194,35 @@ struct Dequantize {
     Shape shape(const Known& known) const { return known[in]; }
 };
 
-// Global average pooling.
+// Means of every channel, of `rows` rows from `first` on; of all from there on where `rows` is 0.
 struct Gap {
-    int64_t in;
+    int64_t in, first, rows;
 
-    Shape shape(const Known& known) const { return {known[in].c}; }
+    void check_bytes() const;
+    Shape shape(const Known& known) const;
+};
+
+// Every pixel less the mean of its channels, by their standard deviation.
+struct LayerNorm {
+    int64_t in, weight, bias;
+    float eps;
+
+    void check(const std::vector<Tensor>& tensors) const;
+    Shape shape(const Known& known) const;
+};
+
+// Pixels row by row, one in every row: numbers are added to them, and pixels of their own stand in front.
+struct Tokens {
+    int64_t in, weight;
+
+    Shape shape(const Known& known) const;
+};
+
+// Every pixel's mean of the values of all pixels, weighted by how alike its query and their keys are.
+struct Attention {
+    int64_t in, heads;
+
+    Shape shape(const Known& known) const;
 };
 
 struct Flatten {
@@ -258,8 +284,21 @@ struct VAffine {
     Shape shape(const Known& known) const { return known[in]; }
 };
 
-enum class Function : uint8_t { relu, sigmoid, tanh, sqrt, exp, log, relu6, silu, hard_swish, hard_sigmoid };
-inline constexpr Names<Function, 10> FUNCTIONS{{{"relu", Function::relu},
+enum class Function : uint8_t {
+    relu,
+    sigmoid,
+    tanh,
+    sqrt,
+    exp,
+    log,
+    relu6,
+    silu,
+    hard_swish,
+    hard_sigmoid,
+    gelu,
+    gelu_tanh
+};
+inline constexpr Names<Function, 12> FUNCTIONS{{{"relu", Function::relu},
                                                 {"sigmoid", Function::sigmoid},
                                                 {"tanh", Function::tanh},
                                                 {"sqrt", Function::sqrt},
@@ -268,7 +307,9 @@ inline constexpr Names<Function, 10> FUNCTIONS{{{"relu", Function::relu},
                                                 {"relu6", Function::relu6},
                                                 {"silu", Function::silu},
                                                 {"hard_swish", Function::hard_swish},
-                                                {"hard_sigmoid", Function::hard_sigmoid}}};
+                                                {"hard_sigmoid", Function::hard_sigmoid},
+                                                {"gelu", Function::gelu},
+                                                {"gelu_tanh", Function::gelu_tanh}}};
 
 struct VMap {
     int64_t in;

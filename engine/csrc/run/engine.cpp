@@ -61,8 +61,12 @@ Network Engine::network(const Workspace& workspace) const {
 Engine::Workspace& Engine::workspace(State& state, int64_t height, int64_t width) const {
     const auto key = std::pair(height, width);
     auto found = state.workspaces.find(key);
-    if (found == state.workspaces.end())
+    if (found == state.workspaces.end()) {
         found = state.workspaces.emplace(key, new_workspace(height, width)).first;
+        const size_t bytes = attention_bytes(program_, found->second->shapes, kernels_);
+        for (Memory& scratch : state.scratch)
+            if (scratch.size() < bytes) scratch = Memory(bytes);
+    }
     return *found->second;
 }
 

@@ -27,6 +27,7 @@ int64_t largest(const float* scores, int64_t count, float bias = 0) {
 
 #include "run/byte_ops.inl"
 #include "run/map_ops.inl"
+#include "run/token_ops.inl"
 #include "run/vector_ops.inl"
 
 void Executor::run(std::span<const WorkItem> items) {

@@ -100,9 +100,9 @@ class Executor {
     void resample(const ops::Resize& resize, const Node& node, const WorkItem& item);
     template <class Sum>
     void sum_rows(const Place& in, const WorkItem& item, int64_t begin, int64_t end, Sum* sums);
-    void average(const Place& in, const WorkItem& item, float* out);
+    void average(const Place& in, const WorkItem& item, Range rows, float* out);
     template <class Sum>
-    void sum_map(const Place& in, const WorkItem& item, Sum* sums);
+    void sum_map(const Place& in, const WorkItem& item, Range rows, Sum* sums);
     // byte_ops.inl
     void add_bytes(const ops::Add& add, const Node& node, const WorkItem& item);
     void scale_bytes(const ops::Scale& scale, const Node& node, const WorkItem& item);
@@ -150,6 +150,8 @@ inline Activation activation_of(ops::Act act) {
         case ops::Act::hard_swish: return {Curve::hard_swish};
         case ops::Act::hard_sigmoid: return {Curve::hard_sigmoid};
         case ops::Act::sigmoid: return {Curve::sigmoid};
+        case ops::Act::gelu: return {Curve::gelu};
+        case ops::Act::gelu_tanh: return {Curve::gelu_tanh};
     }
     return {};
 }

@@ -45,6 +45,12 @@ void Executor::run(const ops::Conv& conv, const Node& node, const WorkItem& item
     rows.out_step = out.channels;
     rows.activation = ending_of(conv);
     rows.prefetch = &prefetch_;
+    // Rows that lie together, as those of tokens do, are one row for a kernel of one pixel.
+    if (kernel == 1 && conv.stride == 1 && in.halo == 0 && out.halo == 0) {
+        rows.pixels *= rows.rows;
+        rows.rows = 1;
+        rows.in_row_step = rows.pixels * rows.pixel_step;
+    }
     rows.requantize = packed.of_bytes ? &packed.requantize : nullptr;
     packed.of_bytes ? bytes_.conv_rows(rows) : kernels_.conv_rows(rows);
 }
@@ -288,22 +294,25 @@ void Executor::run(const ops::Resize& resize, const Node& node, const WorkItem& 
 
 template <class Sum>
 void Executor::sum_rows(const Place& in, const WorkItem& item, int64_t begin, int64_t end, Sum* sums) {
+    Rows summed = rows(in, end - begin);
+    if (in.halo == 0) summed = {1, summed.rows * summed.pixels, summed.channels, summed.rows * in.row_step};
     if constexpr (std::is_same_v<Sum, float>)
-        kernels_.sum(pixel(in, item, begin), rows(in, end - begin), sums);
+        kernels_.sum(pixel(in, item, begin), summed, sums);
     else
-        bytes_.sum(byte(in, item, begin), rows(in, end - begin), sums);
+        bytes_.sum(byte(in, item, begin), summed, sums);
 }
 
-// Sums of a whole map. Every thread sums the rows that it has written itself, since what others wrote is far
-// from this core, and then adds up all sums in the same order. Room for two rounds: no thread is two barriers
-// before another.
+// Sums of rows of a map. Every thread sums the rows that it has written itself, since what others wrote is
+// far from this core, and then adds up all sums in the same order. Room for two rounds: no thread is two
+// barriers before another.
 template <class Sum>
-void Executor::sum_map(const Place& in, const WorkItem& item, Sum* sums) {
-    if (worker_.group_size == 1) return sum_rows(in, item, 0, in.shape.h, sums);
+void Executor::sum_map(const Place& in, const WorkItem& item, Range rows, Sum* sums) {
+    if (worker_.group_size == 1) return sum_rows(in, item, rows.first, rows.second, sums);
     const int64_t step = worker_.partial_sums_step;
     auto* parts = reinterpret_cast<Sum*>(worker_.partial_sums + (rounds_++ % 2) * worker_.group_size * step);
     const auto [begin, end] = share(in.shape.h);
-    sum_rows(in, item, begin, end, parts + worker_.rank * step);
+    const int64_t first = std::max(begin, rows.first), last = std::max(first, std::min(end, rows.second));
+    sum_rows(in, item, first, last, parts + worker_.rank * step);
     sync();
     std::copy_n(parts, in.channels, sums);
     for (int rank = 1; rank < worker_.group_size; ++rank)
@@ -314,28 +323,31 @@ template <>
 void Executor::run(const ops::Gap& gap, const Node& node, const WorkItem& item) {
     const Place& in = at(gap.in);
     float* out = vector(node.out, item);
+    if (gap.first || gap.rows)
+        return average(in, item, {gap.first, gap.rows ? gap.first + gap.rows : in.shape.h}, out);
     Means& known = means_[&item - first_item_];
     if (known.of == gap.in) {
         std::copy_n(known.values.data(), in.shape.c, out);
         return;
     }
-    average(in, item, out);
+    average(in, item, {0, in.shape.h}, out);
     known.of = gap.in;
     known.values.assign(out, out + in.shape.c);
 }
 
-void Executor::average(const Place& in, const WorkItem& item, float* out) {
-    const auto pixels = static_cast<double>(in.shape.h * in.shape.w);
+void Executor::average(const Place& in, const WorkItem& item, Range rows, float* out) {
+    const int64_t count = (rows.second - rows.first) * in.shape.w;
+    const auto pixels = static_cast<double>(count);
     if (in.coding.is_bytes()) {
         sums_.resize(std::max<size_t>(sums_.size(), in.channels));
-        sum_map(in, item, sums_.data());
+        sum_map(in, item, rows, sums_.data());
         const double scale = in.coding.scale;
         bytes_.scale_sums(sums_.data(), in.shape.c, static_cast<float>(scale / pixels),
                           static_cast<float>(-static_cast<double>(in.coding.zero) * scale), out);
         return;
     }
-    sum_map(in, item, out);
-    const float share = 1.0f / static_cast<float>(in.shape.h * in.shape.w);
+    sum_map(in, item, rows, out);
+    const float share = 1.0f / static_cast<float>(count);
     for (int64_t c = 0; c < in.shape.c; ++c) out[c] *= share;
 }
 

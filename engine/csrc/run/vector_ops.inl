@@ -103,6 +103,8 @@ void Executor::run(const ops::VMap& map, const Node& node, const WorkItem& item)
         case ops::Function::hard_swish: return by_kernel({Curve::hard_swish});
         case ops::Function::hard_sigmoid: return by_kernel({Curve::hard_sigmoid});
         case ops::Function::sigmoid: return by_kernel({Curve::sigmoid});
+        case ops::Function::gelu: return by_kernel({Curve::gelu});
+        case ops::Function::gelu_tanh: return by_kernel({Curve::gelu_tanh});
         case ops::Function::tanh: return each(map, node, item, [](float x) { return std::tanh(x); });
         case ops::Function::sqrt: return each(map, node, item, [](float x) { return std::sqrt(x); });
         case ops::Function::exp: return each(map, node, item, [](float x) { return std::exp(x); });

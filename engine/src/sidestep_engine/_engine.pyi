@@ -16,7 +16,7 @@ class PlanError(ValueError):
 class Program:
     pass
 
-NEWEST_VERSION: int = 3
+NEWEST_VERSION: int = 4
 
 def read_program(version: int, steps: object | None, output: object | None, channels: int, mean: Sequence[float], std: Sequence[float], tensors: Mapping[str, Annotated[NDArray[numpy.generic], dict(order='C', device='cpu', writable=False)]]) -> Program: ...
 

@@ -34,6 +34,10 @@ def _apply(
     return writer.map("activate", writer.plain(x), function=function)
 
 
+def _gelu(writer: Writer, node: fx.Node, x: Map | Vector, *, approximate: str = "none") -> Map | Vector:
+    return _apply("gelu_tanh" if approximate == "tanh" else "gelu", writer, node, x)
+
+
 def _leaky_relu(writer: Writer, node: fx.Node, x: Map | Vector, slope: float = 0.01) -> Map | Vector:
     return _apply("relu", writer, node, x, slope=slope)
 
@@ -56,6 +60,7 @@ def _clamp(
 _ACTIVATIONS: dict[Any, Callable[..., Any]] = {
     **{target: partial(_apply, function) for target, function in _NAMED.items()},
     aten.relu.default: partial(_apply, "relu"),
+    aten.gelu.default: _gelu,
     aten.leaky_relu.default: _leaky_relu,
     aten.hardtanh.default: _between,
     aten.clamp.default: _clamp,

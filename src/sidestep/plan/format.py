@@ -16,18 +16,24 @@ from sidestep.errors import ExecutionError, ExportError
 from sidestep.files import write_file
 
 KEY = "sidestep_plan"
-NEWEST_VERSION = 3
+NEWEST_VERSION = 4
 
 # What plans of version 2 have beside those of version 1.
-ACTIVATIONS = ("relu6", "silu", "hard_swish", "hard_sigmoid")
+_ACTIVATIONS_OF_2 = ("relu6", "silu", "hard_swish", "hard_sigmoid")
 ENDS_IN_ACTIVATION = ("conv", "affine", "add", "linear")
 _NEW_OPS = ("activate", "crop", "vlog_softmax", "vlogaddexp")
 _NEW_FIELDS = ("activation", "same", "interpolation", "antialias")
-_NEW_FUNCTIONS = (*ACTIVATIONS, "log")
+_NEW_FUNCTIONS = (*_ACTIVATIONS_OF_2, "log")
 _NEW_CRITERIA = ("patience", "agreement")
 # What plans of version 3 have beside: maps of bytes.
 _BYTE_OPS = ("quantize", "dequantize")
 _BYTE_FIELDS = ("scale", "weight_scale", "table")
+# What plans of version 4 have beside: what networks of tokens and ConvNeXts compute.
+TOKEN_OPS = ("layer_norm", "tokens", "attention")
+_TOKEN_FIELDS = ("first", "rows")
+TOKEN_ACTIVATIONS = ("gelu", "gelu_tanh")
+# What an operation may end in.
+ACTIVATIONS = (*_ACTIVATIONS_OF_2, *TOKEN_ACTIVATIONS)
 
 # One operation with its fields, and one step, as docs/plan.md describes them.
 Op = dict[str, Any]
@@ -119,6 +125,8 @@ def preparation_of(images: dict[str, Any]) -> Preparation | None:
 def version_of(steps: list[Step]) -> int:
     """Return the oldest version of the format that can say some steps: engines of that version run them."""
     criteria = [step["exit"]["criterion"] for step in steps if "exit" in step]
+    if any(_is_of_tokens(op) for ops in lists_of_ops(steps) for op in ops):
+        return 4
     if any(
         op["op"] in _BYTE_OPS or any(field in op for field in _BYTE_FIELDS)
         for ops in lists_of_ops(steps)
@@ -131,6 +139,16 @@ def version_of(steps: list[Step]) -> int:
             is_new |= op["op"] in _NEW_OPS or op.get("function") in _NEW_FUNCTIONS
             is_new |= any(field in op for field in _NEW_FIELDS)
     return 2 if is_new else 1
+
+
+def _is_of_tokens(op: Op) -> bool:
+    """Return whether an operation came with version 4, or a field of it."""
+    functions = (op.get("activation"), op.get("function"))
+    return (
+        op["op"] in TOKEN_OPS
+        or any(field in op for field in _TOKEN_FIELDS)
+        or any(function in TOKEN_ACTIVATIONS for function in functions)
+    )
 
 
 def lists_of_ops(steps: list[Step]) -> Iterator[list[Op]]:

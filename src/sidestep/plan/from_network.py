@@ -154,8 +154,6 @@ def _check(network: DynamicNetwork, rule: ExitRule | None) -> None:
     for router in parts:
         if isinstance(router, Router) and router.plan_obstacle is not None:
             raise ExportError(router.plan_obstacle)
-    if network.tokens:
-        raise ExportError("plans compute with maps, and this network with tokens; export a ResNet")
     if rule is not None and rule.num_exits != network.num_exits:
         raise ExportError(
             f"an exit rule must have the network's {network.num_exits} exits, got {rule.num_exits}"
@@ -211,12 +209,15 @@ class _Export(Visitor):
             self.x = self.call(f"unit {index}", unit.execute, self.x)
             return
         step, out = self.writer.choose(traced_of(self.ask(index))), self.x
+        made = []
         for option in range(unit.num_options):
             with self.writer.option(step) as results:
                 if option or not unit.keeps_input:
                     out = self.call(f"unit {index}, option {option}", unit.run, option, self.x)
-                results.append(self.writer.plain(traced_of(out)))
-        self.x = SymbolicTensor(self.writer.define(step), out.example)
+                made.append(traced_of(out))
+                results.append(self.writer.result(made[-1]))
+        with self.writer.at(f"unit {index}"):
+            self.x = SymbolicTensor(self.writer.define(step, made), out.example)
 
     def at_exit(self, index: int, classify: Callable[[Any], Any]) -> bool:
         said = self.call(exit_place(index), classify, self.x)

@@ -11,8 +11,9 @@ from torch import Tensor, fx
 
 from sidestep.internals import UNSAFE_VIEW, tree_leaves, tree_map
 from sidestep.plan.map_ops import MAP_OPS
+from sidestep.plan.token_ops import VIEW_OPS, moved
 from sidestep.plan.vector_ops import VECTOR_OPS, shape_of
-from sidestep.plan.writer import Constant, Map, Traced, Vector, Writer
+from sidestep.plan.writer import Constant, Map, Traced, Vector, View, Writer
 
 aten = torch.ops.aten
 
@@ -71,16 +72,20 @@ def _lower_node(writer: Writer, node: fx.Node, known: dict[fx.Node, Any]) -> Any
     if target is operator.getitem:
         return args[0][args[1]]
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Traced)]
-    if torch.Tag.nondeterministic_seeded in target.tags:
+    # Attention, which checks that itself, draws numbers for dropout alone.
+    if torch.Tag.nondeterministic_seeded in target.tags and target not in VIEW_OPS:
         raise writer.fail(f"draws random numbers by {target}, and plans draw none; leave noise to training")
     if target in _OF_SHAPE or all(isinstance(tensor, Constant) for tensor in tensors):
         return _now(target, args, kwargs, node)
-    of_maps = any(isinstance(tensor, Map) for tensor in tensors)
+    of_views = any(isinstance(tensor, View) for tensor in tensors)
+    of_maps = of_views or any(isinstance(tensor, Map) for tensor in tensors)
     if of_maps and target in _SAME:
         return args[0]
     if not of_maps and target in _MOVING:
         return _moved(writer, target, args, kwargs)
-    lowered = (MAP_OPS if of_maps else VECTOR_OPS).get(target)
+    lowered = (VIEW_OPS if of_views else MAP_OPS if of_maps else VECTOR_OPS).get(target)
+    if lowered is None and target in _MOVING and len(tensors) == 1:
+        return moved(writer, node, target, *args, **kwargs)
     if lowered is None:
         kind = "maps" if of_maps else "vectors"
         raise writer.fail(
@@ -93,7 +98,7 @@ def _now(target: Any, args: Any, kwargs: Any, node: fx.Node) -> Any:
     """Return the result of an operation on constants, or on shapes alone."""
 
     def tensor_of(leaf: Any) -> Any:
-        if isinstance(leaf, Map | Vector):
+        if isinstance(leaf, Map | View | Vector):
             return torch.zeros(shape_of(node.all_input_nodes[0]))
         return leaf.tensor if isinstance(leaf, Constant) else leaf
 

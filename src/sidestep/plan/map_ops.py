@@ -10,10 +10,10 @@ from torch import Tensor, fx
 
 from sidestep.internals import ADAPTIVE_AVG_POOL2D, BATCH_NORM_INFERENCE, UNSAFE_VIEW
 from sidestep.plan.activations import MAP_ACTIVATIONS
-from sidestep.plan.format import Op
 from sidestep.plan.resizing import RESIZING, padding_of
+from sidestep.plan.token_ops import folded, moved
 from sidestep.plan.vector_ops import Lower, normalisation, shape_of
-from sidestep.plan.writer import Constant, Map, Traced, Vector, Writer
+from sidestep.plan.writer import Constant, Map, Traced, Vector, View, Writer
 
 aten = torch.ops.aten
 
@@ -74,7 +74,10 @@ def _mul(writer: Writer, node: fx.Node, a: Any, b: Any) -> Map:
     channels = shape_of(node)[1]
     if isinstance(factor, Vector) and factor.codes.shape[-3:] == (channels, 1, 1):
         return writer.map("scale", [writer.plain(x), writer.dense(factor)])
-    return _affine(writer, x, _per_channel(writer, factor, channels), torch.zeros(channels))
+    factors, maker = _per_channel(writer, factor, channels), writer.maker(x) if x.steps == (1, 1) else None
+    if maker and maker["op"] == "conv" and len(node.all_input_nodes[0].users) == 1:
+        return folded(writer, maker, factors, torch.zeros(channels))
+    return _affine(writer, x, factors, torch.zeros(channels))
 
 
 def _affine(writer: Writer, x: Map, factor: Tensor, shift: Tensor, name: str = "") -> Map:
@@ -105,19 +108,8 @@ def _batch_norm(writer: Writer, node: fx.Node, x: Map, *args: Any) -> list[Any]:
     maker = writer.maker(x)
     # What prepare() leaves: layers that run several times, or are no plain nn.BatchNorm2d.
     if maker and maker["op"] == "conv" and len(node.all_input_nodes[0].users) == 1:
-        return [_folded(writer, maker, factor, shift), None, None]
+        return [folded(writer, maker, factor, shift), None, None]
     return [_affine(writer, x, factor, shift, name), None, None]
-
-
-def _folded(writer: Writer, op: Op, factor: Tensor, shift: Tensor) -> Map:
-    """Return a convolution with what follows it in its weights; the one without is left unread."""
-    weights, name = writer.weights, op["weight"]
-    if op["bias"] is not None:
-        shift = shift + factor * weights.tensors[op["bias"]]
-    weight = weights.store(weights.tensors[name] * factor.view(-1, 1, 1, 1), f"{name}.folded")
-    fields = {key: item for key, item in op.items() if key not in ("op", "in", "out")}
-    fields |= {"weight": weight, "bias": weights.store(shift, f"{name}.shift")}
-    return writer.map("conv", op["in"], **fields)
 
 
 def _max_pool(
@@ -182,19 +174,13 @@ def _cat(writer: Writer, node: fx.Node, parts: Sequence[Traced], dim: int = 0) -
     return writer.map("concat", [writer.plain(part) for part in parts])
 
 
-def _permute(writer: Writer, node: fx.Node, x: Map, dims: Sequence[int]) -> Map:
-    """Note the order of the axes, which has to be the usual one again before the map is read."""
-    value = x.value if x.steps == (1, 1) else writer.plain(x)
-    return Map(value, axes=tuple(x.axes[dim] for dim in dims))
-
-
-def _view(writer: Writer, node: fx.Node, x: Map, shape: Sequence[int]) -> Map | Vector:
-    found, (_, channels, *size) = shape_of(node), shape_of(node.all_input_nodes[0])
-    if channels == 1 and tuple(found) == (1, *size, 1):
-        return _permute(writer, node, x, (0, 2, 3, 1))
-    if len(found) != 2:
-        raise writer.fail(f"shows a map as {tuple(found)}, and plans as one row; flatten all of it")
-    return writer.vector("flatten", writer.plain(x), found)
+def _view(writer: Writer, node: fx.Node, x: Map, shape: Sequence[int]) -> Map | View | Vector:
+    """Return a map as one row, as a vector, or in another shape."""
+    found = shape_of(node)
+    if len(found) == 2 and found[0] == 1:
+        return writer.vector("flatten", writer.plain(x), found)
+    view: Map | View = moved(writer, node, aten.view.default, x, shape)
+    return view
 
 
 MAP_OPS: dict[Any, Lower] = {
@@ -210,7 +196,6 @@ MAP_OPS: dict[Any, Lower] = {
     aten.mean.dim: _mean,
     ADAPTIVE_AVG_POOL2D.default: _adaptive_pool,
     aten.cat.default: _cat,
-    aten.permute.default: _permute,
     aten.view.default: _view,
     UNSAFE_VIEW.default: _view,
 }

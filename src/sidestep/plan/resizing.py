@@ -21,7 +21,6 @@ def _slice(
     writer: Writer, node: fx.Node, x: Map, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Map:
     """Note which rows or columns are taken, which what reads the map does at once; or crop the middle."""
-    writer.check_order(x)
     rows, columns = x.steps
     axis = dim % 4
     size = shape_of(node.all_input_nodes[0])[axis]
@@ -45,7 +44,6 @@ def _pad(writer: Writer, node: fx.Node, x: Map, padding: Sequence[int], value: f
     wrong = f"pads a map by {list(padding)}, and plans by zeros"
     if value != 0 or min(padding) < 0 or len(padding) not in (4, 6):
         raise writer.fail(f"{wrong}, channels or in front of a convolution; use those")
-    writer.check_order(x)
     if not any(padding[4:]):
         value = writer.plain(x)
         return Map(value, border=tuple(padding[:4]))
@@ -79,7 +77,7 @@ def padding_of(
     left, right, top, bottom = x.border
     sizes = padded[0] - top - bottom, padded[1] - left - right
     wanted = [side for size in reversed(sizes) for side in _same(size, kernel, stride)]
-    plain = writer.plain(Map(x.value, x.steps, x.axes))
+    plain = writer.plain(Map(x.value, x.steps))
     if inside == 0 and stride > 1 and list(x.border) == wanted:
         return plain, {"padding": 0, "same": True}
     if len(set(x.border)) == 1:

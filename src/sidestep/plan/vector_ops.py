@@ -176,6 +176,29 @@ def _batch_norm(writer: Writer, node: fx.Node, x: Vector, *args: Any) -> list[An
     return [_pair("vadd", writer, scaled, Constant(shift.view(shape)), alpha=1.0), None, None]
 
 
+def _layer_norm(
+    writer: Writer,
+    node: fx.Node,
+    x: Vector,
+    shape: Sequence[int],
+    weight: Constant | None,
+    bias: Constant | None,
+    eps: float,
+) -> list[Any]:
+    """Lower (x - mean) / sqrt(variance + eps) * weight + bias of one pixel's channels."""
+    count = x.codes.numel()
+    if list(shape) != [count] or x.codes.shape[-1] != count:
+        raise writer.fail(f"normalises a vector over {list(shape)}, and plans over all of it; use one row")
+    mean = _affine(writer, writer.vector("vsum", writer.dense(x), torch.Size([1])), mul=1 / count)
+    rest = _pair("vadd", writer, x, mean, alpha=-1.0)
+    squares = writer.vector("vsum", writer.dense(_pair("vmul", writer, rest, rest)), torch.Size([1]))
+    scale = _map("sqrt", writer, node, _affine(writer, squares, mul=1 / count, add=float(eps)))
+    out = _pair("vdiv", writer, rest, scale)
+    if weight is not None:
+        out = _pair("vmul", writer, out, weight)
+    return [out if bias is None else _pair("vadd", writer, out, bias, alpha=1.0), None, None]
+
+
 def normalisation(
     writer: Writer,
     weight: Constant | None,
@@ -234,6 +257,7 @@ VECTOR_OPS: dict[Any, Lower] = {
     aten.mm.default: _mm,
     aten.addmm.default: _addmm,
     aten.convolution.default: _convolution,
+    aten.native_layer_norm.default: _layer_norm,
     aten.native_batch_norm.default: _batch_norm,
     BATCH_NORM_INFERENCE.default: _batch_norm,
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,15 +25,48 @@ class Map:
     Attributes:
         value: its number.
         steps: of rows and of columns that are still to be taken, since a plan strides both at once.
-        axes: which axis of the (1, C, H, W) map every axis of the tensor is.
         border: columns of zeros on the left and on the right, rows above and below, that a convolution is
             still to add.
     """
 
     value: int
     steps: tuple[int, int] = (1, 1)
-    axes: tuple[int, ...] = (0, 1, 2, 3)
     border: tuple[int, ...] = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A tensor of any shape whose entries are entries of one map.
+
+    Attributes:
+        value: number of the map.
+        size: its (C, H, W).
+        codes: for every entry its place in the map, counted in the order (C, H, W). Whatever reorders a
+            tensor reorders its codes alike.
+    """
+
+    value: int
+    size: tuple[int, int, int]
+    codes: Tensor
+
+    @property
+    def pixels(self) -> Tensor:
+        """Return the (H * W, C) codes of the map's pixels, row by row."""
+        return codes_of(self.size).flatten(1).T
+
+    @property
+    def is_of_pixels(self) -> bool:
+        """Return whether the last dimension is that of the channels, and all pixels follow each other."""
+        return torch.equal(self.codes.reshape(-1, self.codes.shape[-1]), self.pixels)
+
+    def alike(self, other: Traced) -> bool:
+        """Return whether another tensor shows a map of this size in this way."""
+        return isinstance(other, View) and self.size == other.size and torch.equal(self.codes, other.codes)
+
+
+def codes_of(size: Sequence[int]) -> Tensor:
+    """Return the codes of a (C, H, W) map in its own order."""
+    return torch.arange(math.prod(size)).view(*size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +88,7 @@ class Constant:
     tensor: Tensor
 
 
-Traced = Map | Vector | Constant
+Traced = Map | View | Vector | Constant
 
 
 class Writer:
@@ -96,6 +130,11 @@ class Writer:
         value = self._write(op, read, self._new_value(length), fields)
         return Vector((value * _VALUE + torch.arange(length)).view(shape))
 
+    def view(self, x: Map, shape: torch.Size) -> View:
+        """Return a map of a (1, C, H, W) shape as what can be looked at in other orders."""
+        _, channels, height, width = shape
+        return View(self.plain(x), (channels, height, width), codes_of(shape))
+
     def maker(self, x: Map) -> Op | None:
         """Return the operation of the same step or option that made a map."""
         return next((op for op in self._ops or () if op["out"] == x.value), None)
@@ -106,9 +145,10 @@ class Writer:
         Raises:
             ExportError: for a vector or a constant, or a map whose axes are in another order.
         """
+        if isinstance(traced, View):
+            raise self.fail("computes with a map of permuted axes, and plans have one order; permute it back")
         if not isinstance(traced, Map):
             raise self.fail("computes with a vector or a constant where plans have a map; use maps there")
-        self.check_order(traced)
         if any(traced.border):
             raise self.fail(
                 f"pads a map by {list(traced.border)}, and plans by channels of zeros or in front of a "
@@ -117,15 +157,6 @@ class Writer:
         if traced.steps == (1, 1):
             return traced.value
         return self.map("pad", traced.value, stride=self.stride(traced), before=0, after=0).value
-
-    def check_order(self, x: Map) -> None:
-        """Refuse a map whose axes are not in the order channels, rows, columns.
-
-        Raises:
-            ExportError: naming the place.
-        """
-        if x.axes != (0, 1, 2, 3):
-            raise self.fail("computes with a map of permuted axes, and plans have one order; permute it back")
 
     def stride(self, x: Map) -> int:
         """Return the step of rows and columns that are still to be taken.
@@ -162,7 +193,7 @@ class Writer:
         """
         if isinstance(traced, Vector):
             return traced
-        if isinstance(traced, Map):
+        if isinstance(traced, Map | View):
             raise self.fail("computes with a map where plans have a vector; pool it first")
         weight = self.weights.store(finite(traced.tensor).flatten())
         return self.vector("vconst", None, traced.tensor.shape, weight=weight)
@@ -188,11 +219,23 @@ class Writer:
         yield results
         self._ops = None
 
-    def define(self, step: Step) -> Map:
-        """Return the map that a choice results in."""
-        value = self._new_value()
+    def result(self, traced: Traced) -> int:
+        """Return the map that an option results in, in whatever order a tensor shows its entries."""
+        return traced.value if isinstance(traced, View) else self.plain(traced)
+
+    def define(self, step: Step, results: Sequence[Traced]) -> Map | View:
+        """Return the map that a choice results in, in the order of its options' results.
+
+        Raises:
+            ExportError: where these differ.
+        """
+        value, (first, *others) = self._new_value(), results
         step["defines"].append(value)
-        return Map(value)
+        if not any(isinstance(result, View) for result in results):
+            return Map(value)
+        if not isinstance(first, View) or not all(first.alike(other) for other in others):
+            raise self.fail("has options that order their results differently, and plans one order for all")
+        return View(value, first.size, first.codes)
 
     def _new_value(self, length: int | None = None) -> int:
         """Return the number of a new value, a vector if it has a length."""

@@ -20,7 +20,7 @@ from sidestep.targets.torch_ops import ended
 
 # What may run on bytes; other operations get real maps.
 ON_BYTES = ("conv", "affine", "add", "scale", "activate", *KEEPING)
-# What reads maps of either kind.
+# What reads maps of either kind, whole ones.
 _READS_BOTH = ("gap", "flatten")
 # Which activations bytes can end in by being cut off.
 _CUT = (None, "relu6")
@@ -262,7 +262,7 @@ class _ByteWriter:
 
     def _input(self, op: Op, value: int) -> int:
         made = self.layout.own(op["out"])
-        if op["op"] in _READS_BOTH or value == op.get("like"):
+        if (op["op"] in _READS_BOTH and "rows" not in op) or value == op.get("like"):
             return self.find(value, self.layout.own(value))
         if made is None or (op["op"] == "scale" and value == op["in"][1]):
             return self.find(value, None)

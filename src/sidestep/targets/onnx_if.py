@@ -14,7 +14,7 @@ from sidestep.plan.format import Plan
 from sidestep.targets.export_target import Exportable, plan_of
 from sidestep.targets.map_shapes import Shape
 from sidestep.targets.onnx_graph import OnnxGraph, Port, check_onnx
-from sidestep.targets.onnx_ops import write_op
+from sidestep.targets.onnx_ops import operations_without_onnx, write_op
 from sidestep.targets.onnx_segments import value_name
 from sidestep.targets.segment_folder import all_shapes, check_cut, frozen, summary_of
 from sidestep.targets.segment_route import decided, limits_of_rule
@@ -41,6 +41,11 @@ def write_onnx_if(exportable: Exportable, path: Path) -> str:
     check_onnx()
     check_cut(exportable)
     plan, freezing = plan_of(exportable), frozen(exportable)
+    if unknown := operations_without_onnx(plan):
+        raise ExportError(
+            f"onnx-if must be of operations that it knows, and this network has {', '.join(unknown)}; "
+            "export it to onnx, or to a plan"
+        )
     segments = cut(plan, freezing.units, freezing.exits)
     limits = limits_of_rule(exportable.rule, freezing, len(plan.document["classes"]))
     model = _IfWriter(plan, segments, all_shapes(plan, segments), limits).model()

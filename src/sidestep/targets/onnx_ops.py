@@ -9,12 +9,19 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from sidestep.plan.format import Op, inputs_of
+from sidestep.plan.format import TOKEN_ACTIVATIONS, TOKEN_OPS, Op, Plan, inputs_of, lists_of_ops
 from sidestep.targets.map_shapes import rows_of
 from sidestep.targets.onnx_graph import OnnxGraph
 
 # (graph, operation, names of what it reads) -> name of its result.
 _Write = Callable[[OnnxGraph, Op, list[str]], str]
+
+
+def operations_without_onnx(plan: Plan) -> list[str]:
+    """Return the names of a plan's operations that `write_op` does not know."""
+    ops = (op for ops in lists_of_ops(plan.steps) for op in ops)
+    names = (name for op in ops for name in (op["op"], op.get("activation"), op.get("function")))
+    return sorted({str(name) for name in names if name in (*TOKEN_OPS, *TOKEN_ACTIVATIONS)})
 
 
 def write_op(graph: OnnxGraph, op: Op, names: Mapping[int, str]) -> str:

@@ -21,6 +21,7 @@ from sidestep.targets.export_target import Exportable, card_of, plan_of
 from sidestep.targets.freezing import Freezing, check_segments, freeze
 from sidestep.targets.map_shapes import Shape, add_shapes, multiply_adds, shapes_of
 from sidestep.targets.onnx_graph import SharedWeights, check_onnx
+from sidestep.targets.onnx_ops import operations_without_onnx
 from sidestep.targets.onnx_segments import branch_model
 from sidestep.targets.segment_route import component_name, route_of, segment_entry
 from sidestep.targets.segments import Branch, Segment, cut
@@ -106,14 +107,15 @@ def write_folder(exportable: Exportable, path: Path, form: GraphFormat) -> str:
 
 
 def _plan_or_none(exportable: Exportable) -> Plan | None:
-    """Return the plan of a network, or None for one without that PyTorch's exporter may write.
+    """Return the plan of a network, or None where PyTorch's exporter may write one that has no such graphs.
 
     Raises:
         ExportError: for a network that cannot be written at all.
     """
     network, rule = exportable.network, exportable.rule
     try:
-        return plan_of(exportable)
+        plan = plan_of(exportable)
+        return None if operations_without_onnx(plan) else plan
     except ExportError:
         parts = [] if network.router is None else network.router.modules()
         obstacles = any(isinstance(part, Router) and part.plan_obstacle for part in parts)

@@ -18,6 +18,8 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "hard_swish": F.hardswish,
     "hard_sigmoid": F.hardsigmoid,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "sqrt": torch.sqrt,
@@ -102,6 +104,32 @@ def _affine(op: Op, given: Sequence[Tensor], named: Sequence[Tensor], shapes: An
     return given[0] * factor + shift
 
 
+def _gap(op: Op, given: Sequence[Tensor], *rest: Any) -> Tensor:
+    first, (x,) = op.get("first", 0), given
+    return x[:, :, first : first + op["rows"] if op.get("rows") else None].mean((2, 3))
+
+
+def _layer_norm(op: Op, given: Sequence[Tensor], named: Sequence[Tensor], *rest: Any) -> Tensor:
+    pixels = given[0].permute(0, 2, 3, 1)
+    weight, bias = named
+    return F.layer_norm(pixels, pixels.shape[-1:], weight, bias, op["eps"]).permute(0, 3, 1, 2)
+
+
+def _tokens(op: Op, given: Sequence[Tensor], named: Sequence[Tensor], *rest: Any) -> Tensor:
+    pixels, (weight,) = given[0].flatten(2), named
+    in_front = F.pad(pixels, [len(weight) - pixels.shape[2], 0])
+    return (in_front + weight.T).unsqueeze(3)
+
+
+def _attention(op: Op, given: Sequence[Tensor], *rest: Any) -> Tensor:
+    (x,), heads = given, op["heads"]
+    batch, channels, *sides = x.shape
+    by_heads = x.view(batch, 3, heads, channels // 3 // heads, -1).transpose(3, 4)
+    query, key, value = by_heads.unbind(1)
+    out = F.scaled_dot_product_attention(query, key, value)
+    return out.transpose(2, 3).reshape(batch, channels // 3, *sides)
+
+
 def doubt_of(criterion: str, temperature: float, given: Sequence[Tensor]) -> Tensor:
     """Return (B,) how uncertain an exit is, as docs/segments.md says.
 
@@ -152,7 +180,10 @@ _OPS: dict[str, Callable[..., Tensor]] = {
     "activate": _mapped,
     "concat": lambda op, given, *rest: torch.cat(given, dim=1),
     "resize": _resize,
-    "gap": _with(lambda x: x.mean((2, 3))),
+    "gap": _gap,
+    "layer_norm": _layer_norm,
+    "tokens": _tokens,
+    "attention": _attention,
     "flatten": _with(partial(torch.flatten, start_dim=1)),
     "linear": lambda op, given, named, *rest: F.linear(given[0], *named),
     "vconst": lambda op, given, named, *rest: named[0].view(1, -1),
