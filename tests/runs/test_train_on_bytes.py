@@ -61,7 +61,7 @@ def test_a_run_on_bytes_loses_no_more_than_one_without(runs: dict[str, Path]) ->
     reports = {name: sidestep.export_run(run, precision="int8").quantisation for name, run in runs.items()}
     plain, trained = reports["plain"], reports["bytes"]
     assert plain is not None and trained is not None
-    assert plain.real.accuracy > 0.85
+    assert plain.real.accuracy > 0.8
     # An image of the test split is 0.3 points.
     assert trained.quantised.accuracy >= plain.quantised.accuracy - 0.004
     assert trained.quantised.accuracy >= trained.real.accuracy - 0.004
