@@ -285,7 +285,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no size": (configured(lambda config: config["sidestep"].update(input_size=[-1, 8])), "height and width"),
     "no recipe": (configured(lambda config: config["sidestep"].update(recipe=3)), "must have a recipe"),
     "thresholds of text": (
-        configured(lambda config: config["sidestep"].update(thresholds="x")), "thresholds and ranges of bytes that a run has had"
+        configured(lambda config: config["sidestep"].update(thresholds="x")), "thresholds and ranges of bytes"
     ),
     "thresholds of no criterion": (
         configured(lambda config: config["sidestep"]["thresholds"].update(criterion="x")), "a run has had"
