@@ -12,7 +12,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from sidestep.evaluation.environment import describe_environment, in_words
 from sidestep.evaluation.frontier import FrontierPoint, dominating, front
@@ -23,6 +23,8 @@ from sidestep.results.markdown import check_page, table
 from sidestep.types import Unit
 
 _MOST_ROWS = 24
+# Of accuracy below the best, that a figure reaches down.
+_SHOWN = 0.12
 
 
 def save_frontier(
@@ -123,30 +125,32 @@ def frontier_figure(points: Sequence[FrontierPoint]) -> Figure:
 def _draw(axes: Axes, points: Sequence[FrontierPoint], unit: Unit) -> None:
     label = {"MACs": "M MACs per image", "ms": "ms per image"}[unit]
     in_style(axes, xlabel=label, ylabel="top-1 accuracy, %", xscale="log")
+    best = max(point.accuracy for point in points)
+    # What is far below the best has no place beside it.
+    shown = [point for point in points if point.accuracy > best - _SHOWN]
     styles: dict[str, dict[str, Any]] = {
         "cascade": {"s": 4, "color": "#bbbbbb", "label": "cascades"},
         "exits": {"s": 10, "color": PALETTE[4], "marker": "^", "label": "early exits"},
     }
     for kind, style in styles.items():
-        if of_kind := [point for point in points if point.kind == kind]:
+        if of_kind := [point for point in shown if point.kind == kind]:
             axes.scatter(*_places(of_kind, unit), **style)
-    axes.plot(*_places(front(points, unit), unit), color=PALETTE[0], label="front")
-    for point in points:
+    axes.plot(*_places(front(shown, unit), unit), color=PALETTE[0], label="front")
+    named: dict[tuple[float, float], list[str]] = {}
+    for point in shown:
         if point.kind == "static":
             [cost], [accuracy] = _places([point], unit)
             axes.errorbar(cost, accuracy, yerr=100 * point.error, color="black", fmt="o", ms=5)
-            axes.annotate(
-                point.members[0].replace("$", r"\$"),
-                (cost, accuracy),
-                textcoords="offset points",
-                xytext=(6, -10),
-                fontsize=8,
-            )
-    best = max(point.accuracy for point in points)
-    # What is far below the best has no place beside it.
-    least = min(point.accuracy for point in points if point.accuracy > best - 0.12)
+            near = (at for at in named if abs(at[0] / cost - 1) < 0.05 and abs(at[1] - accuracy) < 0.2)
+            named.setdefault(next(near, (cost, accuracy)), []).append(point.members[0].replace("$", r"\$"))
+    for at, names in named.items():
+        text = ", ".join(names)
+        axes.annotate(text, at, textcoords="offset points", xytext=(6, -10), fontsize=8)
+    for axis_part in (axes.xaxis.set_major_locator, axes.xaxis.set_minor_locator):
+        axis_part(LogLocator(subs=(1, 2, 3, 5)))
     for axis_part in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         axis_part(FormatStrFormatter("%g"))
+    least = min(point.accuracy for point in shown)
     axes.set_ylim(bottom=max(0.0, 100 * least - 1), top=min(100.0, 100 * best + 1))
     axes.legend(loc="lower right")
 
