@@ -12,7 +12,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from sidestep.evaluation.environment import describe_environment, in_words
 from sidestep.evaluation.frontier import FrontierPoint, dominating, front
@@ -146,10 +146,9 @@ def _draw(axes: Axes, points: Sequence[FrontierPoint], unit: Unit) -> None:
     for at, names in named.items():
         text = ", ".join(names)
         axes.annotate(text, at, textcoords="offset points", xytext=(6, -10), fontsize=8)
-    for axis_part in (axes.xaxis.set_major_locator, axes.xaxis.set_minor_locator):
-        axis_part(LogLocator(subs=(1, 2, 3, 5)))
-    for axis_part in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        axis_part(FormatStrFormatter("%g"))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     least = min(point.accuracy for point in shown)
     axes.set_ylim(bottom=max(0.0, 100 * least - 1), top=min(100.0, 100 * best + 1))
     axes.legend(loc="lower right")
