@@ -46,7 +46,7 @@ def test_timm_says_what_the_run_says(model: str, tmp_path: Path, capsys: pytest.
     with torch.no_grad():
         torch.testing.assert_close(theirs(images), sidestep.load(run)(images).logits, rtol=1e-4, atol=1e-4)
     data = timm.data.resolve_model_data_config(theirs)
-    assert data["input_size"] == (3, 32, 32) and tuple(data["mean"]) == (0.1, 0.2, 0.3)
+    assert tuple(data["input_size"]) == (3, 32, 32) and tuple(data["mean"]) == (0.1, 0.2, 0.3)
     assert theirs.pretrained_cfg["label_names"] == [str(digit) for digit in range(10)]
 
 

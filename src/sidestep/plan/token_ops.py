@@ -106,6 +106,13 @@ def _mm(writer: Writer, node: fx.Node, x: Any, weight: Any) -> View:
     return _linear(writer, x, _transposed(weight), None)
 
 
+def _bmm(writer: Writer, node: fx.Node, x: Any, weight: Any) -> View:
+    """Write what torch 2.11 makes of a linear layer whose input is not contiguous: a product of one image."""
+    if isinstance(weight, Constant):
+        weight = Constant(weight.tensor[0])
+    return _mm(writer, node, x, weight)
+
+
 def _addmm(
     writer: Writer, node: fx.Node, bias: Any, x: Any, weight: Any, *, beta: float = 1, alpha: float = 1
 ) -> View:
@@ -275,6 +282,7 @@ VIEW_OPS: dict[Any, Lower] = {
     **{target: _activated(lower) for target, lower in MAP_ACTIVATIONS.items()},
     aten.native_layer_norm.default: _layer_norm,
     aten.mm.default: _mm,
+    aten.bmm.default: _bmm,
     aten.addmm.default: _addmm,
     aten.add.Tensor: _add,
     aten.mul.Tensor: _mul,
