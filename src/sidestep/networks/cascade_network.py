@@ -122,9 +122,11 @@ class MemberView(nn.Module):
             top, left = (images.shape[2] - rows) // 2, (images.shape[3] - columns) // 2
             images = images[:, :, top : top + rows, left : left + columns]
         if self.resizes and self.size != tuple(images.shape[2:]):
-            images = F.interpolate(
-                images, self.size, mode=self.interpolation, antialias=True, align_corners=False
+            # PyTorch resizes no bfloat16 on a CPU.
+            resized = F.interpolate(
+                images.float(), self.size, mode=self.interpolation, antialias=True, align_corners=False
             )
+            images = resized.to(images)
         return images * self.scale.to(images) + self.shift.to(images)
 
 
