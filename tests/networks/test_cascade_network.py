@@ -130,6 +130,15 @@ def test_a_smaller_member_sees_the_picture_smaller() -> None:
     assert torch.allclose(seen[0], expected, atol=1e-5)
 
 
+def test_members_of_other_sizes_run_in_bfloat16() -> None:
+    network = cascade([static(8, 1), static(14, 2)], [SMALL, INPUT])
+    with torch.no_grad():
+        wanted = network(images()).exit_logits
+        said = network.to(torch.bfloat16)(images().bfloat16()).exit_logits
+    assert wanted is not None and said is not None and said.dtype == torch.bfloat16
+    torch.testing.assert_close(said.float(), wanted, rtol=0.05, atol=0.05)
+
+
 def test_the_shared_pixels_are_as_wide_and_as_fine_as_any_member_needs() -> None:
     near = MemberInput(size=(224, 224), crop_share=0.875, mean=(0.5,) * 3, std=(0.5,) * 3)
     wide = MemberInput(size=(100, 100), crop_share=1.0, mean=(0.5,) * 3, std=(0.5,) * 3)

@@ -161,6 +161,10 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     ),
     "mask": (lambda x: attending(x, is_causal=True), "attends with a mask|uses aten"),
     "scale": (lambda x: attending(x, scale=0.3), "scales attention by 0.3"),
+    "weights_of_parts": (
+        lambda x: torch.bmm(tokens_of(x).expand(3, -1, -1), WEIGHT.view(3, 3, 3)),
+        "multiplies parts of a map by weights of their own",
+    ),
     "tokens": (lambda x: torch.cat([tokens_of(x), tokens_of(x)], dim=1), "joins maps in another order"),
     "sums": (
         lambda x: tokens_of(x) + x.flatten(2).flip(2).transpose(1, 2),

@@ -27,8 +27,6 @@ from tests.plan.networks import NUM_CLASSES, lively, plan_of
 from tests.reference.plan import run_plan
 
 engine = pytest.importorskip("sidestep_engine")
-if engine.NEWEST_VERSION < 4:
-    pytest.skip("the engine here is older than plans of version 4", allow_module_level=True)
 
 SIZE = (32, 32)
 VIT: dict[str, Any] = {"num_classes": NUM_CLASSES, "img_size": 32}

@@ -123,8 +123,9 @@ class MemberView(nn.Module):
             images = images[:, :, top : top + rows, left : left + columns]
         if self.resizes and self.size != tuple(images.shape[2:]):
             # PyTorch resizes no bfloat16 on a CPU.
+            wide = images.to(torch.promote_types(images.dtype, torch.float32))
             resized = F.interpolate(
-                images.float(), self.size, mode=self.interpolation, antialias=True, align_corners=False
+                wide, self.size, mode=self.interpolation, antialias=True, align_corners=False
             )
             images = resized.to(images)
         return images * self.scale.to(images) + self.shift.to(images)

@@ -108,9 +108,13 @@ def _mm(writer: Writer, node: fx.Node, x: Any, weight: Any) -> View:
 
 def _bmm(writer: Writer, node: fx.Node, x: Any, weight: Any) -> View:
     """Write what torch 2.11 makes of a linear layer whose input is not contiguous: a product of one image."""
-    if isinstance(weight, Constant):
-        weight = Constant(weight.tensor[0])
-    return _mm(writer, node, x, weight)
+    if not isinstance(weight, Constant):
+        return _mm(writer, node, x, weight)
+    if len(weight.tensor) > 1:
+        raise writer.fail(
+            "multiplies parts of a map by weights of their own, and plans multiply all pixels by the same"
+        )
+    return _mm(writer, node, x, Constant(weight.tensor[0]))
 
 
 def _addmm(
