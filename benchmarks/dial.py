@@ -33,8 +33,8 @@ LEGEND = (
     "Costs are shares of the full network's MACs, routers in; `off`: how far the cost on validation is below "
     "the budget; `bits`: mutual information of path and image, and of path and class, on the test images; "
     "`same decisions`: share of gates, over images, in which the engine in float32 decides as PyTorch does; "
-    "`runs`: how often the validation images were run for this budget. The row without a budget is the "
-    "network as it was trained."
+    "`runs`: how often the validation images were run for this budget. Rows without a budget are "
+    "networks as they were trained."
 )
 
 
@@ -118,6 +118,9 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument(
+        "--beside", type=Path, nargs="+", default=[], help="runs trained for other budgets, as they are"
+    )
+    parser.add_argument(
         "--budgets", default="0.3,0.45,0.6,0.75,0.9", help="shares of the full network's MACs"
     )
     parser.add_argument("--images", type=int, default=1000, help="of validation; twice as many to test")
@@ -128,9 +131,10 @@ def main() -> None:
     args = parser.parse_args()
     args.load = os.getloadavg()[0]
     rows, notes = [], []
-    for run in args.runs:
+    fractions = [float(each) for each in args.budgets.split(",")]
+    for run in (*args.runs, *args.beside):
         full = open_run(run, args.checkpoint).cost.full
-        lines = lines_of(run, [float(each) for each in args.budgets.split(",")], args)
+        lines = lines_of(run, [] if run in args.beside else fractions, args)
         rows += [row(line, full) for line in lines]
         bits = [(line.point.image_bits or 0.0, line.point.class_bits or 0.0) for line in lines]
         said = depth_sentence(*map(list, zip(*bits, strict=True)))

@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 # ONNX Runtime's idle threads spin for 50 ms, and whoever comes next would share the cores with them.
 _PAUSE_SECONDS = 0.1
 _TURN_SECONDS = 0.02
+# What a cold start costs, milliseconds, is lost in a call that takes longer than this.
+_LONG_SECONDS = 1.0
 _MIN_ROUNDS = 3
 # A single image's path says little: small batches alternate between as many different images.
 SINGLE_IMAGES = 32
@@ -172,8 +174,8 @@ def interleave(
 ) -> dict[str, float]:
     """Return the median milliseconds of every call.
 
-    After a warm-up the calls take turns of 20 ms or one call, whichever is longer, behind one that does not
-    count, with a pause before each and in an order that is reversed every round, until the time is up.
+    After a warm-up the calls take turns (`turn`) with a pause before each, in an order that is reversed every
+    round, until the time is up.
 
     Args:
         calls: what is timed, by name; each returns when its work is done.
@@ -235,14 +237,21 @@ def _measure(runners: Mapping[str, Runner], batches: Sequence[Tensor], seconds: 
 def turn(call: Callable[[], object]) -> list[float]:
     """Return the durations in seconds of as many calls as fit into 20 ms, but at least one.
 
-    The call before them, which finds caches that others have filled and threads that sleep, does not count.
+    The call before them, which finds caches that others have filled and threads that sleep, does not count,
+    unless it takes over a second: then it is the turn.
     """
-    call()
-    durations: list[float] = []
-    while sum(durations) < _TURN_SECONDS:
+
+    def timed() -> float:
         start = time.perf_counter()
         call()
-        durations.append(time.perf_counter() - start)
+        return time.perf_counter() - start
+
+    first = timed()
+    if first > _LONG_SECONDS:
+        return [first]
+    durations: list[float] = []
+    while sum(durations) < _TURN_SECONDS:
+        durations.append(timed())
     return durations
 
 
