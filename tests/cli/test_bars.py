@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 from typing import Any
 
@@ -96,3 +97,13 @@ def test_elsewhere_what_is_over_soon_is_no_line(capsys: pytest.CaptureFixture[st
     with progress_on_stderr(lambda: True), bars_on_stderr(lambda: True):
         images()
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("slow")
+def test_handlers_of_other_libraries_say_nothing_again(caplog: pytest.LogCaptureFixture) -> None:
+    # Those of pytest and NNCF are the root logger's.
+    with progress_on_stderr(lambda: True), bars_on_stderr(lambda: True):
+        images()
+    assert caplog.messages == []
+    logging.getLogger("sidestep").warning("behind it")
+    assert caplog.messages == ["behind it"]

@@ -34,14 +34,17 @@ def progress_on_stderr(is_first: Callable[[], bool]) -> Iterator[None]:
         is_first: whether this process speaks for all.
     """
     logger, handler = logging.getLogger("sidestep"), _Lines(is_first)
-    level = logger.level
+    level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    # Libraries that are imported on the way (NNCF) give the root logger a handler, which would say all again.
+    logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        logger.propagate = propagate
 
 
 @contextmanager
