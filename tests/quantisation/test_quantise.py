@@ -155,17 +155,31 @@ def test_a_layer_that_bytes_would_ruin_stays_real() -> None:
     assert sum(not layer.is_real for layer in layers.values()) > len(layers) / 2
 
 
-def test_units_that_no_image_reaches_stay_real() -> None:
-    network = network_of({"name": "fixed_path", "path": "1 0 1"}, {"name": "cifar_resnet8"})
-    plan = plan_of(network)
+def test_units_that_no_image_chooses_are_on_bytes_too() -> None:
+    """In the ranges that they would have if all images did."""
+    skipped, whole = (
+        plan_of(network_of({"name": "fixed_path", "path": path}, {"name": "cifar_resnet8"}))
+        for path in ("1 0 1", "1 1 1")
+    )
     images = batches(1)
-    found = quantise(plan, images)
-    assert_near(plan, found)
-    never = [op for step in plan.steps if "choose" in step for op in step["options"][1]["ops"]]
+    found = quantise(skipped, images)
+    assert_near(skipped, found)
+    never = [op for step in skipped.steps if "choose" in step for op in step["options"][1]["ops"]]
     reached: set[int] = set()
-    TorchPlan(plan, lambda op, values, out: reached.add(op["out"]))(images[0])
+    TorchPlan(skipped, lambda op, values, out: reached.add(op["out"]))(images[0])
     unseen = {op["weight"] for op in never if op["op"] == "conv" and op["out"] not in reached}
-    assert unseen == {layer.name for layer in found.layers if layer.error is None and layer.part == "trunk"}
+    layers = {layer.name: layer for layer in found.layers}
+    assert unseen and all(layers[name].error is None and not layers[name].is_real for name in unseen)
+    inside = {op["weight"] for op in never if op.get("weight") in unseen and op["residual"] is None}
+    found_in, wanted = (grids_by_weight(plan, images) for plan in (skipped, whole))
+    assert inside and all(found_in[name] == wanted[name] for name in inside)
+
+
+def grids_by_weight(plan: Plan, images: list[Tensor]) -> dict[str, Grid]:
+    """Return the grids of what convolutions make."""
+    plan = spread_out(plan)
+    grids = calibrated(plan, made_on_bytes(plan.steps), images).grids
+    return {op["weight"]: grids[op["out"]] for op in ops_of(plan) if op["op"] == "conv"}
 
 
 def test_parts_are_what_reads_them() -> None:

@@ -1,12 +1,13 @@
 """Ranges of a plan's values under the decisions that it takes, and which of them a byte is to cover.
 
-Every tensor gets one of three ranges: all that was seen, all but a share of it (percentile), or the one with
-the least squared error. Which one is measured: by the error of what reads the tensor.
+What no image reaches has the ranges that it would have if all images did. Every tensor gets one of three: all
+that was seen, all but a share of it (percentile), or the one with the least squared error. Which one is
+measured: by the error of what reads the tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from sidestep.plan.byte_maps import KEEPING, Grid, grid_between
 from sidestep.plan.format import Op, Plan, Step, inputs_of, lists_of_ops
 from sidestep.progress import through
 from sidestep.targets.byte_ops import padding_of
-from sidestep.targets.torch_plan import TorchPlan
+from sidestep.targets.torch_plan import Observe, TorchPlan
 
 Rule = Literal["max", "percentile", "squared error"]
 
@@ -225,7 +226,7 @@ class Calibrated:
 
     Attributes:
         groups: of the values.
-        grids: of all values that were seen.
+        grids: of all values; not of those behind an exit at which all images have left.
         rules: by which the range of every group was found.
         in_grids: of the vectors that linear layers read, by the layers' outputs.
     """
@@ -239,30 +240,62 @@ class Calibrated:
 def calibrated(plan: Plan, made: frozenset[int], batches: Sequence[Tensor]) -> Calibrated:
     """Return ranges, found while a real plan runs: a value is seen for the images alone that reach it.
 
+    A value that none reaches is seen for all that come by: as if these chose the option that it belongs to,
+    which changes nothing of what follows.
+
     Args:
         plan: spread out.
         made: values that are to be bytes.
         batches: (B, C, H, W) normalised images.
     """
     groups = groups_of(plan, made)
-    observer, vectors = Observer(groups), _Vectors()
+    found = _found(TorchPlan(plan), groups, set(groups.values()), batches)
+    if missed := set(groups.values()) - found.rules.keys():
+        # A part of the images says enough about what is never executed.
+        more = _found(_EveryOption(plan), groups, missed, batches[: max(1, len(batches) // 4)])
+        found = Calibrated(
+            groups=groups,
+            grids={**found.grids, **more.grids},
+            rules={**found.rules, **more.rules},
+            in_grids={**more.in_grids, **found.in_grids},
+        )
+    return found
+
+
+def _found(
+    runner: TorchPlan, groups: Mapping[int, int], wanted: Set[int], batches: Sequence[Tensor]
+) -> Calibrated:
+    """Return the ranges of those wanted groups that images reach in a run of a real plan."""
+    observer = Observer({value: group for value, group in groups.items() if group in wanted})
+    vectors = _Vectors()
 
     def first(op: Op, values: Mapping[int, Tensor], out: Tensor) -> None:
         observer.extrema(op, values, out)
         vectors.observe(op, values)
 
-    _run(plan, first, batches, "extrema")
-    _run(plan, observer.histogram, batches, "histograms")
+    _run(runner, first, batches, "extrema")
+    _run(runner, observer.histogram, batches, "histograms")
     candidates = {group: observer.candidates(group) for group in observer.ranges}
-    measured = _Measured(groups, candidates, plan)
-    measured.shapes = TorchPlan(plan).shapes
+    measured = _Measured(groups, candidates, runner.plan)
+    measured.shapes = runner.shapes
     # Errors are averages over many pixels: a part of the images says which range is best.
-    _run(plan, measured.observe, batches[: max(1, len(batches) // 4)], "ranges")
+    _run(runner, measured.observe, batches[: max(1, len(batches) // 4)], "ranges")
     rules = measured.best()
     grids = {
         value: candidates[group][rules[group]].grid for value, group in groups.items() if group in candidates
     }
     return Calibrated(groups=groups, grids=grids, rules=rules, in_grids=vectors.grids())
+
+
+class _EveryOption(TorchPlan):
+    """A plan whose options all run for all images, and are shown; images go on with what they have chosen."""
+
+    def run_options(self, step: Step, chosen: Tensor, values: dict[int, Tensor]) -> None:
+        for option in step["options"]:
+            self.run_ops(option["ops"], dict(values), len(chosen))
+        observe, self.observe = self.observe, None
+        super().run_options(step, chosen, values)
+        self.observe = observe
 
 
 class _Vectors:
@@ -279,7 +312,7 @@ class _Vectors:
         return {layer: seen.grid for layer, seen in self.ranges.items()}
 
 
-def _run(plan: Plan, observe: Any, batches: Sequence[Tensor], what: str) -> None:
-    runner = TorchPlan(plan, observe)
+def _run(runner: TorchPlan, observe: Observe, batches: Sequence[Tensor], what: str) -> None:
+    runner.observe = observe
     for images in through(batches, f"finding {what} of values", len(batches)):
         runner(images)

@@ -46,7 +46,7 @@ class Layer:
         part: of the network that it belongs to.
         is_real: whether it stays real.
         error: root of the mean square of what bytes add to its output, as a share of that; None where no
-            image has reached it, or where it is no candidate for bytes.
+            image has chosen it, or where it is no candidate for bytes.
         rule: by which the range of its output was found; None where that is real.
     """
 
@@ -132,7 +132,7 @@ class Search:
         parts: of the network, by the outputs of the operations that belong to them.
         ranges: of the values.
         layers: operations that may be on bytes and have weights, by their outputs.
-        unseen: outputs of operations that no image has reached, for which there are no ranges.
+        unseen: outputs of operations behind exits at which all images have left, which have no ranges.
         advance: is told of every trial.
     """
 

@@ -68,7 +68,7 @@ class TorchPlan:
             elif "choose" in step:
                 chosen = values[step["choose"]].argmax(dim=1).expand(len(rows))
                 said.options[rows, num_chosen] = chosen
-                self._run_options(step, chosen, values)
+                self.run_options(step, chosen, values)
                 num_chosen += 1
             else:
                 logits = values[step["exit"]["logits"]]
@@ -105,8 +105,14 @@ class TorchPlan:
                 self.observe(op, values, out)
             values[op["out"]] = out
 
-    def _run_options(self, step: Step, chosen: Tensor, values: dict[int, Tensor]) -> None:
-        """Run every option for the images that have chosen it."""
+    def run_options(self, step: Step, chosen: Tensor, values: dict[int, Tensor]) -> None:
+        """Run every option of a choice for the images that have chosen it, and add what it defines to values.
+
+        Args:
+            step: the choice.
+            chosen: (B) options.
+            values: (B, ...) by their numbers.
+        """
         parts: list[tuple[Tensor, list[Tensor]]] = []
         for number, option in enumerate(step["options"]):
             rows = (chosen == number).nonzero()[:, 0]
