@@ -65,6 +65,19 @@ def test_units_of_a_run_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "ms (pytorch, 1 images per call)" in save_survey(tmp_path / "s.md", found)[0].read_text()
 
 
+def test_blocks_of_a_timm_network_have_its_names(tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    network = timm.create_model("mobilenetv3_small_050", num_classes=10)
+    save_file(network.state_dict(), tmp_path / "small.safetensors")
+    model = f"timm/mobilenetv3_small_050={tmp_path / 'small.safetensors'}"
+    found = survey(model, data=DIGITS, images=8, pairs=False)
+    names = found.survey.names
+    assert "blocks.2.1" in names and set(names) <= {name for name, _ in network.named_modules()}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

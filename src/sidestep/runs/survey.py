@@ -69,12 +69,14 @@ def survey(
     network = RoutedNetwork(backbone, ConstantRouter.keep([1.0] * len(backbone.units))).eval()
     cost = measure_cost(network, member.settings.input.size)
     batches = _some(found, split, images)
-    names = {module: name for name, module in backbone.named_modules()}
+    # Those of a wrapped network are its own.
+    names = {module: name.removeprefix("network.") for name, module in backbone.named_modules()}
     made = survey_units(
         backbone,
         batches,
         cost,
-        names=[names.get(unit.origin, names[unit]) for unit in backbone.units],
+        # Units that call blocks of a wrapped network are no part of it.
+        names=[names[unit.origin if unit.origin in names else unit] for unit in backbone.units],
         pairs=pairs,
         random_paths=random_paths,
     )
