@@ -11,22 +11,30 @@ inline void finish_tile(const ConvRow& row, int64_t x, const Sums (&sums)[P][Q])
 }
 
 // Sums of some pixels become entries in a loop of their own: an activation that is not cheap is not written
-// out once for every register.
+// out once for every register. Fields of the row are changed and not copied: a vector of fields that were
+// just written cannot be read before all that is on its way to memory has arrived there.
 inline void conv_row_with_activation(ConvRow& row, int64_t block) {
     constexpr int64_t MOST = 64;
     float sums[MOST * WIDE_BLOCK];
-    ConvRow part = row;
-    part.out = sums;
-    part.out_step = block;
-    for (int64_t x = 0; x < row.pixels; x += MOST) {
-        part.in = static_cast<const Entry*>(row.in) + x * row.pixel_step;
-        part.pixels = row.pixels - x < MOST ? row.pixels - x : MOST;
-        conv_sums(part, block);
-        for (int64_t p = 0; p < part.pixels; ++p)
+    const struct {
+        const void* residual;
+        void* out;
+        Activation activation;
+    } end{row.residual, row.out, row.activation};
+    const auto* in = static_cast<const Entry*>(row.in);
+    const int64_t pixels = row.pixels, step = row.out_step;
+    row.out = sums;
+    row.out_step = block;
+    for (int64_t x = 0; x < pixels; x += MOST) {
+        row.in = in + x * row.pixel_step;
+        row.pixels = pixels - x < MOST ? pixels - x : MOST;
+        conv_sums(row, block);
+        for (int64_t p = 0; p < row.pixels; ++p)
             for (int64_t c = 0; c < block; c += LANES)
-                apply_any_epilogue(row, (x + p) * row.out_step + c, c, load(sums + p * block + c));
+                apply_any_epilogue(end, (x + p) * step + c, c, load(sums + p * block + c));
     }
-    row.prefetch = part.prefetch;
+    row.pixels = pixels;
+    row.out_step = step;
 }
 
 [[gnu::noinline]] void conv_row_cheaply(ConvRow& row, int64_t block) {

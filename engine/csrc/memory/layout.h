@@ -24,6 +24,10 @@ struct Place {
     // Of a map that never lies in memory as a whole: rows that every thread has room for, in memory of its
     // own. 0 for all others.
     int64_t strip = 0;
+    // Of a map in a chain: which of the chain's maps, and the rows of it that lie in memory at a time.
+    // `first` is then from the first of these on, and halos are columns alone.
+    int64_t window = NONE;
+    int64_t window_rows = 0;
     // Threads that share an image make the vector together, each a part of it, in memory that all of them
     // see. Only such vectors lie there, and all threads have waited for each other since the last one was
     // read, so that none waits before writing.

@@ -63,19 +63,6 @@ int64_t source_of(const Op& op) {
         return NOWHERE;
 }
 
-// How often every value is read, handed on by an option or given as the output.
-std::vector<int64_t> count_reads(const Program& program) {
-    std::vector<int64_t> reads(program.num_values, 0);
-    each_node(program, [&](const Node& node) {
-        each_input(node.op, [&](int64_t id, Form, unsigned) { ++reads[id]; });
-    });
-    for (const Step& step : program.steps)
-        if (const auto* choice = std::get_if<Choice>(&step))
-            for (const Option& option : choice->options)
-                for (int64_t id : option.results) ++reads[id];
-    return reads;
-}
-
 }  // namespace
 
 // How many moments a choice's options take.
@@ -87,6 +74,18 @@ int64_t duration(const Choice& choice) {
 
 std::vector<int64_t> last_uses(const Program& program) {
     return LastUses(program).take();
+}
+
+std::vector<int64_t> count_reads(const Program& program) {
+    std::vector<int64_t> reads(program.num_values, 0);
+    each_node(program, [&](const Node& node) {
+        each_input(node.op, [&](int64_t id, Form, unsigned) { ++reads[id]; });
+    });
+    for (const Step& step : program.steps)
+        if (const auto* choice = std::get_if<Choice>(&step))
+            for (const Option& option : choice->options)
+                for (int64_t id : option.results) ++reads[id];
+    return reads;
 }
 
 int64_t image_of(const Program& program) {

@@ -23,6 +23,9 @@ int64_t duration(const Choice& choice);
 // outside is kept.
 std::vector<int64_t> last_uses(const Program& program);
 
+// Returns how often every value is read, handed on by an option or given as the output.
+std::vector<int64_t> count_reads(const Program& program);
+
 // Returns the value that pixels become when they are read: the image, or the bytes that are made of it where
 // nothing else reads it. The image has no place then.
 int64_t image_of(const Program& program);

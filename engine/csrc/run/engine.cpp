@@ -55,7 +55,7 @@ void Engine::start(State& state) const {
 }
 
 Network Engine::network(const Workspace& workspace) const {
-    return {program_, packed_, workspace.layout, kernels_, byte_kernels_, scale_, shift_};
+    return {program_, packed_, workspace.layout, workspace.schedule, kernels_, byte_kernels_, scale_, shift_};
 }
 
 Engine::Workspace& Engine::workspace(State& state, int64_t height, int64_t width) const {
@@ -74,9 +74,11 @@ std::unique_ptr<Engine::Workspace> Engine::new_workspace(int64_t height, int64_t
     auto made = std::make_unique<Workspace>();
     made->shapes = infer_shapes(program_, height, width);
     made->layout = lay_out(program_, made->shapes, kernels_.entry_size);
+    made->schedule = schedule_of(program_, packed_, made->layout);
     made->images.resize(num_threads_);
     for (std::vector<ImageMemory>& images : made->images) images.resize(MAX_ITEMS);
-    for (int rank = 0; rank < num_threads_; ++rank) made->strips.emplace_back(made->layout.strip_bytes);
+    const size_t strip = std::max(made->layout.strip_bytes, made->schedule.window_bytes);
+    for (int rank = 0; rank < num_threads_; ++rank) made->strips.emplace_back(strip);
     for (const Place& place : made->layout.places)
         made->partial_sums_step = std::max(made->partial_sums_step, place.channels);
     made->partial_sums = Memory(2 * num_threads_ * made->partial_sums_step * sizeof(float));

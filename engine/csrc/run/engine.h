@@ -70,6 +70,7 @@ class Engine {
     struct Workspace {
         std::vector<Shape> shapes;
         Layout layout;
+        Schedule schedule;
         std::vector<std::vector<ImageMemory>> images;  // of every thread, MAX_ITEMS each
         std::vector<Memory> strips;                    // of every thread
         Memory partial_sums;                           // of threads that share an image

@@ -165,15 +165,83 @@ bool Executor::leaves(const Exit& exit, const WorkItem& item) {
     return (1 - std::exp((second - top) / exit.temperature)) / sum >= threshold;
 }
 
-void Executor::run_nodes(const std::vector<Node>& nodes, const Items& items) {
+// A thread with images of its own leads one through a group of nodes and then the next.
+void Executor::run_nodes(Nodes nodes, const Items& items) {
+    if (items.size() == 1) return run_group(nodes, items);
+    for (size_t first = 0, count; first < nodes.size(); first += count) {
+        count = network_.schedule.groups[nodes[first].index];
+        const Nodes group = nodes.subspan(first, count);
+        if (count == 1)
+            run_group(group, items);
+        else
+            for (const WorkItem* item : items) run_group(group, {item});
+    }
+}
+
+void Executor::run_group(Nodes nodes, const Items& items) {
     for (size_t i = 0; i < nodes.size(); ++i) {
-        if (at(nodes[i].out).strip) {
+        const auto& [length, rows] = network_.schedule.chains[nodes[i].index];
+        if (length > 1 && worker_.group_size == 1) {
+            for (const WorkItem* item : items) run_chain(nodes.subspan(i, length), rows, *item);
+            i += length - 1;
+        } else if (at(nodes[i].out).strip) {
             run_strips(nodes[i], nodes[i + 1], items);
             ++i;
-            continue;
+        } else {
+            std::visit([&](const auto& op) { run_all(op, nodes[i], items); }, nodes[i].op);
         }
-        std::visit([&](const auto& op) { run_all(op, nodes[i], items); }, nodes[i].op);
     }
+}
+
+// Some rows of what the last convolution makes, and of every other one those that they need; then the next.
+void Executor::run_chain(Nodes chain, int64_t rows, const WorkItem& item) {
+    constexpr int64_t BEFORE_ALL = -(int64_t{1} << 40);
+    const size_t last = chain.size() - 1;
+    windows_.assign(last, {BEFORE_ALL, BEFORE_ALL});
+    made_.resize(chain.size());
+    for (size_t i = 0; i < last; ++i) clear_columns(at(chain[i].out));
+    const int64_t height = at(chain[last].out).shape.h;
+    for (int64_t y = 0; y < height; y += rows) {
+        made_[last] = {y, std::min(y + rows, height)};
+        for (size_t i = last; i > 0; --i) made_[i - 1] = move_window(chain[i - 1], chain[i], made_[i]);
+        for (size_t i = 0; i <= last; ++i) {
+            strip_ = made_[i];
+            run(std::get<ops::Conv>(chain[i].op), chain[i], item);
+        }
+    }
+    strip_.reset();
+    writing_ = false;
+}
+
+// Zeros beside the rows of a window, where other windows may have been.
+void Executor::clear_columns(const Place& window) {
+    const size_t columns = window.first * window.entry_size, row = window.row_step * window.entry_size;
+    std::byte* at = worker_.strip + window.offset;
+    for (int64_t y = 0; y < window.window_rows; ++y, at += row) {
+        std::memset(at, 0, columns);
+        std::memset(at + row - columns, 0, columns);
+    }
+}
+
+// Makes room for what a convolution reads to make some rows, of which it keeps what is there and makes zeros
+// of what lies outside of the map. Returns the rows that are to be made.
+Executor::Range Executor::move_window(const Node& node, const Node& reader, Range rows) {
+    if (rows.first == rows.second) return {0, 0};
+    const Place& place = at(node.out);
+    const auto& conv = std::get<ops::Conv>(reader.op);
+    const int64_t height = place.shape.h, kernel = network_.program.tensors[conv.weight].shape[2];
+    const int64_t before = conv.before(height, kernel), first = rows.first * conv.stride - before,
+                  end = (rows.second - 1) * conv.stride - before + kernel;
+    auto& window = windows_[place.window];
+    const size_t row = place.row_step * place.entry_size;
+    std::byte* at = worker_.strip + place.offset;
+    if (window.first < first && first < window.second)
+        std::memmove(at, at + (first - window.first) * row, (window.second - first) * row);
+    const int64_t begin = std::max(first, window.second);
+    window = {first, end};
+    for (int64_t y = begin; y < end; ++y)
+        if (y < 0 || y >= height) std::memset(at + (y - first) * row, 0, row);
+    return {std::clamp<int64_t>(begin, 0, height), std::clamp<int64_t>(end, 0, height)};
 }
 
 // Some rows of a real map, what bytes are made of them, and then the next rows.

@@ -16,12 +16,13 @@ class Executor {
           kernels_(network.kernels),
           bytes_(network.bytes),
           worker_(worker),
-          places_(network.layout.places) {}
+          places_(worker.group_size == 1 ? network.schedule.places : network.layout.places) {}
 
     void run(std::span<const WorkItem> items);
 
   private:
     using Items = std::vector<const WorkItem*>;
+    using Nodes = std::span<const Node>;
     using Range = std::pair<int64_t, int64_t>;
 
     // The means of a map's channels, of the last one of which an image needed them. Where a unit is skipped
@@ -45,6 +46,9 @@ class Executor {
         return (at(id).shared ? item.shared_vectors : item.vectors) + at(id).offset;
     }
     std::byte* pixel(const Place& p, const WorkItem& item, int64_t y, int64_t x = 0) const {
+        if (p.window != NONE)
+            return worker_.strip + p.offset +
+                   (p.first + (y - windows_[p.window].first) * p.row_step + x * p.channels) * p.entry_size;
         if (p.strip) return worker_.strip + (y % p.strip * p.row_step + x * p.channels) * p.entry_size;
         return item.maps + p.offset + (p.first + y * p.row_step + x * p.channels) * p.entry_size;
     }
@@ -77,7 +81,11 @@ class Executor {
     void hand_on_means(const Choice& choice, const Option& option, const Items& items);
     bool leaves(const Exit& exit, const WorkItem& item);
     int64_t agreeing(const Exit& exit, const WorkItem& item);
-    void run_nodes(const std::vector<Node>& nodes, const Items& items);
+    void run_nodes(Nodes nodes, const Items& items);
+    void run_group(Nodes nodes, const Items& items);
+    void run_chain(Nodes chain, int64_t rows, const WorkItem& item);
+    void clear_columns(const Place& window);
+    Range move_window(const Node& node, const Node& reader, Range rows);
     void run_strips(const Node& conv, const Node& quantize, const Items& items);
     template <class Op>
     void run_all(const Op& op, const Node& node, const Items& items);
@@ -136,6 +144,8 @@ class Executor {
     std::vector<float> numbers_, offsets_;
     std::vector<uint8_t> codes_;
     int64_t rounds_ = 0;
+    std::vector<Range> windows_;  // rows of every map of a chain that lie in memory, also outside of the map
+    std::vector<Range> made_;     // rows that every convolution of a chain makes now
     std::optional<Range> strip_;  // rows that are made now of a map that never lies in memory as a whole
     // What has happened since the last barrier, the same for every thread that shares the image: maps were
     // read as a whole; rows of a map were written that only their thread may read yet.

@@ -7,6 +7,7 @@
 
 #include "memory/layout.h"
 #include "memory/packing.h"
+#include "memory/schedule.h"
 #include "run/thread_pool.h"
 
 namespace sidestep {
@@ -16,6 +17,7 @@ struct Network {
     const Program& program;
     const std::vector<Packed>& packed;
     const Layout& layout;
+    const Schedule& schedule;         // of threads with images of their own
     const Kernels& kernels;           // of real maps
     const ByteKernels& bytes;         // of maps of bytes
     const std::vector<float>& scale;  // bytes times scale plus shift are normalised, channel by channel
