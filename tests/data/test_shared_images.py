@@ -1,14 +1,18 @@
 """Images that trainings have in common: decoded once inside, anew outside, apart where anything differs."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from sidestep.data import load as load_module
+from sidestep.data import shared_images as shared_images_module
 from sidestep.data.data_config import DataConfig
 from sidestep.data.load import load_data
 from sidestep.data.shared_images import shared_images
+from sidestep.data.sources import SOURCES
+from sidestep.data.split import Role, Split
 
 CONFIG = DataConfig(source="digits", image_size=16, workers=0, limit=64, val_fraction=0.1)
 
@@ -37,6 +41,26 @@ def test_trainings_of_one_sweep_decode_once(decoded: list[int]) -> None:
     assert torch.equal(one.train.images, other.train.images)  # type: ignore[attr-defined]
     load_data(CONFIG)
     assert decoded == 2 * [64, 150, 297]
+
+
+def test_splits_are_opened_and_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    opens, looks = SOURCES["digits"].open, shared_images_module.content_of
+
+    def opened(settings: Any, name: str, role: Role) -> Split | None:
+        seen.append(role)
+        return opens(settings, name, role)
+
+    def looked(split: Split) -> str:
+        seen.append("content")
+        return looks(split)
+
+    monkeypatch.setitem(SOURCES._items, "digits", replace(SOURCES["digits"], open=opened))
+    monkeypatch.setattr(shared_images_module, "content_of", looked)
+    with shared_images():
+        said = {load_data(replace(CONFIG, limit=limit), splits=("val",)).drawn_from for limit in (64, 32)}
+    assert seen == ["train", "content"] and len(said) == 1
+    assert {load_data(CONFIG, splits=("val",)).drawn_from} == said and len(seen) == 4
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,9 @@ from sidestep.reporting.image_choice import chosen_images, galleries
 from sidestep.reporting.image_table import GONE, ImageTable
 from sidestep.reporting.path_figures import common_paths, keep_map, path_numbers_of, paths_reading
 from sidestep.reporting.shown import Figure, ShownRun
-from sidestep.reporting.sprite import Pixels, make_sprite
+from sidestep.reporting.sprite import make_sprite
 from sidestep.reporting.training_figures import sweeps, training_curves
 from sidestep.results.run_result import read_result
-from sidestep.types import Batch
 from tests.finished_runs import EPOCHS, add_bench, write_exit_run, write_run
 
 NONE = np.zeros((0, 0))
@@ -136,17 +135,12 @@ def test_images_are_those_of_galleries_and_as_many_wrong_as_others() -> None:
 
 
 def test_sprites_show_pixels_as_they_were() -> None:
-    pixels = torch.rand(5, 3, 8, 8)
-    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
-    scaled = (pixels - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
-    parts = [Batch(images=part, labels=torch.zeros(len(part))) for part in scaled.split(2)]
-    sprite = make_sprite(parts, [1, 4], Pixels(mean=mean, std=std))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    sprite = make_sprite(pixels, [1, 4], originals=True)
     assert sprite.picture.size == (16, 8)
-    wanted = (255 * pixels[4]).round().permute(1, 2, 0).to(torch.uint8).numpy()
-    assert (np.asarray(sprite.sheet([4], 1)) == wanted).all()
-    grey = make_sprite(
-        [Batch(images=pixels[:1, :1], labels=torch.zeros(1))], [0], Pixels(mean=None, std=None)
-    )
+    assert (np.asarray(sprite.sheet([4], 1)) == pixels[1]).all()
+    assert (np.stack(sprite.originals) == pixels).all()
+    grey = make_sprite(pixels[..., :1], [0, 1])
     assert grey.as_uri().startswith("data:image/webp;base64,")
 
 

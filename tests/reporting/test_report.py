@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import shutil
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,22 @@ import pytest
 from PIL import Image
 
 from sidestep.cli.main import main
+from sidestep.data.decode import Decoder
+from sidestep.data.memory_set import MemorySet
 from sidestep.errors import SidestepError
 from sidestep.reporting.contents import figures_of
 from sidestep.reporting.exit_figures import at_budgets
 from sidestep.reporting.explorer import slider_data
+from sidestep.reporting.image_table import ImageTable
 from sidestep.reporting.shown import ShownRun
 from sidestep.results.run_result import STUDY
+from sidestep.runs import image_tables
 from sidestep.runs.at_budget import ExitBudget
-from sidestep.runs.evaluate import calibrate, evaluate
+from sidestep.runs.evaluate import calibrate, curve, evaluate
 from sidestep.runs.image_tables import IMAGES, image_table
 from sidestep.runs.make_report import gather, report
 from sidestep.runs.recipe import from_dict
-from sidestep.runs.run_folder import open_run
+from sidestep.runs.run_folder import data_of, open_run
 from sidestep.runs.train import train
 from tests.browser import AXE, Tab, browser, needs_browser
 from tests.training.test_methods_train import tiny
@@ -89,6 +94,69 @@ def test_tables_are_kept_until_what_they_belong_to_changes(runs: list[Path], tmp
     assert moved.macs.mean() < first.macs.mean()
     (run / IMAGES).write_bytes((run / IMAGES).read_bytes()[:-20])
     assert image_table(open_run(run, "best")).macs.tolist() == moved.macs.tolist()
+
+
+def test_trainings_and_evaluations_keep_the_table_that_a_report_would_make(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gates = train(tiny("convnet_aig"), tmp_path / "gates")
+    for run in (*runs, gates):
+        by_training = image_table(open_run(run, "best"))
+        (run / IMAGES).unlink()
+        assert_same_tables(image_table(open_run(run, "best")), by_training)
+    (gates / IMAGES).unlink()
+    said = evaluate(gates)
+    kept = (gates / IMAGES).stat().st_mtime_ns
+    # Budgets of gates lie in the checkpoint, and change nothing of what it says.
+    curve(gates, num_budgets=2)
+    assert evaluate(gates) == said and (gates / IMAGES).stat().st_mtime_ns == kept
+    monkeypatch.setattr(image_tables, "_tested", None)
+    assert_same_tables(image_table(open_run(gates, "best")), by_training)
+    evaluate(gates, checkpoint="last", execution="gathered")
+    assert (gates / IMAGES).stat().st_mtime_ns == kept
+
+
+def test_a_rule_that_is_solved_later_needs_no_pass_through_the_images(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, before in enumerate(runs):
+        run = Path(shutil.copytree(before, tmp_path / str(number)))
+        calibrate(run, ExitBudget(fraction=0.7))
+        with monkeypatch.context() as patch:
+            patch.setattr(image_tables, "_tested", None)
+            found = image_table(open_run(run, "best"))
+        said = evaluate(run)
+        assert float(found.correct.mean()) == said.accuracy
+        (run / IMAGES).unlink()
+        made = image_table(open_run(run, "best"))
+        np.testing.assert_allclose(found.macs, made.macs, rtol=1e-6)
+        np.testing.assert_allclose(found.confidences, made.confidences, rtol=1e-5)
+        alike = replace(found, macs=made.macs, confidences=made.confidences)
+        assert_same_tables(alike, made)
+        calibrate(run, ExitBudget(fraction=0.7, criterion="margin"))
+        assert image_table(open_run(run, "best")).exits.mean() != made.exits.mean()
+
+
+def assert_same_tables(one: ImageTable, other: ImageTable) -> None:
+    for field in fields(ImageTable):
+        assert np.array_equal(getattr(one, field.name), getattr(other, field.name)), field.name
+
+
+def test_the_images_that_are_shown_are_decoded_alone_and_unchanged(
+    runs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded, decode = [], Decoder._decode
+
+    def noted(self: Decoder, index: int, seed: Any) -> Any:
+        decoded.append(index)
+        return decode(self, index, seed)
+
+    test = data_of(open_run(runs[0], "best"), "test", None).test
+    assert isinstance(test, MemorySet)
+    monkeypatch.setattr(Decoder, "_decode", noted)
+    sprite = gather(runs, images=60, originals=True).sprite
+    assert sprite is not None and decoded == sprite.ids and len(decoded) < len(test) / 2
+    assert (np.stack(sprite.originals) == test.images[sprite.ids].permute(0, 2, 3, 1).numpy()).all()
 
 
 def test_the_page_asks_no_network_and_has_every_figure_with_sentence_and_table(

@@ -157,7 +157,7 @@ def test_a_cascade_that_is_interrupted_is_not_in_the_way_of_the_next_try(
 
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(runs_train, "evaluate_network", interrupt)
+        patch.setattr(runs_train, "report_and_keep", interrupt)
         with pytest.raises(KeyboardInterrupt):
             make_cascade(members, out, data=DATA)
     assert not out.exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -11,16 +11,16 @@ import numpy as np
 import torch
 
 from sidestep.data.data_config import DataConfig
-from sidestep.data.decode import Decoder, Framing, Request, choose_framing, decode_batches
+from sidestep.data.decode import Decoded, Decoder, Framing, Request, choose_framing, decode_batches
 from sidestep.data.histogram import Statistics
 from sidestep.data.holdout import hold_out
 from sidestep.data.image_set import ImageSet, Indices
 from sidestep.data.meant_classes import with_meant_classes
 from sidestep.data.memory_set import MemorySet
 from sidestep.data.preparation import Preparation, Size
-from sidestep.data.shared_images import Pixels, decoded_once
+from sidestep.data.shared_images import Pixels, content_once, decoded_once, opened_once
 from sidestep.data.sources import SOURCES
-from sidestep.data.split import ArrayImages, Role, Split, class_difference, content_of
+from sidestep.data.split import ArrayImages, Role, Split, class_difference
 from sidestep.data.stream_set import StreamSet
 from sidestep.errors import DataError, RecipeError
 
@@ -41,6 +41,7 @@ class Data:
         preparation: what is done to every image, training's random crops aside.
         drawn_from: number, labels and content of the images that training and held-out ones were drawn from,
             in short; None where no such images were asked for.
+        test_split: what `test` was made of, not decoded.
     """
 
     train: ImageSet | None
@@ -50,6 +51,7 @@ class Data:
     class_names: tuple[str, ...]
     preparation: Preparation
     drawn_from: str | None
+    test_split: Split | None = None
 
     @property
     def input_size(self) -> Size:
@@ -113,6 +115,7 @@ def load_data(
         class_names=shown.split.class_names,
         preparation=shown.framing.preparation,
         drawn_from=_drawn_from(parts, config),
+        test_split=parts["test"].split if "test" in parts else None,
     )
 
 
@@ -121,7 +124,8 @@ def open_split(config: DataConfig, role: Role) -> Split | None:
 
     Its labels are indices of the network's classes.
     """
-    split: Split | None = SOURCES[config.source].open(config.settings, config.source, role)
+    source = SOURCES[config.source]
+    split = opened_once(config, role, lambda: source.open(config.settings, config.source, role))
     return None if split is None else with_meant_classes(split, config.classes, config.class_indices)
 
 
@@ -158,7 +162,7 @@ def _drawn_from(parts: Mapping[Role, _Part], config: DataConfig) -> str | None:
     if part is None:
         return None
     labels = hashlib.sha256(part.split.labels.numpy().astype("<i8").tobytes()).hexdigest()[:8]
-    return f"{len(part.split.images)} images, labels {labels}, content {content_of(part.split)}"
+    return f"{len(part.split.images)} images, labels {labels}, content {content_once(part.split, config)}"
 
 
 def _check_alike(one: _Part, other: _Part) -> None:
@@ -190,17 +194,32 @@ def _build(
 
 
 def _decoded(part: _Part, config: DataConfig) -> Pixels:
-    decoder = Decoder(part.split, part.framing, flip=bool(config.flip))
-    chunks = [Request(part.indices[start : start + _CHUNK]) for start in range(0, len(part.indices), _CHUNK)]
     shape = (len(part.indices), config.channels, *part.framing.size)
     images = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
     labels = torch.empty(len(part.indices), dtype=torch.int64)
-    # What is an array already is taken sooner than a process is started.
-    workers = 0 if isinstance(part.split.images, ArrayImages) else config.workers
-    for step, decoded in enumerate(decode_batches(decoder, chunks, workers=workers)):
+    for step, decoded in enumerate(decoded_chunks(part.split, part.framing, part.indices, config)):
         rows = slice(step * _CHUNK, (step + 1) * _CHUNK)
         images[rows], labels[rows] = decoded.images, decoded.labels
     return images, labels
+
+
+def decoded_chunks(split: Split, framing: Framing, indices: Indices, config: DataConfig) -> Iterator[Decoded]:
+    """Return some images of a split in their order, a few at a time, not augmented; others are not looked at.
+
+    Args:
+        split: whose images they are.
+        framing: how they are prepared.
+        indices: which.
+        config: says how many processes decode.
+
+    Raises:
+        DataError: at the first image that cannot be decoded.
+    """
+    decoder = Decoder(split, framing, flip=False)
+    chunks = [Request(indices[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)]
+    # What is an array already is taken sooner than a process is started.
+    workers = 0 if isinstance(split.images, ArrayImages) else config.workers
+    return decode_batches(decoder, chunks, workers=workers)
 
 
 def _storage(part: _Part, config: DataConfig) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from safetensors.torch import save
 from sidestep.errors import CheckpointError
 from sidestep.evaluation.per_image import LEFT, OPTIONS
 from sidestep.files import read_safetensors, write_file
+from sidestep.routing.exit_rule import ExitRule
 
 Array = NDArray[Any]
 # The score of exits, as `evaluate --budget` has it where no other is asked for.
@@ -118,6 +119,29 @@ class ImageTable:
         last = np.ones((1, reached.shape[1]), dtype=bool)
         return np.asarray(np.concatenate([reached, last]).argmax(axis=0))
 
+    def leaving_by(self, rule: ExitRule) -> ImageTable | None:
+        """Return what the same network does where images leave by a rule, or None where this does not say it.
+
+        It does of images that all went to the last exit, by the scores and temperatures that are here. Nobody
+        knows their milliseconds.
+
+        Args:
+            rule: at which exit an image leaves.
+        """
+        known = rule.criterion == CRITERION and rule.temperatures == self.temperatures.tolist()
+        if not known or self.book is not None or (self.exits != self.num_exits - 1).any():
+            return None
+        exits, rows = self.leaving(np.array(rule.thresholds)), np.arange(len(self.labels))
+        reached = np.arange(self.paths.shape[1]) < self.units_before[exits][:, np.newaxis]
+        return replace(
+            self,
+            exits=exits,
+            predictions=self.exit_predictions[exits, rows],
+            confidences=self.exit_scores[exits, rows].astype(np.float32),
+            macs=self.exit_macs[exits, rows],
+            paths=np.where(reached, self.paths, GONE).astype(np.uint8),
+        )
+
 
 _ARRAYS = (
     "labels", "predictions", "confidences", "paths", "routers", "exits", "macs", "ms", "exit_scores",
@@ -155,6 +179,14 @@ def read_table(path: Path, belongs: dict[str, Any]) -> ImageTable | None:
     except (CheckpointError, ValueError, KeyError, TypeError, AttributeError):
         # Whatever is wrong with it, it can be made again.
         return None
+
+
+def weights_digest(path: Path) -> str:
+    """Return the SHA-256 of the tensors in a file of safetensors, whatever is noted beside them."""
+    with path.open("rb") as file:
+        # The format: eight bytes say how long the header is, and all behind it is tensors.
+        file.seek(int.from_bytes(file.read(8), "little"), 1)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(path: Path) -> str:

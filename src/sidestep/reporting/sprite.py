@@ -8,35 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from sidestep.reporting.image_table import Array
-from sidestep.types import Batch
 
 # Pixels of the longer side of a picture, at most, and pictures in a row.
 _SIDE, _COLUMNS = 64, 50
 _QUALITY = 80
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pixels:
-    """How pixels were normalised: (C,) mean and deviation, or None for every image by its own."""
-
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
-
-    def pictures(self, images: Tensor) -> Tensor:
-        """Return (B, H, W, C) uint8 pixels of (B, C, H, W) normalised images."""
-        images = images.float().cpu()
-        if self.mean is None or self.std is None:
-            low, high = images.amin(dim=(1, 2, 3), keepdim=True), images.amax(dim=(1, 2, 3), keepdim=True)
-            shown = (images - low) / (high - low).clamp_min(1e-6)
-        else:
-            mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
-            shown = images * std + mean
-        return (255 * shown).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,27 +52,20 @@ class Sprite:
         return sheet
 
 
-def make_sprite(
-    batches: Iterable[Batch], chosen: Sequence[int], pixels: Pixels, *, originals: bool = False
-) -> Sprite:
+def make_sprite(pixels: Iterable[Array], chosen: Sequence[int], *, originals: bool = False) -> Sprite:
     """Return small pictures of chosen images.
 
     Args:
-        batches: all images of the split, in order.
-        chosen: their numbers, rising.
-        pixels: how they were normalised.
+        pixels: (H, W, C) uint8 of every one.
+        chosen: their numbers in their split, rising.
         originals: whether their own pixels are kept too.
     """
     tiles: list[Image.Image] = []
     full: list[Array] = []
-    wanted, start = set(chosen), 0
-    for batch in batches:
-        here = [row for row in range(len(batch.images)) if start + row in wanted]
-        if here:
-            pictures = pixels.pictures(batch.images[here]).numpy()
-            tiles += [_tile(picture) for picture in pictures]
-            full += list(pictures) if originals else []
-        start += len(batch.images)
+    for image in pixels:
+        tiles.append(_tile(image))
+        if originals:
+            full.append(image)
     width, height = tiles[0].size
     columns = min(_COLUMNS, len(tiles))
     picture = Image.new("RGB", (columns * width, math.ceil(len(tiles) / columns) * height))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ import torch
 
 from sidestep.cost.latency_book import LatencyBook, read_book
 from sidestep.data.load import open_split
-from sidestep.data.split import content_of
-from sidestep.errors import DataError, RecipeError
+from sidestep.data.shared_images import content_once
+from sidestep.data.split import Split
+from sidestep.errors import DataError, OutputError, RecipeError
 from sidestep.evaluation.calibration import fit_temperatures
 from sidestep.evaluation.exit_curve import ExitSurvey, survey_exits
 from sidestep.evaluation.per_image import LEFT, OPTIONS, PerImage
-from sidestep.evaluation.report import evaluate_network
+from sidestep.evaluation.report import Report, Seen, evaluate_network, report_of
 from sidestep.evaluation.thresholds import Family, thresholds_for_budget
+from sidestep.execution.execution import masked
 from sidestep.files import kept
 from sidestep.networks.forward import answers_by
 from sidestep.reporting.image_table import (
@@ -30,15 +33,16 @@ from sidestep.reporting.image_table import (
     digest,
     read_table,
     save_table,
+    weights_digest,
 )
 from sidestep.routing.exit_rule import scores
 from sidestep.runs.at_budget import batches_of, surveys
 from sidestep.runs.latency import LATENCY
-from sidestep.runs.run_folder import OpenedRun
+from sidestep.runs.run_folder import ASKED, BIASES, OpenedRun
 from sidestep.types import Batch, CostModel, RoutedOutput
 
 IMAGES = "images.safetensors"
-_VERSION = 3
+_VERSION = 4
 # Budgets of the slider, as fractions of the full network: every hundredth that can be met.
 _STEPS = 100
 _log = logging.getLogger(__name__)
@@ -47,9 +51,10 @@ _log = logging.getLogger(__name__)
 def image_table(opened: OpenedRun, source: str | None = None) -> ImageTable:
     """Return what a run does with every image of its test split, by arg-max decisions.
 
-    The run folder keeps it; it is made anew once the checkpoint, where images leave, the images or the
-    latency book are others. Of images that are gone nobody can say that they are others. Where it cannot be
-    kept it is still returned, with an `UnkeptWarning`.
+    The run folder keeps it, by `report_and_keep` or from here; it is made anew once the weights, where images
+    leave, what routers are asked for, the images or the latency book are others. Of images that are gone
+    nobody can say that they are others. Where it cannot be kept it is still returned, with an
+    `UnkeptWarning`.
 
     Args:
         opened: the run.
@@ -58,24 +63,72 @@ def image_table(opened: OpenedRun, source: str | None = None) -> ImageTable:
     Raises:
         SidestepError: where the data cannot be read or are others.
     """
-    path, place = opened.folder / IMAGES, _book_of(opened.folder)
-    rule = opened.exit_rule
-    belongs = {
-        "version": _VERSION,
-        "checkpoint": digest(opened.path),
-        "rule": None if rule is None else asdict(rule),
-        "source": opened.recipe.data.source if source is None else source,
-        "book": None if place is None else digest(place),
-    }
-    known, content = read_table(path, belongs), _content(opened, source)
+    path, belongs = opened.folder / IMAGES, _belongs(opened, source)
+    known, content, rule = read_table(path, belongs), _content(opened, source), opened.exit_rule
+    if known is None and rule is not None:
+        # Trainings keep what is said before a rule is solved.
+        whole = read_table(path, belongs | {"rule": None})
+        known = None if whole is None else whole.leaving_by(rule)
     if known is not None and content in (None, known.content):
         _log.info("taking what was said of every image from %s", path)
         return known
-    table = _made(opened, source, None if place is None else read_book(place), content)
+    book = _book_of(opened)
+    tested = _tested(opened, batches_of(opened, "test", source)(), book)
+    solved_on = surveys(opened, "val", source)[None] if _solves(opened, tested) else None
+    table = _made(opened, tested, solved_on, book, content)
     with kept():
         save_table(path, table, belongs)
         _log.info("wrote %s", path)
     return table
+
+
+def report_and_keep(
+    opened: OpenedRun,
+    test: Iterable[Batch],
+    *,
+    split: Split | None = None,
+    val: Callable[[], Iterable[Batch]] | None = None,
+) -> Report:
+    """Return the report on a run's test images, and keep in its folder what was said of every one.
+
+    It is the report of masked execution and arg-max decisions. A later `image_table` finds the table, and
+    runs the network no more. Where the table cannot be kept there is a report all the same.
+
+    Args:
+        opened: the run, on the CPU: other devices round otherwise than what reports are compared with.
+        test: its test images.
+        split: those, not decoded, where they are at hand.
+        val: returns the images held out of training, on which budgets of early exits are solved.
+    """
+    book = _book_of(opened)
+    tested = _tested(opened, test, book)
+    belongs, path = _belongs(opened, None), opened.folder / IMAGES
+    if read_table(path, belongs) is None:
+        solved_on = None
+        if val is not None and _solves(opened, tested):
+            solved_on = survey_exits(opened.network, val(), opened.cost)
+        content = _content(opened, None) if split is None else content_once(split, opened.recipe.data)
+        with suppress(OutputError):  # nobody has asked for it
+            save_table(path, _made(opened, tested, solved_on, book, content), belongs)
+    return tested.report
+
+
+def _solves(opened: OpenedRun, tested: _Tested) -> bool:
+    """Return whether there are exits, and held-out images on which budgets of them can be solved."""
+    return tested.survey is not None and opened.recipe.data.val_fraction > 0
+
+
+def _belongs(opened: OpenedRun, source: str | None) -> dict[str, Any]:
+    """Return by what a kept table is known to be that of a run as it is now, its images aside."""
+    rule, book = opened.exit_rule, _book_path(opened)
+    return {
+        "version": _VERSION,
+        "weights": weights_digest(opened.path),
+        "settings": {key: opened.values.get(key) for key in ("recipe", "class_names", ASKED, BIASES)},
+        "rule": None if rule is None else asdict(rule),
+        "source": opened.recipe.data.source if source is None else source,
+        "book": None if book is None else digest(book),
+    }
 
 
 def _content(opened: OpenedRun, source: str | None) -> str | None:
@@ -85,25 +138,34 @@ def _content(opened: OpenedRun, source: str | None) -> str | None:
         split = open_split(config, "test")
     except DataError:
         return None
-    return None if split is None else content_of(split)
+    return None if split is None else content_once(split, config)
 
 
-def _book_of(folder: Path) -> Path | None:
+def _book_of(opened: OpenedRun) -> LatencyBook | None:
+    path = _book_path(opened)
+    return None if path is None else read_book(path)
+
+
+def _book_path(opened: OpenedRun) -> Path | None:
     """Return the latency book of reports: float32 in the engine, image by image, or the first."""
-    found = sorted(
-        (folder / LATENCY).glob("*.json"), key=lambda path: (path.stem != "engine-float32-1", path)
-    )
+    books = (opened.folder / LATENCY).glob("*.json")
+    found = sorted(books, key=lambda path: (path.stem != "engine-float32-1", path))
     return found[0] if found else None
 
 
-def _made(opened: OpenedRun, source: str | None, book: LatencyBook | None, content: str | None) -> ImageTable:
-    noted, tested = _noted(opened, source, book)
+def _made(
+    opened: OpenedRun,
+    tested: _Tested,
+    solved_on: ExitSurvey | None,
+    book: LatencyBook | None,
+    content: str | None,
+) -> ImageTable:
     cost = opened.cost
     none = np.zeros(0)
     prices = book.prices if book is not None else None
     return ImageTable(
-        **_rows(noted),
-        **_of_exits(opened, tested, source),
+        **_rows(tested.rows),
+        **_of_exits(tested.survey, solved_on, cost.full),
         **_prices("macs", cost),
         router_macs=cost.routers.double().numpy(),
         option_ms=none.reshape(0, 0) if prices is None else _prices("ms", prices)["option_ms"],
@@ -118,23 +180,33 @@ def _made(opened: OpenedRun, source: str | None, book: LatencyBook | None, conte
     )
 
 
-def _noted(
-    opened: OpenedRun, source: str | None, book: LatencyBook | None
-) -> tuple[PerImage, ExitSurvey | None]:
-    """Return what was said of every image, and by all exits where one pass through them says it."""
-    noted, rule, network = PerImage(opened.cost, book), opened.exit_rule, opened.network
-    batches = batches_of(opened, "test", source)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tested:
+    """What a network does with the test images: row by row, by all exits where one pass says it, in sum."""
+
+    rows: PerImage
+    survey: ExitSurvey | None
+    report: Report
+
+
+def _tested(opened: OpenedRun, batches: Iterable[Batch], book: LatencyBook | None) -> _Tested:
+    rows, rule, network, cost = PerImage(opened.cost, book), opened.exit_rule, opened.network, opened.cost
+    classes = len(opened.class_names)
     # Exits whose routers are given the budget as well have other scores at every budget.
     if not network.has_early_exits or opened.given is not None:
-        classes = len(opened.class_names)
-        evaluate_network(network, batches(), opened.cost, num_classes=classes, rule=rule, per_image=noted)
-        return noted, None
+        report = evaluate_network(network, batches, cost, num_classes=classes, rule=rule, per_image=rows)
+        return _Tested(rows=rows, survey=None, report=report)
+    seen = Seen()
 
     def note(output: RoutedOutput, batch: Batch) -> None:
         assert output.exit_logits is not None  # of a survey
-        noted.add(answers_by(rule, output.exit_logits, output.decisions, network), batch)
+        said = answers_by(rule, output.exit_logits, output.decisions, network)
+        rows.add(said, batch)
+        seen.add(said, batch.labels, cost)
 
-    return noted, survey_exits(network, batches(), opened.cost, note=note)
+    survey = survey_exits(network, batches, cost, note=note)
+    report = report_of(seen, cost, num_classes=classes, execution=masked.name, decisions="argmax")
+    return _Tested(rows=rows, survey=survey, report=report)
 
 
 def _rows(noted: PerImage) -> dict[str, Array]:
@@ -170,19 +242,17 @@ def _options(paths: list[str]) -> Array:
     return known[letters].reshape(len(paths), width)
 
 
-def _of_exits(opened: OpenedRun, tested: ExitSurvey | None, source: str | None) -> dict[str, Array]:
+def _of_exits(tested: ExitSurvey | None, solved_on: ExitSurvey | None, full: float) -> dict[str, Array]:
     """Return what all exits say, and the thresholds of budgets as `evaluate --budget` solves them."""
     none = np.zeros((0, 0))
     if tested is None:
         names = ("exit_scores", "exit_predictions", "exit_macs", "thresholds")
         return dict.fromkeys(names, none) | {"budgets": np.zeros(0), "temperatures": np.zeros(0)}
-    held_out = opened.recipe.data.val_fraction > 0
-    solved_on = surveys(opened, "val", source)[None] if held_out else None
     logits = tested.exit_logits
     temperatures = [1.0] * len(logits)
     if solved_on is not None:
         temperatures = fit_temperatures(solved_on.exit_logits, solved_on.labels)
-    budgets, thresholds = _solved(solved_on, temperatures, opened.cost.full)
+    budgets, thresholds = _solved(solved_on, temperatures, full)
     return {
         "exit_scores": scores(logits, CRITERION, temperatures).numpy(),
         "exit_predictions": logits.argmax(dim=2).numpy(),

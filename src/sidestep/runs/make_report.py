@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sidestep.data.image_set import shown_batches
 from sidestep.data.shared_images import shared_images
 from sidestep.errors import CheckpointError, DataError, OutputError, RecipeError, SidestepError
 from sidestep.files import check_writable, made_folder, write_file
@@ -23,13 +22,13 @@ from sidestep.reporting.image_choice import chosen_images, galleries
 from sidestep.reporting.image_table import ImageTable, digest
 from sidestep.reporting.page_file import LiveModel, page
 from sidestep.reporting.shown import Figure, ShownRun
-from sidestep.reporting.sprite import Pixels, Sprite, make_sprite
+from sidestep.reporting.sprite import Sprite, make_sprite
 from sidestep.results.page_data import runs_in
 from sidestep.results.run_result import STUDY, RunResult, read_result
 from sidestep.runs.image_tables import IMAGES, image_table
-from sidestep.runs.run_folder import OpenedRun, data_of, open_run
+from sidestep.runs.run_folder import OpenedRun, open_run
+from sidestep.runs.shown_pictures import images_of
 from sidestep.training.metrics import METRICS, read_metrics
-from sidestep.types import Batch
 
 _log = logging.getLogger(__name__)
 
@@ -301,29 +300,15 @@ def _sprite(
         return None
     chosen = chosen_images(tables, [gallery for run in alike for gallery in galleries(run)], most)
     opened = found.opened[alike[0].name]
-    config = opened.recipe.data
-    own = config.per_image_standardization
-    pixels = Pixels(mean=None if own else config.mean, std=None if own else config.std)
     try:
         _log.info("making small pictures of %d images", len(chosen))
-        images = data_of(opened, "test", source).test
-        assert images is not None  # a table was made of them
-        batches = shown_batches(images, opened.input_size, "making small pictures")
-        return make_sprite(_checked(batches, tables[0], opened), chosen, pixels, originals=originals)
-    except DataError as error:
-        found.notes.append(f"images are not shown: {error}")
-        return None
-
-
-def _checked(batches: Iterable[Batch], table: ImageTable, opened: OpenedRun) -> Iterator[Batch]:
-    """Yield batches of which the labels are those of a table that was made before."""
-    start = 0
-    for batch in batches:
-        known = table.labels[start : start + len(batch.labels)]
-        if not np.array_equal(batch.labels.numpy(), known):
+        pictures = images_of(opened, source)
+        if not np.array_equal(pictures.labels.numpy(), tables[0].labels):
             raise DataError(
                 f"the test split must be as when {opened.folder / IMAGES} was made, and has other labels; "
                 "restore the images, or remove that file"
             )
-        start += len(known)
-        yield batch
+        return make_sprite(pictures.pixels(chosen), chosen, originals=originals)
+    except DataError as error:
+        found.notes.append(f"images are not shown: {error}")
+        return None

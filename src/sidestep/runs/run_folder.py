@@ -3,8 +3,8 @@
 A run folder holds `recipe.yaml` (resolved), `metrics.jsonl`, TensorBoard events, `last.safetensors` and
 `best.safetensors`, `environment.json`, after the last epoch `report.json`, for networks with units
 `keep_rates.png` and for those for all budgets `budgets.json`, `budgets.csv` and `budgets.png`; `bench` leaves
-what it measured last as `bench.json`, `curve` `exits.json`, `exits.csv` and `exits.png`, or those of budgets,
-and `report` what was said of every image as `images.safetensors`.
+what it measured last as `bench.json`, and `curve` `exits.json`, `exits.csv` and `exits.png`, or those of
+budgets. What was said of every test image is `images.safetensors` (`image_tables`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import yaml
 from sidestep.backbones.static_weights import load_weights
 from sidestep.cost.macs import measure_cost
 from sidestep.data import Data, load_data
-from sidestep.data.preparation import Preparation, preparation_from
+from sidestep.data.preparation import Preparation, Size, preparation_from
 from sidestep.data.split import Role, class_difference, shown_name
 from sidestep.errors import CheckpointError, DataError, ExecutionError, RecipeError, RunLockedError, typed
 from sidestep.evaluation.environment import describe_environment
@@ -226,15 +226,24 @@ def data_of(opened: OpenedRun, split: Role, source: str | None) -> Data:
     """
     config = opened.recipe.data if source is None else opened.recipe.data.at(source)
     data = load_data(config, preparation=opened.preparation, splits=[split])
-    _check_classes(opened.class_names, data.class_names, f"source {config.source!r}")
+    check_fits(opened, config.source, data.class_names, data.input_size)
     if source is None:
         _check_drawn_from(opened.values, data, config.source)
-    if tuple(data.input_size) != opened.input_size:
-        raise DataError(
-            f"images of source {config.source!r} must be {list(opened.input_size)} as in training, "
-            f"got {list(data.input_size)}; set data.image_size when training"
-        )
     return data
+
+
+def check_fits(opened: OpenedRun, source: str, class_names: Sequence[str], size: Size) -> None:
+    """Return if images of a source have a run's classes and size.
+
+    Raises:
+        DataError: naming what differs.
+    """
+    _check_classes(opened.class_names, class_names, f"source {source!r}")
+    if tuple(size) != opened.input_size:
+        raise DataError(
+            f"images of source {source!r} must be {list(opened.input_size)} as in training, got "
+            f"{list(size)}; set data.image_size when training"
+        )
 
 
 def _check_classes(trained: Sequence[str], found: Sequence[str], where: str) -> None:
@@ -306,10 +315,8 @@ def start_run_folder(folder: Path, recipe: Recipe) -> None:
     """Write the recipe and what it is run with into the folder of a run, and remove what is left of a try."""
     for path in leftovers(folder) or []:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    text = yaml.safe_dump(recipe.as_dict(), sort_keys=False)
-    write_file(folder / _RECIPE, text, what="recipe")
-    environment = json.dumps(describe_environment(), indent=1) + "\n"
-    write_file(folder / ENVIRONMENT, environment, what="environment")
+    write_file(folder / _RECIPE, yaml.safe_dump(recipe.as_dict(), sort_keys=False), what="recipe")
+    write_file(folder / ENVIRONMENT, json.dumps(describe_environment(), indent=1) + "\n", what="environment")
 
 
 @contextmanager
@@ -359,8 +366,7 @@ def resumable(folder: Path, recipe: Recipe) -> Checkpoint | None:
 
 def recipe_of(folder: Path) -> Recipe:
     """Return the recipe that the last checkpoint of a run folder was trained with."""
-    path = folder / LAST
-    return from_dict(load_checkpoint(path).values["recipe"], str(path))
+    return from_dict(load_checkpoint(folder / LAST).values["recipe"], str(folder / LAST))
 
 
 def differences(before: Recipe, now: Recipe) -> list[str]:

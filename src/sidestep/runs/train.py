@@ -23,6 +23,7 @@ from sidestep.results.run_result import REPORT
 from sidestep.routing.budget_router import BudgetedRouter
 from sidestep.runs.assemble import job_of, seeded
 from sidestep.runs.at_budget import curve_of_routers, tenths
+from sidestep.runs.image_tables import report_and_keep
 from sidestep.runs.recipe import Recipe, load_recipe
 from sidestep.runs.run_folder import (
     check_same_data,
@@ -137,13 +138,15 @@ def _report(folder: Path, job: Job, fabric: Fabric) -> None:
     # Where nothing is trained both are the same.
     for name in ("best", "last") if job.config.phases else ("best",):
         _log.info("evaluating the %s checkpoint on %s test images", name, f"{len(job.data.test):,}")
-        opened = open_run(folder, name)
-        reports[name] = evaluate_network(
-            opened.network.to(fabric.device),
-            shown_batches(job.data.test, job.data.input_size),
-            opened.cost,
-            num_classes=job.data.num_classes,
-        ).as_dict()
+        opened, batches = open_run(folder, name), shown_batches(job.data.test, job.data.input_size)
+        if name == "best" and fabric.device.type == "cpu":
+            # What reports show is what was said here; other devices round otherwise than `evaluate` does.
+            val = None if job.data.val is None else partial(shown_batches, job.data.val, opened.input_size)
+            report = report_and_keep(opened, batches, split=job.data.test_split, val=val)
+        else:
+            network = opened.network.to(fabric.device)
+            report = evaluate_network(network, batches, opened.cost, num_classes=job.data.num_classes)
+        reports[name] = report.as_dict()
     reports.setdefault("last", reports["best"])
     write_file(folder / REPORT, json.dumps(reports, indent=1) + "\n", what="report")
     if reports["best"]["keep_rates"]:

@@ -13,19 +13,18 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 
 from sidestep.data.data_config import DataConfig
-from sidestep.data.image_set import shown_batches
-from sidestep.data.load import load_data
 from sidestep.errors import DataError
 from sidestep.plan.levels import Level
 from sidestep.reporting.exit_figures import at_budgets
 from sidestep.reporting.explorer import explorer_data, picture_data
 from sidestep.reporting.image_table import CRITERION, ImageTable
 from sidestep.reporting.page_file import LIVE_POLICY, LiveModel
-from sidestep.reporting.sprite import Pixels, Sprite, make_sprite
+from sidestep.reporting.sprite import Sprite, make_sprite
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.export import exportable, served
 from sidestep.runs.make_report import Gathered, check_images, gather, page_of
 from sidestep.runs.run_folder import OpenedRun, open_run
+from sidestep.runs.shown_pictures import open_pictures
 from sidestep.serve.app import create_app
 from sidestep.serve.refusal import RefusedError
 from sidestep.serve.served_model import ServedModel, is_run, named_source, open_models
@@ -117,20 +116,18 @@ def _of_plan(model: ServedModel, source: str, images: int) -> tuple[Sprite, dict
     """Return pictures of test images for a plan, which does not say where such lie, and their data."""
     pictures = model.pictures
     config = DataConfig(source=source, image_size=pictures.size, channels=pictures.channels)
-    data = load_data(config, preparation=pictures.preparation, splits=["test"])
-    assert data.test is not None  # it was asked for
-    if tuple(data.input_size) != pictures.size:
+    found = open_pictures(config, pictures.preparation)
+    if found.framing.size != pictures.size:
         raise DataError(
             f"images of source {source!r} must be {list(pictures.size)} as those of the plan, got "
-            f"{list(data.input_size)}; name other data"
+            f"{list(found.framing.size)}; name other data"
         )
-    count = len(data.test)
+    count = len(found.labels)
     chosen = np.sort(np.random.default_rng(0).permutation(count)[:images]).tolist()
     _log.info("making small pictures of %d images", len(chosen))
-    batches = shown_batches(data.test, pictures.size, "making small pictures")
-    sprite = make_sprite(batches, chosen, Pixels(mean=config.mean, std=config.std), originals=True)
-    labels = data.test.labels[chosen].tolist()
-    return sprite, {"runs": [], "images": picture_data(sprite, labels, data.class_names)}
+    sprite = make_sprite(found.pixels(chosen), chosen, originals=True)
+    labels = found.labels[chosen].tolist()
+    return sprite, {"runs": [], "images": picture_data(sprite, labels, found.split.class_names)}
 
 
 def _live(model: ServedModel) -> LiveModel:
