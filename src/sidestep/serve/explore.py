@@ -117,7 +117,7 @@ def _of_plan(model: ServedModel, source: str, images: int) -> tuple[Sprite, dict
     pictures = model.pictures
     config = DataConfig(source=source, image_size=pictures.size, channels=pictures.channels)
     found = open_pictures(config, pictures.preparation)
-    if found.framing.size != pictures.size:
+    if tuple(found.framing.size) != tuple(pictures.size):
         raise DataError(
             f"images of source {source!r} must be {list(pictures.size)} as those of the plan, got "
             f"{list(found.framing.size)}; name other data"
