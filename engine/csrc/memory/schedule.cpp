@@ -153,25 +153,30 @@ class Scheduler {
         schedule_.window_bytes = std::max(schedule_.window_bytes, offset);
     }
 
-    bool is_worth_grouping(const Node& node) const {
+    bool has_large_map(const Node& node) const {
         const Place& out = at(node.out);
-        size_t most = out.shape.is_map() ? bytes_of(out) : GROUPED_MAP;
+        size_t most = out.shape.is_map() ? bytes_of(out) : 0;
         each_input(node.op, [&](int64_t id, Form form, unsigned) {
             if (form == Form::map) most = std::max(most, bytes_of(at(id)));
         });
         return most >= GROUPED_MAP;
     }
 
-    // Whole chains.
+    // Whole chains, from one operation on a large map to another; vectors between them come along, but not
+    // those behind them: a gate reads its weights once for all images.
     size_t group_length(Nodes nodes) const {
-        size_t length = 0, weights = 0;
+        size_t length = 0, end = 0, weights = 0;
         while (length < nodes.size()) {
             const Nodes part = nodes.subspan(length, schedule_.chains[nodes[length].index].length);
             for (const Node& node : part) weights += weight_bytes(node);
-            if (length && (weights > GROUP_WEIGHTS || !is_worth_grouping(part.front()))) break;
+            const bool is_large = has_large_map(part.front());
+            if (!length && !is_large) return part.size();
+            if (length && (weights > GROUP_WEIGHTS || (!is_large && at(part.front().out).shape.is_map())))
+                break;
             length += part.size();
+            if (is_large) end = length;
         }
-        return length;
+        return end;
     }
 
     const Program& program_;
