@@ -22,7 +22,7 @@ from sidestep.evaluation.exit_curve import ExitSurvey, survey_exits
 from sidestep.evaluation.per_image import LEFT, OPTIONS, PerImage
 from sidestep.evaluation.report import Report, Seen, evaluate_network, report_of
 from sidestep.evaluation.thresholds import Family, thresholds_for_budget
-from sidestep.execution.execution import masked
+from sidestep.execution.execution import Execution, gathered, masked
 from sidestep.files import kept
 from sidestep.networks.forward import answers_by
 from sidestep.reporting.image_table import (
@@ -73,7 +73,8 @@ def image_table(opened: OpenedRun, source: str | None = None) -> ImageTable:
         _log.info("taking what was said of every image from %s", path)
         return known
     book = _book_of(opened)
-    tested = _tested(opened, batches_of(opened, "test", source)(), book)
+    # Blocks that an image skips change nothing of what is said of it.
+    tested = _tested(opened, batches_of(opened, "test", source)(), book, gathered)
     solved_on = surveys(opened, "val", source)[None] if _solves(opened, tested) else None
     table = _made(opened, tested, solved_on, book, content)
     with kept():
@@ -189,12 +190,25 @@ class _Tested:
     report: Report
 
 
-def _tested(opened: OpenedRun, batches: Iterable[Batch], book: LatencyBook | None) -> _Tested:
+def _tested(
+    opened: OpenedRun, batches: Iterable[Batch], book: LatencyBook | None, execution: Execution = masked
+) -> _Tested:
+    """Return what a run's network does with images.
+
+    Args:
+        opened: the run.
+        batches: of images.
+        book: latency book of milliseconds, or None.
+        execution: how units are run where no early exits want all of them.
+    """
     rows, rule, network, cost = PerImage(opened.cost, book), opened.exit_rule, opened.network, opened.cost
     classes = len(opened.class_names)
     # Exits whose routers are given the budget as well have other scores at every budget.
     if not network.has_early_exits or opened.given is not None:
-        report = evaluate_network(network, batches, cost, num_classes=classes, rule=rule, per_image=rows)
+        execution = masked if network.has_early_exits else execution
+        report = evaluate_network(
+            network, batches, cost, num_classes=classes, execution=execution, rule=rule, per_image=rows
+        )
         return _Tested(rows=rows, survey=None, report=report)
     seen = Seen()
 
