@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,40 @@ def test_segments_are_the_masked_network(name: str, runtime: str, tmp_path: Path
     network, images = network_of(*CASES[name]), strategies.images(COUNT, 1, size=16)
     write_segments(exportable_of(network, images), tmp_path / "out")
     assert_same(tmp_path / "out", network, images, None, runtime)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_single_images_of_several_threads_keep_apart(runtime: str, tmp_path: Path) -> None:
+    """Values of a single image lie in memory that stays, of every thread: answers are none of them."""
+    model = SMALL | {"exits": {"at": ["layer1"], "width": 4}}
+    network, images = network_of(RDI_NET, model), strategies.images(COUNT, 1, size=16)
+    name_all_classes(network, images)
+    export = exportable_of(network, images, rule_for(network, images, "margin"), num_segments=4)
+    write_segments(export, tmp_path / "out")
+    run = runner(tmp_path / "out", runtime)
+    expected = run(images.numpy())
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(lambda image: run(image[None].numpy()), images))
+    for field, answers in zip(expected._fields, zip(*found, strict=True), strict=True):
+        np.testing.assert_allclose(
+            np.concatenate(answers), getattr(expected, field), atol=1e-5, err_msg=field
+        )
+
+
+def test_a_router_behind_a_skipped_unit_reads_no_map(tmp_path: Path) -> None:
+    """It takes the means that the router before it has taken, so that skipping costs no look at the map."""
+    network, images = network_of(RDI_NET, SMALL), strategies.images(COUNT, 1, size=16)
+    write_segments(exportable_of(network, images, num_segments=7), tmp_path / "out")
+    folder = tmp_path / "out" / "segments"
+    graphs = {path.stem: onnx.load(path, load_external_data=False).graph for path in folder.glob("*.onnx")}
+    ranks = {
+        name: {len(port.type.tensor_type.shape.dim) for port in graph.input} for name, graph in graphs.items()
+    }
+    # Units 3 and 5 of six halve their map.
+    skips = sorted(name for name in ranks if name.startswith("skip"))
+    assert [name for name in skips if 4 in ranks[name]] == ["skip_3", "skip_5"]
+    assert all(4 in ranks[name] for name in ranks if not name.startswith("skip"))
+    assert not [node for graph in graphs.values() for node in graph.node if node.op_type == "Identity"]
 
 
 @pytest.mark.parametrize("criterion", ["confidence", "margin", "entropy", "patience", "agreement"])

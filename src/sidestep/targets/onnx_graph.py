@@ -89,6 +89,7 @@ class OnnxGraph:
         self.first = ""
         self._initializers: dict[str, Any] = {}
         self._known: dict[tuple[bytes, tuple[int, ...], str], str] = {}
+        self._outputs: set[str] = set()
         self._count = 0
 
     def node(self, kind: str, inputs: Iterable[str], out: str | None = None, **attributes: Any) -> str:
@@ -110,6 +111,24 @@ class OnnxGraph:
         name = f"{self.prefix}n{self._count}"
         self._count += 1
         self.nodes.append(helper.make_node(kind, list(inputs), outputs, name=name, **attributes))
+
+    def yields(self, name: str, out: str) -> None:
+        """Let an output of the graph be what a node computes, under its name, or a copy where that cannot be.
+
+        Args:
+            name: of what is computed.
+            out: of the output.
+        """
+        maker = next((node for node in self.nodes if name in node.output), None)
+        if maker is None or name in self._outputs:
+            self.node("Identity", [name], out)
+            return
+        self._outputs.add(out)
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                for place, known in enumerate(names):
+                    if known == name:
+                        names[place] = out
 
     def weight(self, name: str, shape: tuple[int, ...] | None = None) -> str:
         """Return the name of a weight of the plan in the graph, perhaps in another shape."""

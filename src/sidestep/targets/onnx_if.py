@@ -16,6 +16,7 @@ from sidestep.targets.map_shapes import Shape
 from sidestep.targets.onnx_graph import OnnxGraph, Port, check_onnx
 from sidestep.targets.onnx_ops import operations_without_onnx, write_op
 from sidestep.targets.onnx_segments import value_name
+from sidestep.targets.plain_sums import with_plain_sums
 from sidestep.targets.segment_folder import all_shapes, check_cut, frozen, summary_of
 from sidestep.targets.segment_route import decided, limits_of_rule
 from sidestep.targets.segments import Branch, Segment, cut
@@ -46,6 +47,7 @@ def write_onnx_if(exportable: Exportable, path: Path) -> str:
             f"onnx-if must be of operations that it knows, and this network has {', '.join(unknown)}; "
             "export it to onnx, or to a plan"
         )
+    plan = with_plain_sums(plan)
     segments = cut(plan, freezing.units, freezing.exits)
     limits = limits_of_rule(exportable.rule, freezing, len(plan.document["classes"]))
     model = _IfWriter(plan, segments, all_shapes(plan, segments), limits).model()

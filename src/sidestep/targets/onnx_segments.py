@@ -17,6 +17,15 @@ def value_name(value: int) -> str:
     return f"v{value}" if value else "images"
 
 
+# Channels of which ONNX Runtime's own layout of maps has multiples.
+_BLOCK = 16
+
+
+def _added(branch: Branch) -> list[int]:
+    """Return the maps that convolutions of a branch add to their results."""
+    return sorted({op["residual"] for op in branch.ops if op.get("residual") is not None})
+
+
 def branch_model(
     branch: Branch,
     name: str,
@@ -38,6 +47,10 @@ def branch_model(
     graph = OnnxGraph(tensors, shapes, shared)
     names = {value: value_name(value) for value in branch.reads}
     graph.first = names[branch.reads[0]]
+    for value in _added(branch):
+        if value in names and shapes[value][0] % _BLOCK == 0:
+            # Nothing but a change of layout: runtimes add in that of their convolutions what has it.
+            names[value] = graph.node("MaxPool", [names[value]], kernel_shape=[1, 1])
     whole = {op["out"] for op in branch.ops if op["op"] == CHOICE}
     for op in branch.ops:
         names[op["out"]] = write_op(graph, op, names)
@@ -46,6 +59,6 @@ def branch_model(
         found, shape = names[held], shapes[value]
         if held in graph.constant_values:
             found = graph.spread(found, shape)
-        graph.node("Identity", [found], value_name(value))
+        graph.yields(found, value_name(value))
         outputs.append((value_name(value), shape, "int64" if held in whole else "float"))
     return graph.model(name, [(value_name(value), shapes[value], "float") for value in branch.reads], outputs)

@@ -23,6 +23,7 @@ from sidestep.targets.map_shapes import Shape, add_shapes, multiply_adds, shapes
 from sidestep.targets.onnx_graph import SharedWeights, check_onnx
 from sidestep.targets.onnx_ops import operations_without_onnx
 from sidestep.targets.onnx_segments import branch_model
+from sidestep.targets.plain_sums import with_plain_sums
 from sidestep.targets.segment_route import component_name, route_of, segment_entry
 from sidestep.targets.segments import Branch, Segment, cut
 from sidestep.targets.traced_segments import TracedNetwork, trace, traced_onnx
@@ -115,7 +116,7 @@ def _plan_or_none(exportable: Exportable) -> Plan | None:
     network, rule = exportable.network, exportable.rule
     try:
         plan = plan_of(exportable)
-        return None if operations_without_onnx(plan) else plan
+        return None if operations_without_onnx(plan) else with_plain_sums(plan)
     except ExportError:
         parts = [] if network.router is None else network.router.modules()
         obstacles = any(isinstance(part, Router) and part.plan_obstacle for part in parts)

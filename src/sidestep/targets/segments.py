@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -41,7 +42,7 @@ class Branch:
 
     Attributes:
         option: of the unit in front that it belongs to; None where nothing was chosen.
-        ops: operations in order, none of which is idle.
+        ops: operations in order, none of which is idle or repeats one that every image has behind it.
         reads: values from before.
         gives: values that are computed here, as later segments call them -> as operations here do.
         passes: values that are another one from before, under a new name: that of a skipped unit.
@@ -81,6 +82,11 @@ def cut(plan: Plan, frozen: Mapping[int, int], dropped: Collection[int] = ()) ->
     """
     blocks = _Blocks(plan, frozen, dropped).read()
     constants = {op["out"]: op for block in blocks for op in block.all_ops() if op["op"] == "vconst"}
+    known: dict[str, int] = {}
+    for block in blocks:
+        block.options = [block.whole(known, *option) for option in block.options]
+        for op in block.tail:  # which is in every branch
+            known.setdefault(_content(op), op["out"])
     segments: list[Segment] = []
     later: set[int] = set()
     for block in reversed(blocks):
@@ -97,9 +103,19 @@ def _asked_before(branch: Branch, live: set[int]) -> set[int]:
     return (live - set(branch.gives) - set(branch.passes)) | set(branch.reads) | set(branch.passes.values())
 
 
+def _content(op: Op) -> str:
+    """Return what tells operations apart that compute different values."""
+    return json.dumps({name: item for name, item in op.items() if name != "out"}, sort_keys=True)
+
+
 @dataclass(slots=True)
 class _Block:
-    """What lies between two decisions, still with everything that the plan has there."""
+    """What lies between two decisions, still with everything that the plan has there.
+
+    Attributes:
+        options: of the unit in front, with operations, and values that are another one there.
+        tail: what follows, whatever the option.
+    """
 
     options: list[tuple[int | None, list[Op], dict[int, int]]]
     tail: list[Op] = field(default_factory=list)
@@ -109,11 +125,32 @@ class _Block:
     def all_ops(self) -> list[Op]:
         return [*self.tail, *(op for _, ops, _ in self.options for op in ops)]
 
+    def whole(
+        self, known: Mapping[str, int], option: int | None, ops: list[Op], same: dict[int, int]
+    ) -> tuple[int | None, list[Op], dict[int, int]]:
+        """Return an option with all that follows, less what repeats an operation: behind a unit that is
+        skipped, frozen or not, a router takes the means of the map that the router before it has taken.
+
+        Args:
+            known: values that all images have behind the segments before, by their operations.
+            option: of the unit in front.
+            ops: of that option alone.
+            same: its values that are another one.
+        """
+        same, inside, kept = dict(same), dict(known), []
+        for op in (*ops, *self.tail):
+            op = _renamed(op, same)
+            first = inside.setdefault(_content(op), op["out"])
+            # Constants lie in every graph that reads them.
+            if first == op["out"] or op["op"] == "vconst":
+                kept.append(op)
+            else:
+                same = {new: first if old == op["out"] else old for new, old in same.items()}
+                same[op["out"]] = first
+        return option, kept, same
+
     def segment(self, live: tuple[int, ...], constants: Mapping[int, Op]) -> Segment:
-        branches = tuple(
-            _branch(option, [*ops, *(_renamed(op, same) for op in self.tail)], same, live, constants)
-            for option, ops, same in self.options
-        )
+        branches = tuple(_branch(option, ops, same, live, constants) for option, ops, same in self.options)
         return Segment(branches=branches, live=live, fixed=self.fixed, decision=self.decision)
 
 

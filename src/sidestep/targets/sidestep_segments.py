@@ -9,7 +9,9 @@ An image runs one branch of every segment until it leaves; batches shrink, and a
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,14 +61,16 @@ class Segments:
         if (version := self.route["format"]) != 1:
             raise ValueError(f"format of the segments must be 1, got {version}; take its own runner")
         makers = {"onnxruntime": _onnxruntime, "openvino": _openvino, "torch": _torch}
-        if isinstance(runtime, str) and runtime not in makers:
-            raise ValueError(f"runtime must be onnxruntime, openvino or torch, got {runtime!r}")
         self.runtime = runtime
         self.make: Any = runtime
         if isinstance(runtime, str):
+            if runtime not in makers:
+                raise ValueError(f"runtime must be onnxruntime, openvino or torch, got {runtime!r}")
             self.make = makers[runtime](num_threads, share_threads)
         self.classes: list[str] = self.route["classes"]
         self.made: dict[Any, Graph] = {}
+        # Of every thread: where the values of a single image lie, and calls that read and write them there.
+        self.lasting = threading.local()
         self.asked = (self.folder, runtime, num_threads, share_threads)
 
     def __reduce__(self) -> Any:
@@ -84,7 +88,7 @@ class Segments:
         """
         limits = self.limits(budget) if limits is None else limits
         if len(images) == 1:
-            return self._alone(self._checked(images), np.asarray(limits, np.float32))
+            return self._alone(self._checked(images), np.asarray(limits, np.float32).reshape(-1))
         rows, answers = zip(*self.leaving(images, limits), strict=True)
         order = np.argsort(np.concatenate(rows))
         return Answer(*(np.concatenate(column)[order] for column in zip(*answers, strict=True)))
@@ -107,7 +111,7 @@ class Segments:
             for unit, option in segment["fixed_units"].items():
                 options[rows, int(unit)] = option
             decision, picks = segment["decision"], None
-            decided = _taken(values[decision["value"]], rows)
+            decided = _taker(rows)(values[decision["value"]])
             if decision["kind"] == "choose":
                 picks = options[rows, decision["index"]] = decided
                 continue
@@ -117,7 +121,7 @@ class Segments:
                 if not leave.any():
                     continue
             left = rows[leave]
-            logits = _taken(values[decision["logits"]], left)
+            logits = _taker(left)(values[decision["logits"]])
             shares = _softmax(logits / decision["temperature"])
             exits = np.full(len(left), decision["index"])
             yield left, Answer(logits, shares, exits, options[left], macs[left])
@@ -145,8 +149,9 @@ class Segments:
         (rows, columns), rule, channels = wanted["size"], wanted.get("preparation"), wanted["channels"]
         picture = np.asarray(picture)
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != channels:
-            found = f"{picture.shape} of {picture.dtype}"
-            raise ValueError(f"a picture must be (h, w, {channels}) of uint8, got {found}")
+            raise ValueError(
+                f"a picture must be (h, w, {channels}) of uint8, got {picture.shape} of {picture.dtype}"
+            )
         if rule is not None:
             (height, width), share = picture.shape[:2], rule["crop_share"]
             high, wide = int(rows / share), int(columns / share)
@@ -159,8 +164,7 @@ class Segments:
         elif picture.shape[:2] != (rows, columns):
             wish = f"{rows} x {columns}"
             raise ValueError(f"the folder does not say how pictures are resized, so they must be {wish}")
-        scaled = picture.astype(np.float32) / 255
-        image = (scaled - np.float32(wanted["mean"])) / np.float32(wanted["std"])
+        image = (picture.astype(np.float32) / 255 - np.float32(wanted["mean"])) / np.float32(wanted["std"])
         return np.ascontiguousarray(image.transpose(2, 0, 1))
 
     def graph(self, component: str, alone: bool = False) -> Graph:
@@ -193,25 +197,41 @@ class Segments:
     def _alone(self, images: Array, limits: Array) -> Answer:
         """Return what `leaving` says about one image, in fewer steps: behind a graph, which fills the caches,
         each of them takes several times as long."""
-        options, macs, pick, values = [-1] * self.route["num_units"], 0.0, None, {"images": images}
-        limits = limits.reshape(-1)
+        held, calls = self.lasting.__dict__.setdefault("memory", ({"images": np.empty_like(images)}, {}))
+        held["images"][...] = images
+        options, macs, pick = [-1] * self.route["num_units"], 0.0, 0
+        where: dict[str, str] = {}  # values that are another one under a new name
         for segment in self.route["segments"]:
-            branches, decision = segment["branches"], segment["decision"]
-            branch = next(each for each in branches if pick is None or each["option"] == pick)
-            known = values | {new: values[old] for new, old in branch["passes"].items()}
+            branch, decision = segment["branches"][pick], segment["decision"]
+            for new, old in branch["passes"].items():
+                where[new] = where.get(old, old)
             if branch["component"] is not None:
-                inputs, outputs = {name: values[name] for name in branch["inputs"]}, branch["outputs"]
-                known |= zip(outputs, self.graph(branch["component"], True)(inputs, outputs), strict=True)
-            values, macs, pick = known, macs + branch["macs"], None
+                places = {name: where.get(name, name) for name in branch["inputs"]}
+                if (key := (branch["component"], *places.values())) not in calls:
+                    calls[key] = self._bound(branch, places, held)
+                calls[key]()
+            macs, pick = macs + branch["macs"], 0
             for unit, option in segment["fixed_units"].items():
                 options[int(unit)] = option
+            index, value = decision["index"], held[where.get(decision["value"], decision["value"])]
             if decision["kind"] == "choose":
-                options[decision["index"]] = pick = int(values[decision["value"]][0])
-            elif decision["kind"] == "end" or values[decision["value"]][0] <= limits[decision["index"]]:
-                logits, index = values[decision["logits"]], np.array([decision["index"]])
+                options[index] = pick = value.item(0)
+            elif decision["kind"] == "end" or value[0] <= limits[index]:
+                logits = held[where.get(decision["logits"], decision["logits"])].copy()
                 shares = _softmax(logits / decision["temperature"])
-                return Answer(logits, shares, index, np.array([options], int), np.array([macs]))
+                return Answer(logits, shares, np.array([index]), np.array([options], int), np.array([macs]))
         raise AssertionError("the last segment lets every image leave")
+
+    def _bound(self, branch: Any, places: dict[str, str], held: dict[str, Array]) -> Callable[[], Any]:
+        """Return what computes a graph from some places in memory, into the places of what it gives."""
+        graph, outputs = self.graph(branch["component"], True), branch["outputs"]
+        inputs = {name: held[place] for name, place in places.items()}
+        if not held.keys() >= set(outputs):
+            # How large they are is seen when the graph runs.
+            for name, value in zip(outputs, graph(inputs, outputs), strict=True):
+                held.setdefault(name, np.array(value))
+        bind: Any = getattr(graph, "bind", partial(partial, _copied, graph))
+        return bind(inputs, {name: held[name] for name in outputs})  # type: ignore[no-any-return]
 
     def _step(
         self, segment: Any, rows: Array, values: Values, picks: Array | None, macs: Array
@@ -224,27 +244,41 @@ class Segments:
                 continue
             made = {new: values[old] for new, old in branch["passes"].items()}
             if branch["component"] is not None:
-                inputs = {name: _taken(values[name], mine) for name in branch["inputs"]}
+                taken = _taker(mine)
+                inputs = {name: taken(values[name]) for name in branch["inputs"]}
                 found = self.graph(branch["component"], alone=len(mine) == 1)(inputs, branch["outputs"])
                 made |= {name: (mine, value) for name, value in zip(branch["outputs"], found, strict=True)}
             macs[mine] += branch["macs"]
             order.append(mine)
             parts.append(made)
-        known, rows = values | parts[0], np.concatenate(order)
+        known, rows = values | parts[0], np.concatenate(order) if len(order) > 1 else order[0]
         for name in parts[0] if len(parts) > 1 else ():
-            taken = [_taken(part[name], mine) for part, mine in zip(parts, order, strict=True)]
-            known[name] = rows, np.concatenate(taken)
+            found = [_taker(mine)(part[name]) for part, mine in zip(parts, order, strict=True)]
+            known[name] = rows, np.concatenate(found)
         return rows, {name: known[name] for name in segment["live"]}
 
 
-def _taken(value: tuple[Array, Array], rows: Array) -> Array:
-    """Return a value for some of the rows that it is known for: copied when read, not when others leave."""
-    known, held = value
-    if len(known) == len(rows) and (known == rows).all():
-        return held
-    place = np.empty(1 + known.max(), int)
-    place[known] = np.arange(len(known))
-    return held[place[rows]]
+def _taker(rows: Array) -> Callable[[tuple[Array, Array]], Array]:
+    """Return what takes these rows of values: copied when they are read, not when other images leave."""
+    places: dict[int, Array | None] = {}  # of these rows among those that values are known for
+
+    def taken(value: tuple[Array, Array]) -> Array:
+        known, held = value
+        if id(known) not in places:
+            place = np.empty(1 + known.max(), int)
+            place[known] = np.arange(len(known))
+            same = len(known) == len(rows) and (known == rows).all()
+            places[id(known)] = None if same else place[rows]
+        index = places[id(known)]
+        return held if index is None else held.take(index, axis=0)
+
+    return taken
+
+
+def _copied(graph: Graph, inputs: dict[str, Array], outputs: dict[str, Array]) -> None:
+    """Compute a graph that cannot be bound, and copy its values to where they are read."""
+    for array, value in zip(outputs.values(), graph(inputs, list(outputs)), strict=True):
+        array[...] = value
 
 
 def _onnxruntime(num_threads: int, share_threads: bool) -> Callable[[str, bool], Graph]:
@@ -267,10 +301,29 @@ def _onnxruntime(num_threads: int, share_threads: bool) -> Callable[[str, bool],
             options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
             # Threads that wait for work would take the time of those that have some.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        return lambda inputs, outputs: session.run(outputs, inputs)
+        return _Session(onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]))
 
     return make
+
+
+class _Session:
+    """A graph in ONNX Runtime."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+
+    def __call__(self, inputs: dict[str, Array], outputs: list[str]) -> list[Array]:
+        found: list[Array] = self.session.run(outputs, inputs)
+        return found
+
+    def bind(self, inputs: dict[str, Array], outputs: dict[str, Array]) -> Callable[[], Any]:
+        """Return what reads and writes arrays where they lie."""
+        binding = self.session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, array)
+        for name, array in outputs.items():
+            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        return partial(self.session.run_with_iobinding, binding)
 
 
 def _openvino(num_threads: int, share_threads: bool) -> Callable[[str, bool], Graph]:
@@ -283,16 +336,29 @@ def _openvino(num_threads: int, share_threads: bool) -> Callable[[str, bool], Gr
     def make(path: str, alone: bool) -> Graph:
         model = core.read_model(path)
         model.reshape({port: [1 if alone else -1, *list(port.partial_shape)[1:]] for port in model.inputs})
-        request = core.compile_model(model, "CPU", hints).create_infer_request()
-
-        def run(inputs: dict[str, Array], outputs: list[str]) -> list[Array]:
-            request.infer(inputs, share_inputs=True)
-            # Copies: the next call writes into the same memory.
-            return [request.get_tensor(name).data.copy() for name in outputs]
-
-        return run
+        return _Requests(core.compile_model(model, "CPU", hints), openvino.Tensor)
 
     return make
+
+
+class _Requests:
+    """A graph in OpenVINO, compiled for the CPU, and OpenVINO's type of tensors."""
+
+    def __init__(self, compiled: Any, tensor: Any) -> None:
+        self.compiled, self.tensor = compiled, tensor
+        self.request = compiled.create_infer_request()
+
+    def __call__(self, inputs: dict[str, Array], outputs: list[str]) -> list[Array]:
+        self.request.infer(inputs, share_inputs=True, share_outputs=True)
+        # Copies: the next call writes into the same memory.
+        return [self.request.get_tensor(name).data.copy() for name in outputs]
+
+    def bind(self, inputs: dict[str, Array], outputs: dict[str, Array]) -> Callable[[], Any]:
+        """Return what reads and writes arrays where they lie."""
+        request = self.compiled.create_infer_request()
+        for name, array in (*inputs.items(), *outputs.items()):
+            request.set_tensor(name, self.tensor(array, shared_memory=True))
+        return partial(request.infer, share_outputs=True)
 
 
 def _torch(num_threads: int, share_threads: bool) -> Callable[[str, bool], Graph]:
@@ -300,12 +366,8 @@ def _torch(num_threads: int, share_threads: bool) -> Callable[[str, bool], Graph
 
     def make(path: str, alone: bool) -> Graph:
         module = torch.export.load(path).module()
-
-        def run(inputs: dict[str, Array], outputs: list[str]) -> list[Array]:
-            with torch.no_grad():
-                return [each.numpy() for each in module(*map(torch.from_numpy, inputs.values()))]
-
-        return run
+        run: Any = torch.no_grad()(lambda values: module(*map(torch.from_numpy, values)))
+        return lambda inputs, outputs: [each.numpy() for each in run(inputs.values())]
 
     return make
 
