@@ -46,7 +46,7 @@ ROUTERS_AIM = 0.08
 WHOLE_AIM = 1.05
 # Linear layers with fewer weights stay real, as in `sidestep export --precision int8`.
 LARGE_LINEAR = 1 << 15
-CALIBRATION_IMAGES = 16
+CALIBRATION_IMAGES = 32
 
 Held = Literal["float32", "bfloat16", "int8"]
 
@@ -161,6 +161,11 @@ def plan_on_bytes(plan: Plan, images: Tensor) -> Plan:
     return byte_plan(plan, Layout(made=made, grids=ranges.grids, in_grids=in_grids))
 
 
+def calibration_images(images: Tensor) -> Tensor:
+    """Return some from all parts of what is timed, so that units that some images execute are on bytes."""
+    return images[:: len(images) // CALIBRATION_IMAGES][:CALIBRATION_IMAGES]
+
+
 def engine_of(network: RoutedNetwork, case: Case, precision: Held, images: Tensor) -> Engine:
     """Return the engine that runs a network, by way of a plan file."""
     size = (case.size, case.size)
@@ -175,7 +180,7 @@ def engine_of(network: RoutedNetwork, case: Case, precision: Held, images: Tenso
         path = Path(folder) / "network.plan"
         plan = export_plan(network, card)
         if precision == "int8":
-            plan = plan_on_bytes(plan, images[:CALIBRATION_IMAGES])
+            plan = plan_on_bytes(plan, calibration_images(images))
         save_plan(path, plan)
         real: Literal["auto", "float32", "bfloat16"] = "auto" if precision == "int8" else precision
         return Engine.load(path, precision=real, num_threads=torch.get_num_threads())
@@ -214,7 +219,7 @@ def rivals_of(
 ) -> Callable[[int], dict[str, Runner]]:
     """Return what makes static runners, by name, for a batch size; beside INT8 both other precisions."""
     others: list[Precision] = ["float32", "bfloat16"] if precision == "int8" else [precision]
-    quantised = int8_networks(onnx, images[:CALIBRATION_IMAGES]) if precision == "int8" else {}
+    quantised = int8_networks(onnx, calibration_images(images)) if precision == "int8" else {}
 
     def made(batch_size: int) -> dict[str, Runner]:
         rivals = {f"{name} INT8": runner for name, runner in int8_runners(quantised, batch_size).items()}

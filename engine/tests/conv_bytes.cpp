@@ -30,8 +30,9 @@ Numbers numbers_of(const Case& c, std::mt19937& random) {
     Numbers all;
     std::uniform_real_distribution<float> spread(0.5f, 1.5f), shift(0, 255);
     const float scale = 60 / (150 * 74 * std::sqrt(static_cast<float>(c.kernel * c.run())));
+    const bool plain = random() % 2;
     for (int64_t o = 0; o < c.outputs; ++o) {
-        all.start.push_back(static_cast<int32_t>(random() % 4001) - 2000);
+        all.start.push_back(plain ? 0 : static_cast<int32_t>(random() % 4001) - 2000);
         all.multiplier.push_back(spread(random) * scale);
         all.offset.push_back(shift(random));
     }
@@ -44,7 +45,8 @@ Numbers numbers_of(const Case& c, std::mt19937& random) {
                       0.37f,
                       least,
                       most,
-                      looks_up ? all.table.data() : nullptr};
+                      looks_up ? all.table.data() : nullptr,
+                      plain};
     return all;
 }
 

@@ -18,10 +18,6 @@ constexpr int64_t LANES = CHANNEL_BLOCK;
 
 struct Products {
     using Sum = float;
-    template <int TILE>
-    static void begin(const ConvRows&, int64_t) {
-        tiles::zero<TILE>();
-    }
     template <int SUMS, int A, int B>
     static void multiply() {
         tiles::multiply<SUMS, A, B>();

@@ -1,6 +1,6 @@
 // Convolutions with AMX's tiles, of bfloat16 or of bytes. Included where LANES is CHANNEL_BLOCK and Entry,
-// load, apply_epilogue and apply_any_epilogue are defined, and Products with `Sum`, vectors `Sums` of them,
-// `start` with what sums begin with, and `multiply` of two tiles.
+// load, apply_epilogue and apply_any_epilogue are defined, and Products with `Sum`, `multiply` of two tiles,
+// and `end`, which makes entries of sums.
 //
 // A tile of the input holds up to 16 pixels times up to 64 bytes of what a kernel row reads, a tile of the
 // weights these entries times 16 channels: that is how they are packed. Up to four tiles of accumulators are
@@ -17,6 +17,8 @@ constexpr int64_t SUMS_STEP = LANES * sizeof(Products::Sum);
 constexpr int64_t WEIGHTS_STEP = PER_SUM * LANES * sizeof(Entry);
 // Tiles of accumulators at a time, and the first tiles that hold pixels and weights.
 constexpr int GROUP = 4, PIXELS = 4, WEIGHTS = 6;
+// Steps of a sum from which its epilogue is spread evenly.
+constexpr int64_t MANY_STEPS = 24;
 // Cache lines prefetched with every product: about as many as a core receives meanwhile from the cache that
 // it shares with others. More would stand in the way of what is needed now.
 constexpr int LINES = 2;
@@ -61,13 +63,28 @@ struct TilePosition {
     int64_t begin;  // pixels of the tile before it
 };
 
-inline TilePosition position_of(const ConvRows& c, const Tiling& tiling, int64_t index) {
-    const int64_t line = index / tiling.across, at = index % tiling.across * tiling.height;
-    const int64_t begin = std::min(at, tiling.length - tiling.height);
-    const int64_t y = line + at / tiling.period, x = at % tiling.period;
-    return {static_cast<const Entry*>(c.in) + line * c.in_row_step + begin * c.pixel_step,
-            y * c.out_row_step + x * c.out_step, x, at - begin};
-}
+// Tiles of pixels one after the other. Dividing anew for each of them takes as long as its products.
+class TilePositions {
+  public:
+    TilePositions(const ConvRows& c, const Tiling& tiling) : conv_(c), tiling_(tiling) {}
+
+    TilePosition next() {
+        const int64_t begin = std::min(at_, tiling_.length - tiling_.height);
+        const TilePosition position{
+            static_cast<const Entry*>(conv_.in) + line_ * conv_.in_row_step + begin * conv_.pixel_step,
+            y_ * conv_.out_row_step + x_ * conv_.out_step, x_, at_ - begin};
+        at_ += tiling_.height, x_ += tiling_.height;
+        if (at_ >= tiling_.length) at_ = x_ = 0, y_ = ++line_;
+        for (; x_ >= tiling_.period; ++y_) x_ -= tiling_.period;
+        return position;
+    }
+
+  private:
+    const ConvRows& conv_;
+    const Tiling& tiling_;
+    int64_t line_ = 0, at_ = 0;  // pixels of the line before the tile
+    int64_t y_ = 0, x_ = 0;
+};
 
 // The epilogue of tiles of accumulators, pixel by pixel, in portions between the products of the next tiles.
 class DelayedEpilogue {
@@ -173,37 +190,44 @@ class Conv {
         return config;
     }
 
-    // Up to four blocks of channels. Two tiles of pixels times two blocks load the least; what that leaves
-    // over is four of one.
+    // Up to four blocks of channels, of the same pixels one after the other, so that what they read and write
+    // stays in the nearest cache. Two tiles of pixels times two blocks load the least; what that leaves over
+    // is four of one.
     void columns(int64_t first, int64_t count) {
         const int64_t all = tiling_.lines * tiling_.across, even = count > 1 ? all - all % 2 : 0;
-        for (int64_t block = first; block + 2 <= first + count; block += 2)
-            for (int64_t i = 0; i < even; i += 2) group<2, 2>(i, block);
+        TilePositions tiles(c_, tiling_);
+        for (int64_t i = 0; i < even; i += 2) {
+            const TilePosition positions[]{tiles.next(), tiles.next()};
+            for (int64_t block = first; block + 2 <= first + count; block += 2) group<2, 2>(positions, block);
+        }
         if (count % 2) column(count > 1 ? even : all, first + count - 1);
         if (count == 1 || all == even) return;
-        if (count == 2) group<1, 2>(even, first);
-        if (count == 3) group<1, 3>(even, first);
-        if (count == 4) group<1, 4>(even, first);
+        const TilePosition last = tiles.next();
+        if (count == 2) group<1, 2>(&last, first);
+        if (count == 3) group<1, 3>(&last, first);
+        if (count == 4) group<1, 4>(&last, first);
     }
 
-    void column(int64_t end, int64_t block) {
-        int64_t i = 0;
-        for (; i + 4 <= end; i += 4) group<4, 1>(i, block);
-        if (end - i == 1) group<1, 1>(i, block);
-        if (end - i == 2) group<2, 1>(i, block);
-        if (end - i == 3) group<3, 1>(i, block);
+    void column(int64_t left, int64_t block) {
+        TilePositions tiles(c_, tiling_);
+        for (; left > 0; left -= GROUP) {
+            TilePosition positions[GROUP];
+            for (int64_t p = 0; p < std::min<int64_t>(left, GROUP); ++p) positions[p] = tiles.next();
+            if (left == 1) group<1, 1>(positions, block);
+            if (left == 2) group<2, 1>(positions, block);
+            if (left == 3) group<3, 1>(positions, block);
+            if (left >= 4) group<4, 1>(positions, block);
+        }
     }
 
     // P tiles of pixels times Q blocks of channels.
     template <int P, int Q>
-    void group(int64_t first, int64_t block) {
+    void group(const TilePosition* positions, int64_t block) {
         static_assert(P * Q <= GROUP && (P == 1 || Q <= 2));
         const Block* blocks = c_.blocks + block;
-        TilePosition positions[P];
-        for (int p = 0; p < P; ++p) positions[p] = position_of(c_, tiling_, first + p);
         const std::byte* weights[Q];
         for (int q = 0; q < Q; ++q) weights[q] = static_cast<const std::byte*>(c_.weight) + blocks[q].offset;
-        products<P, Q>(positions, weights, blocks);
+        products<P, Q>(positions, weights);
         epilogue_.finish();
         each<P * Q>([&](auto i) INLINED {
             tiles::store<i>(sums_ + i * TILE_SUMS, SUMS_STEP);
@@ -212,11 +236,10 @@ class Conv {
     }
 
     template <int P, int Q>
-    void products(const TilePosition* positions, const std::byte* const* weights, const Block* blocks) {
-        each<P * Q>([&](auto i) INLINED { Products::begin<i>(c_, blocks[i % Q].first); });
+    void products(const TilePosition* positions, const std::byte* const* weights) {
+        each<P * Q>([&](auto i) INLINED { tiles::zero<i>(); });
         const int64_t entries = entries_, weights_of_tile = entries / PER_SUM * WEIGHTS_STEP;
-        // Bytes end four pixels at a time.
-        const int64_t share = 4 * ceil_div(epilogue_.left(), 4 * c_.kernel_rows * (c_.run / entries));
+        const int64_t share = share_of(c_.kernel_rows * (c_.run / entries));
         int64_t weight = 0;
         for (int64_t k = 0; k < c_.kernel_rows; ++k) {
             const char* prefetch = c_.prefetch->next();
@@ -228,6 +251,13 @@ class Conv {
             }
             c_.prefetch->advance(prefetch);
         }
+    }
+
+    // Pixels to end with each of so many steps: whole tiles, whose loops a processor foresees, or a few
+    // pixels of which weights that are not in the nearest cache hide the time.
+    int64_t share_of(int64_t steps) const {
+        const int64_t unit = steps > MANY_STEPS ? 4 : tiling_.height;
+        return unit * ceil_div(epilogue_.left(), unit * steps);
     }
 
     // The products of one part of a kernel row. Returns the next line to prefetch.

@@ -26,23 +26,23 @@ inline void store_bytes(uint8_t* to, const Vector& v) {
 
 #include "byte_epilogue.inl"
 
-// Four pixels become bytes together. What is too large for an integer is cut off before, what is too small
-// becomes the least integer and then 0.
+// Four pixels become bytes together. What may be too large for an integer is cut off before, what is too
+// small becomes the least integer and then 0.
+template <bool FITS = false>
 inline void end_four(const Ending& ending, int64_t at, int64_t step, const Ints* sums) {
     __m512i whole[4];
 #pragma GCC unroll 4
     for (int p = 0; p < 4; ++p) {
-        const Vector v = ending.scaled(at + p * step, real(sums[p]));
-        whole[p] =
-            _mm512_cvtps_epi32(_mm512_min_ps(reinterpret_cast<__m512>(v), _mm512_set1_ps(ending.most)));
+        const auto v = reinterpret_cast<__m512>(ending.scaled(at + p * step, real(sums[p])));
+        whole[p] = _mm512_cvtps_epi32(FITS ? v : _mm512_min_ps(v, _mm512_set1_ps(ending.most)));
     }
     // Four channels of the first pixel, of the second and so on; then the next four.
     const __m512i mixed =
         _mm512_packus_epi16(_mm512_packs_epi32(whole[0], whole[1]), _mm512_packs_epi32(whole[2], whole[3]));
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512i bytes =
-        _mm512_max_epu8(_mm512_permutexvar_epi32(order, mixed),
-                        _mm512_set1_epi8(static_cast<char>(static_cast<int>(ending.least))));
+    auto all = [](float byte) { return _mm512_set1_epi8(static_cast<char>(static_cast<int>(byte))); };
+    __m512i bytes = _mm512_max_epu8(_mm512_permutexvar_epi32(order, mixed), all(ending.least));
+    if (FITS) bytes = _mm512_min_epu8(bytes, all(ending.most));
     auto to = [&](int p) { return reinterpret_cast<__m128i*>(ending.out + at + p * step); };
     if (step == LANES) {
         _mm512_storeu_si512(to(0), bytes);

@@ -30,6 +30,7 @@ struct Requantize {
     float residual_multiplier;
     float least, most;     // bytes
     const uint8_t* table;  // what a byte becomes in the end, or null
+    bool plain;  // all sums begin with 0, and scaled sums are integers of 32 bits whatever the bytes
 };
 
 // A block of output channels of a convolution.

@@ -59,6 +59,20 @@ std::vector<int32_t> starts(const Tensor& weight, int64_t zero, size_t padded) {
     return all;
 }
 
+// Whether sums are integers of 32 bits when they are scaled, whatever the bytes.
+bool stay_integers(const Tensor& weight, const Packed& packed, float residual_multiplier) {
+    constexpr double MOST = 1 << 30;
+    const int64_t outputs = weight.shape[0], each = static_cast<int64_t>(weight.bytes.size()) / outputs;
+    for (int64_t o = 0; o < outputs; ++o) {
+        int64_t sum = 0;
+        for (int64_t i = 0; i < each; ++i) sum += std::abs(int{weights_of(weight)[o * each + i]});
+        const double scaled = static_cast<double>(LARGEST_BYTE) * static_cast<double>(sum) *
+                              static_cast<double>(packed.multiplier[o]);
+        if (scaled + LARGEST_BYTE * residual_multiplier + std::abs(packed.bias[o]) > MOST) return false;
+    }
+    return true;
+}
+
 template <class Of>
 std::vector<uint8_t> table_of(const Of& of) {
     std::vector<uint8_t> table(BYTES);
@@ -98,13 +112,15 @@ void requantize(const ops::Conv& conv, const Program& program, const Coding& out
     }
     if (conv.table != NONE) packed.table = program.tensors[conv.table].bytes;
     const auto [least, most] = conv.table == NONE ? range_of(conv, out) : std::pair(0.0f, LARGEST_BYTE);
-    packed.requantize = {packed.start.data(),
-                         packed.multiplier.data(),
-                         packed.bias.data(),
-                         residual_multiplier,
-                         least,
-                         most,
-                         conv.table == NONE ? nullptr : packed.table.data()};
+    packed.requantize = {
+        packed.start.data(),
+        packed.multiplier.data(),
+        packed.bias.data(),
+        residual_multiplier,
+        least,
+        most,
+        conv.table == NONE ? nullptr : packed.table.data(),
+        in.zero == 0 && stay_integers(program.tensors[conv.weight], packed, residual_multiplier)};
 }
 
 Packed pack_bytes(const ops::Affine& affine, const Program& program, const Coding& out) {

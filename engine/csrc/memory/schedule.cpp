@@ -162,12 +162,17 @@ class Scheduler {
         return most >= GROUPED_MAP;
     }
 
+    // A chain, or a convolution with the bytes that are made of its rows.
+    size_t part_length(const Node& node) const {
+        return at(node.out).strip ? 2 : schedule_.chains[node.index].length;
+    }
+
     // Whole chains, from one operation on a large map to another; vectors between them come along, but not
     // those behind them: a gate reads its weights once for all images.
     size_t group_length(Nodes nodes) const {
         size_t length = 0, end = 0, weights = 0;
         while (length < nodes.size()) {
-            const Nodes part = nodes.subspan(length, schedule_.chains[nodes[length].index].length);
+            const Nodes part = nodes.subspan(length, part_length(nodes[length]));
             for (const Node& node : part) weights += weight_bytes(node);
             const bool is_large = has_large_map(part.front());
             if (!length && !is_large) return part.size();
