@@ -185,13 +185,17 @@ def test_bytes_become_real_numbers_and_bytes_again(isa: str) -> None:
         np.testing.assert_allclose(got, literal.run(plan, batch)[0], rtol=0, atol=1.001 * step)
 
 
-def real_maps_become_bytes(seed: int, **fields: Any) -> Plan:
-    """Return a plan with convolutions of real numbers in front of bytes, outside of options and inside."""
+def real_maps_become_bytes(seed: int, *, adds: bool = False, **fields: Any) -> Plan:
+    """Return a plan with convolutions of real numbers in front of bytes, outside of options and inside.
+
+    They add what they read, if asked to.
+    """
     maker = ByteMaker(seed)
     real = maker.op("dequantize", **{"in": maker.conv8(maker.quantize(0), 3, 24, scale=0.02, zero=120)})
 
     def made() -> int:
-        return maker.quantize(maker.conv(real, 24, 24, **fields), scale=0.05, zero=60)
+        residual = real if adds else None
+        return maker.quantize(maker.conv(real, 24, 24, residual=residual, **fields), scale=0.05, zero=60)
 
     first = made()
     scores = maker.linear(maker.op("gap", **{"in": first}), 24, 2)
@@ -202,7 +206,10 @@ def real_maps_become_bytes(seed: int, **fields: Any) -> Plan:
 def test_real_maps_that_become_bytes_at_once(num_threads: int, isa: str) -> None:
     """They are made a few rows at a time. What Winograd's algorithm rounds is no more than a step."""
     step = 0.0501 if precision(isa) == "float32" else 0.1001
-    for seed, fields in enumerate([{"kernel": 3}, {"kernel": 5, "stride": 2}, {"kernel": 3, "groups": 24}]):
+    cases: list[dict[str, Any]] = [{"kernel": 3}, {"kernel": 5, "stride": 2}, {"kernel": 3, "groups": 24}]
+    cases += [{"kernel": 1, "adds": True}, {"kernel": 3, "adds": True}]
+    cases += [{"kernel": 3, "groups": 24, "adds": True}]
+    for seed, fields in enumerate(cases):
         plan, batch = real_maps_become_bytes(seed, **fields), images((41, 23), seed=seed)
         wanted, options, _ = literal.run(plan, batch)
         engine = Engine(plan, isa=isa, precision=precision(isa), num_threads=num_threads)

@@ -224,7 +224,7 @@ class Allocator {
         }
         for (size_t id = 0; id < slot_.size(); ++id) {
             layout_.places.push_back(slot_[id] == NOWHERE ? Place{} : slots[slot_[id]]);
-            if (streamed_[id]) layout_.places.back() = place_strip(shapes_[id]);
+            if (streamed_[id]) layout_.places.back() = place_strip(shapes_[id], halo);
             layout_.places.back().coding = program_.codings[id];
         }
         return std::move(layout_);
@@ -251,11 +251,12 @@ class Allocator {
         return place;
     }
 
-    // An even number of rows, since Winograd's algorithm makes two at a time.
-    Place place_strip(const Shape& shape) {
-        Place place{.shape = shape, .entry_size = entry_size_};
+    // An even number of rows, since Winograd's algorithm makes two at a time, and each as long as those of
+    // other maps: what is added to them is read in their steps.
+    Place place_strip(const Shape& shape, int64_t halo) {
+        Place place{.shape = shape, .entry_size = entry_size_, .halo = halo};
         place.channels = padded_channels(shape.c, false);
-        place.row_step = shape.w * place.channels;
+        place.row_step = (shape.w + 2 * halo) * place.channels;
         const size_t pair = 2 * place.row_step * entry_size_;
         place.strip = 2 * static_cast<int64_t>(std::max<size_t>(STRIP_BYTES / pair, 1));
         layout_.strip_bytes = std::max(layout_.strip_bytes, place.strip / 2 * pair);
