@@ -38,7 +38,8 @@ def measured_points() -> set[tuple[str, str]]:
     """Return (percent, percent of the full MACs) of all runs and budgets in results."""
     points = set()
     for path in RESULTS.glob("*/*.json"):
-        for run in json.loads(path.read_text())["runs"]:
+        # Those of surveys are of one network, and of no run.
+        for run in json.loads(path.read_text()).get("runs", []):
             for report in run["reports"].values():
                 points.add((f"{report['accuracy']:.2%}", f"{report['fraction_of_full']:.1%}"))
     for page in RESULTS.glob("*/*.md"):
