@@ -11,7 +11,6 @@ one, since float32 rounds in proportion. `--profile` says beside it where the ti
 from __future__ import annotations
 
 import importlib.util
-import math
 import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ import torch
 from measure import Ratio, interleave, options, publish, table
 from torch import Tensor
 
+from sidestep.cost.counting import counted_macs
 from sidestep.evaluation.bench import batches_of
 from sidestep.evaluation.rivals import export_onnx, openvino_model, openvino_runner
 from sidestep.execution.prepare import prepare
@@ -51,6 +51,7 @@ class Case:
         folder: of its segments.
         single: the file with `If`.
         static: the static network as ONNX.
+        static_macs: its multiply-adds for an image.
         images: of the test split.
         told: what the exports said.
     """
@@ -60,6 +61,7 @@ class Case:
     folder: Path
     single: Path
     static: bytes
+    static_macs: float
     images: Tensor
     told: str
 
@@ -69,7 +71,8 @@ def exported(run: Path, chosen: Namespace, count: int) -> Iterator[Case]:
     """Yield a run in all its forms."""
     opened = open_run(run, "best")
     images = test_images(opened, chosen.source, count, opened.exit_rule)
-    static = export_onnx(prepare(opened.network, images[:2]).static, opened.input_size)
+    network = prepare(opened.network, images[:2]).static
+    static = export_onnx(network, opened.input_size)
     assert static is not None  # both runtimes are here
     with tempfile.TemporaryDirectory() as made:
         settings = {"segments": chosen.segments, "source": chosen.source}
@@ -77,6 +80,7 @@ def exported(run: Path, chosen: Namespace, count: int) -> Iterator[Case]:
         single = export_run(run, Path(made) / "if.onnx", to="onnx-if", **settings)
         yield Case(
             name=run.name, opened=opened, folder=folder.path, single=single.path, static=static,
+            static_macs=counted_macs(network, images[:1])[0],
             images=images, told=f"{run.name}: {folder.summary}",
         )  # fmt: skip
 
@@ -112,33 +116,13 @@ def static_call(case: Case, runtime: str, batch_size: int) -> Callable[[Any], ob
     return lambda images: runner.run(runner.convert(torch.from_numpy(images)))
 
 
-def macs_of(model: bytes) -> int:
-    """Return the multiply-adds of an ONNX graph for one image; those of convolutions and matrices count."""
-    import onnx
-
-    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(model)).graph
-    weights = {weight.name: math.prod(weight.dims) for weight in graph.initializer}
-    sides = {
-        info.name: [side.dim_value for side in info.type.tensor_type.shape.dim]
-        for info in (*graph.input, *graph.value_info, *graph.output)
-    }
-
-    def macs(node: Any) -> int:
-        whole = sides[node.output[0]]
-        if node.op_type == "MatMul":
-            return math.prod(whole[1:]) * sides[node.input[0]][-1]
-        return weights[node.input[1]] * math.prod(whole[2:])
-
-    return sum(macs(node) for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul"))
-
-
 def compare(case: Case, runtime: str, batch_size: int, seconds: float) -> list[Ratio]:
     """Return segments, and at batch 1 the graph with `If`, against the static network."""
     segments = segments_of(case, runtime)
     batches = [batch.contiguous().numpy() for batch in batches_of(case.images, batch_size)]
     answers = [segments(batch) for batch in batches]
     macs = np.concatenate([answer.macs for answer in answers]).mean()
-    share = macs / macs_of(case.static)
+    share = macs / case.static_macs
     what = f"batch {batch_size}, {share:.1%} of the MACs, {macs / case.opened.cost.full:.1%} of the price"
     static = static_call(case, runtime, batch_size)
     calls = {"segments": segments, "static": static}
