@@ -1,5 +1,6 @@
 """The pages in `benchmarks/results`: few, in the index, and made from the files beside them."""
 
+import json
 import re
 from pathlib import Path
 
@@ -12,10 +13,18 @@ KEPT = ROOT / "benchmarks" / "results"
 FILES = sorted(KEPT.glob("*/*.json"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
+OF_RUNS = [path for path in FILES if "runs" in json.loads(path.read_text())]
+
+
+@pytest.mark.parametrize("path", OF_RUNS, ids=lambda path: path.parent.name)
 def test_a_page_is_what_its_file_makes(path: Path) -> None:
     assert results_page(None, [path]) == path.with_suffix(".md").read_text()
-    assert path.with_suffix(".png").is_file()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
+def test_a_page_shows_the_figure_beside_it(path: Path) -> None:
+    figure = path.with_suffix(".png")
+    assert figure.is_file() and f"]({figure.name})" in path.with_suffix(".md").read_text()
 
 
 def test_there_are_few_files_named_by_date_and_only_one_page_of_a_topic() -> None:
