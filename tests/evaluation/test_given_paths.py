@@ -89,6 +89,9 @@ def test_paths_differ_in_cost_from_one_extreme_to_the_other() -> None:
     left = torch.stack([(paths.exits == 0).double().mean() for paths in drawn[6:]])
     assert rates.min() < 0.1 and rates.max() > 0.9 and left.min() < 0.15 and left.max() > 0.85
     assert set(torch.cat([paths.exits for paths in drawn]).tolist()) == {0, 1, 2}
+    shares = torch.stack([paths.options.double().mean(dim=0) for paths in drawn])
+    assert torch.equal(shares[7::2], shares[7::2].round()) and (shares[7::2].std(dim=0) > 0.4).all()
+    assert (shares[6::2].std(dim=0) < 0.4).all()
     again = draw_paths(cost, 64, 60, chooses=True)
     assert all(torch.equal(a.options, b.options) for a, b in zip(drawn, again, strict=True))
     assert all((paths.options == 1).all() for paths in draw_paths(cost, 4, 20, chooses=False))

@@ -58,7 +58,8 @@ def draw_paths(cost: CostModel, batch_size: int, count: int, *, chooses: bool, s
 
     The first ones are extremes: all images at each exit, with every unit at its dearest option and, where
     units are chosen, with every unit skipped. Behind them every batch has a rate of its own at which units
-    are executed and exits are passed.
+    are executed and exits are passed. In every other one all images execute the same units, since what a unit
+    takes is told by batches of which one has it always and another never.
 
     Args:
         cost: price list of the network, for its units and exits.
@@ -81,6 +82,8 @@ def draw_paths(cost: CostModel, batch_size: int, count: int, *, chooses: bool, s
         keep, pass_on = torch.rand(2, generator=generator).tolist()
         drawn = torch.randint(1, num_options, dearest.shape, generator=generator)
         executed = torch.rand(dearest.shape, generator=generator) < keep
+        if len(paths) % 2:
+            executed = executed[:1].expand_as(executed)
         passed = torch.rand((batch_size, num_exits), generator=generator) < pass_on
         passed[:, -1] = False
         exits = passed.int().argmin(dim=1)  # the first that is not passed
