@@ -49,15 +49,18 @@ class ByteMaker(Maker):
         )
 
     def linear8(self, x: int, inputs: int, outputs: int, **fields: Any) -> int:
-        weight, bias = self.int8(outputs, inputs), self.weight(outputs, scale=0.5)
-        weight_scale = self.positive(outputs, 0.01)
+        """Add a linear layer whose input becomes bytes."""
         reads = {
             "in_scale": float(self.random.uniform(0.005, 0.02)),
             "in_zero": int(self.random.integers(256)),
         }
-        return self.op(
-            "linear", **{"in": x}, weight=weight, weight_scale=weight_scale, bias=bias, **reads, **fields
-        )
+        return self.real_linear8(x, inputs, outputs, **reads, **fields)
+
+    def real_linear8(self, x: int, inputs: int, outputs: int, **fields: Any) -> int:
+        """Add a linear layer of a real input, whose weights are int8 in the file alone."""
+        weight, bias = self.int8(outputs, inputs), self.weight(outputs, scale=0.5)
+        weight_scale = self.positive(outputs, 0.01)
+        return self.op("linear", **{"in": x}, weight=weight, weight_scale=weight_scale, bias=bias, **fields)
 
     def scores(self, x: int) -> Plan:
         """Return the plan whose scores are all numbers of a map of bytes."""
@@ -124,6 +127,6 @@ def every_byte_kind() -> Plan:
     x = maker.op("add", **{"in": [x, table]}, **maker.coding())
     x = maker.op("pad", **{"in": x}, stride=2, before=1, after=15)
     real = maker.op("dequantize", **{"in": x})
-    logits = maker.linear(maker.op("gap", **{"in": real}), 48, 5)
+    logits = maker.real_linear8(maker.op("gap", **{"in": real}), 48, 5)
     flat = maker.op("vsum", **{"in": maker.op("flatten", **{"in": x})})
     return maker.plan(maker.op("vadd", **{"in": [logits, flat]}, alpha=1e-6), 8)

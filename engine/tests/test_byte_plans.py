@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,29 @@ def test_older_plans_have_no_fields_of_bytes(tmp_path: Path) -> None:
             Engine.load(path)
 
 
+def test_older_plans_have_no_weights_of_int8_for_real_inputs(tmp_path: Path) -> None:
+    plan, path = byte_plans.every_byte_kind(), tmp_path / "a.plan"
+    for version in (3, 4):
+        plans.write(plan, path, version=version)
+        said = f"has weights of int8 for a real input, which plans of version {version} lack"
+        with pytest.raises(PlanError, match=said):
+            Engine.load(path)
+
+
+@pytest.mark.parametrize("count", [1, 5, 16])
+def test_weights_of_int8_for_real_inputs_are_the_numbers_that_they_stand_for(count: int) -> None:
+    maker = byte_plans.ByteMaker(seed=1)
+    plan = maker.plan(maker.real_linear8(maker.op("gap", **{"in": 0}), 3, 37, relu=True), 8)
+    (op,) = (op for op in ops_of(plan) if op["op"] == "linear")
+    weight = plan.tensors[op["weight"]] * plan.tensors[op["weight_scale"]][:, None]
+    ops = [each if each is not op else {**op, "weight_scale": None} for each in ops_of(plan)]
+    real = dataclasses.replace(
+        plan, steps=[{"ops": ops}], tensors=plan.tensors | {op["weight"]: weight.astype(np.float32)}
+    )
+    x = np.random.default_rng(0).standard_normal((count, 3, 8, 8)).astype(np.float32)
+    np.testing.assert_array_equal(Engine(plan)(x).logits, Engine(real)(x).logits)
+
+
 # The operation's kind, which of them, what is changed, and what is said.
 WRONG: dict[str, tuple[str, int, dict[str, Any], str]] = {
     "no scale": ("quantize", 0, {"scale": None}, "must have a number as its scale, got nothing"),
@@ -77,7 +101,18 @@ WRONG: dict[str, tuple[str, int, dict[str, Any], str]] = {
     "different scales": ("concat", 0, {"in": [2, 3]}, "joins maps of different scales or zero points"),
     "smooth bytes": ("resize", 0, {"antialias": True}, "antialiases, which takes real maps, got bytes"),
     "scales that overflow": ("affine", 0, {"scale": 1e-20}, "has scales that do not fit each other"),
-    "weights of bytes": ("linear", 0, {"in_scale": 0, "in_zero": 0}, "must have a scale, weights of int8"),
+    "weights of bytes": (
+        "linear",
+        0,
+        {"in_scale": 0, "in_zero": 0, "weight_scale": None},
+        "must have a scale, weights of int8",
+    ),
+    "real weights of bytes": (
+        "linear",
+        1,
+        {"weight_scale": None},
+        "must have a scale, weights of int8 and their weight_scale",
+    ),
     "a weight of bytes": ("affine", 0, {"weight": "w7"}, "needs a weight of float32"),
 }
 

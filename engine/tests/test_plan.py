@@ -30,11 +30,11 @@ def test_a_file_is_read_as_it_was_written(plan: Plan, tmp_path: Path) -> None:
     assert read_plan(path).size == (32, 32)
 
 
-@pytest.mark.parametrize("version", [0, 5, 2**70, 1.0, True, "2", None])
+@pytest.mark.parametrize("version", [0, 6, 2**70, 1.0, True, "2", None])
 def test_another_version_is_refused(version: Any, plan: Plan, tmp_path: Path) -> None:
     path = tmp_path / "a.plan"
     plans.write(plan, path, version="none" if version is None else version)
-    with pytest.raises(PlanError, match=r"has version .* and this engine reads versions 1 to 4, and a newer"):
+    with pytest.raises(PlanError, match=r"has version .* and this engine reads versions 1 to 5, and a newer"):
         Engine.load(path)
 
 

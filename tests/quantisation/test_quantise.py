@@ -51,7 +51,7 @@ def assert_near(plan: Plan, found: Quantised) -> None:
     same = (real.options == fast.options).all(axis=1) & (real.exits == fast.exits)
     off = torch.as_tensor(fast.logits - real.logits)[torch.as_tensor(same)]
     assert same.mean() > 0.7 and off.square().mean().sqrt() < 0.1 * real.logits.std()
-    assert found.plan.document["version"] == 3
+    assert found.plan.document["version"] in (3, 5)
     for row in range(2):
         logits, decisions, left = run_plan(found.plan.document, found.plan.tensors, images[row])
         reached = [option for option in fast.options[row].tolist() if option >= 0]
@@ -69,6 +69,21 @@ def test_networks_that_skip_say_nearly_the_same_on_bytes(name: str) -> None:
     # Numbers of untrained networks lie close together, and a few layers may stay real for that.
     assert sum(not layer.is_real for layer in convolutions) > len(convolutions) / 2
     assert any(op["op"] == "conv" and "weight_scale" in op for op in ops_of(found.plan))
+
+
+def test_weights_of_linear_layers_that_stay_real_are_int8_and_those_of_small_ones_float32() -> None:
+    plan = plan_of(network_of(*CASES["rdi_net"]))
+    found = quantised(plan).plan
+    linears = {op["weight"]: op for op in ops_of(found) if op["op"] == "linear"}
+    held = {name: found.tensors[name].dtype == torch.int8 for name in linears}
+    assert set(held.values()) == {True, False} and found.document["version"] == 5
+    for name, op in linears.items():
+        weight = plan.tensors[name.removesuffix(".int8")]
+        assert held[name] == (weight.numel() >= 512 and weight.shape[1] >= 8) and "in_scale" not in op
+        if held[name]:
+            scale = found.tensors[op["weight_scale"]].unsqueeze(1)
+            off = (found.tensors[name] * scale - weight).abs()
+            assert (off <= 0.5001 * scale).all() and off.max() > 0
 
 
 @pytest.mark.parametrize("name", slow_where(lambda name: name != "msdnet", EXIT_NETWORKS))

@@ -75,6 +75,8 @@ def _run_ops(ops: list[dict[str, Any]], values: dict[int, Any], tensors: dict[st
         if op["op"] == "quantize" or "in_scale" in op or any(isinstance(x, Bytes) for x in inputs):
             values[op["out"]] = run_on_bytes(op, *inputs, **weights)
             continue
+        if "weight_scale" in weights:
+            weights["weight"] = weights["weight"] * weights.pop("weight_scale")[:, None]
         out = _OPS[op["op"]](op, *inputs, **weights)
         assert out.dtype == torch.float32
         assert not (op.get("relu") and op.get("activation"))

@@ -261,7 +261,8 @@ void Linear::check(const std::vector<Tensor>& tensors) const {
     check_ending(*this);
     if (in_scale != 0) must_be_scale(in_scale, "in_scale");
     if (in_scale == 0 && in_zero) throw PlanError("has a zero point and no scale");
-    check_int8(tensors, weight, weight_scale, in_scale != 0);
+    // Weights of int8 may stand for real ones, where the input stays real.
+    check_int8(tensors, weight, weight_scale, in_scale != 0 || weight_scale != NONE);
 }
 
 Shape Linear::shape(const Known& known) const {

@@ -112,6 +112,10 @@ class Reader {
     void read(const FieldSource& from, Op& op) const {
         row_of<Op>().each_field([&](const auto& field) { field.read(from, op); });
         for (const auto& [name, value] : from.object) check_field<Op>(name);
+        if constexpr (std::is_same_v<Op, ops::Linear>)
+            if (program_.version < 5 && op.weight_scale != NONE && op.in_scale == 0)
+                throw PlanError("has weights of int8 for a real input, which plans of version " +
+                                std::to_string(program_.version) + " lack");
     }
 
     // Engines of version 1 read fields by name and nothing else: what they do not know has no effect there.

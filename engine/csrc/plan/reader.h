@@ -6,7 +6,7 @@
 namespace sidestep {
 
 // The newest version of plans that is read, beside all older ones.
-constexpr int64_t NEWEST_VERSION = 4;
+constexpr int64_t NEWEST_VERSION = 5;
 
 // What a plan says of the images.
 struct ImageInput {

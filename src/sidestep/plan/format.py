@@ -16,7 +16,7 @@ from sidestep.errors import ExecutionError, ExportError
 from sidestep.files import write_file
 
 KEY = "sidestep_plan"
-NEWEST_VERSION = 4
+NEWEST_VERSION = 5
 
 # What plans of version 2 have beside those of version 1.
 _ACTIVATIONS_OF_2 = ("relu6", "silu", "hard_swish", "hard_sigmoid")
@@ -125,6 +125,8 @@ def preparation_of(images: dict[str, Any]) -> Preparation | None:
 def version_of(steps: list[Step]) -> int:
     """Return the oldest version of the format that can say some steps: engines of that version run them."""
     criteria = [step["exit"]["criterion"] for step in steps if "exit" in step]
+    if any(stands_for_real(op) for ops in lists_of_ops(steps) for op in ops):
+        return 5
     if any(_is_of_tokens(op) for ops in lists_of_ops(steps) for op in ops):
         return 4
     if any(
@@ -139,6 +141,11 @@ def version_of(steps: list[Step]) -> int:
             is_new |= op["op"] in _NEW_OPS or op.get("function") in _NEW_FUNCTIONS
             is_new |= any(field in op for field in _NEW_FIELDS)
     return 2 if is_new else 1
+
+
+def stands_for_real(op: Op) -> bool:
+    """Return whether an operation has real weights for which int8 stands, which came with version 5."""
+    return op["op"] == "linear" and op.get("weight_scale") is not None and not op.get("in_scale")
 
 
 def _is_of_tokens(op: Op) -> bool:

@@ -20,6 +20,8 @@ from sidestep.targets.torch_ops import ended
 
 # What may run on bytes; other operations get real maps.
 ON_BYTES = ("conv", "affine", "add", "scale", "activate", *KEEPING)
+# Real linear layers with as many weights and inputs take less room as int8 with a scale for each output.
+_FEWEST_WEIGHTS, _FEWEST_INPUTS = 512, 8
 # What reads maps of either kind, whole ones.
 _READS_BOTH = ("gap", "flatten")
 # Which activations bytes can end in by being cut off.
@@ -111,7 +113,7 @@ def reads_of(steps: list[Step]) -> Counter[int]:
 
 
 def byte_plan(plan: Plan, layout: Layout) -> Plan:
-    """Return a plan of version 3.
+    """Return a plan on bytes, of version 3 or 5.
 
     Args:
         plan: real, and spread out.
@@ -245,8 +247,8 @@ class _ByteWriter:
         new = op | {
             name: self._inputs(op, name) for name in ("in", "residual", "like") if op.get(name) is not None
         }
-        if op["op"] == "linear" and op["out"] in self.layout.in_grids:
-            new |= self._byte_linear(op)
+        if op["op"] == "linear":
+            new |= self._linear_fields(op)
         elif grid is not None:
             new |= self._byte_fields(op, grid)
         new["out"] = self._number()
@@ -279,9 +281,17 @@ class _ByteWriter:
             return _fields(grid) | {"table": self._store(f"table.{op['out']}", table)}
         return _fields(grid)
 
-    def _byte_linear(self, op: Op) -> dict[str, Any]:
-        grid = self.layout.in_grids[op["out"]]
-        return self._byte_weight(op["weight"]) | {"in_scale": grid.scale, "in_zero": grid.zero}
+    def _linear_fields(self, op: Op) -> dict[str, Any]:
+        """Return what a linear layer has beside its fields: weights of int8, on bytes or real."""
+        grid = self.layout.in_grids.get(op["out"])
+        if grid is not None:
+            return self._byte_weight(op["weight"]) | {"in_scale": grid.scale, "in_zero": grid.zero}
+        # A few weights are no more than their scales.
+        return self._byte_weight(op["weight"]) if self._is_worth_bytes(op["weight"]) else {}
+
+    def _is_worth_bytes(self, name: str) -> bool:
+        weight = self.plan.tensors[name]
+        return weight.shape[1] >= _FEWEST_INPUTS and weight.numel() >= _FEWEST_WEIGHTS
 
     def _byte_weight(self, name: str) -> dict[str, str]:
         weight, scale = quantised_weight(self.plan.tensors[name])

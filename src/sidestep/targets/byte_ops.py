@@ -40,8 +40,10 @@ class Known:
 
 
 def runs_on_bytes(op: Op, grids: Mapping[int, Grid]) -> bool:
-    """Return whether an operation reads or makes bytes, or has weights that are."""
-    return "weight_scale" in op or op["out"] in grids or any(value in grids for value in inputs_of(op))
+    """Return whether an operation reads or makes bytes, or makes bytes of what it reads."""
+    if op["op"] == "linear":
+        return bool(op.get("in_scale"))
+    return op["out"] in grids or any(value in grids for value in inputs_of(op))
 
 
 def run_byte_op(op: Op, known: Known) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sidestep.plan.format import Op
+from sidestep.plan.format import Op, stands_for_real
 from sidestep.targets.map_shapes import Shape, rows_of
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -47,6 +47,8 @@ def run_op(
     read = op.get("in", [])
     given = [values[value] for value in ([read] if isinstance(read, int) else read)]
     named = [weights[op[field]] for field in ("weight", "bias") if op.get(field) is not None]
+    if stands_for_real(op):
+        named[0] = named[0] * weights[op["weight_scale"]].unsqueeze(1)
     if op["op"] in ("vgather", "concat"):
         given = [each.expand(count, *each.shape[1:]) for each in given]
     out = _OPS[op["op"]](op, given, named, shapes)
