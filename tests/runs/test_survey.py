@@ -59,7 +59,9 @@ def test_a_page_says_what_blocks_are_worth_and_how_to_begin(
 def test_units_of_a_run_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hasten(monkeypatch)
     folder = train(tiny("convnet_aig"), tmp_path / "run")
-    found = survey(str(folder), data=DIGITS, images=20, pairs=False, way=Way(runtime="pytorch", seconds=0.01))
+    # Its data are the run's own, where nothing else is said.
+    found = survey(str(folder), data={}, images=20, pairs=False, way=Way(runtime="pytorch", seconds=0.01))
+    assert found.source == "digits"
     assert found.ms is not None and len(found.ms) == len(found.survey.without) == 3
     assert found.timed == "pytorch, 1 images per call"
     assert "ms (pytorch, 1 images per call)" in save_survey(tmp_path / "s.md", found)[0].read_text()

@@ -82,7 +82,7 @@ def frontier(
     Args:
         candidates: run folders, packages, timm/NAME, or MODEL=WEIGHTS: cifar_resnet20=some.safetensors.
         overrides: a key of data: --data.source where images lie, --data.mean and --data.std of weights that
-            do not say theirs.
+            do not say theirs; a run has its own.
         out: markdown file; figure (.png) and points (.json) go beside it.
         num_budgets: of every pair.
         no_triples: try pairs alone.
@@ -153,7 +153,7 @@ def survey(
     Args:
         model: run folder, package, MODEL=WEIGHTS such as cifar_resnet20=weights.safetensors, or timm/NAME.
         overrides: a key of data: --data.source where images lie, --data.mean and --data.std of weights that
-            do not say theirs.
+            do not say theirs; a run has its own.
         out: markdown file; figure (.png) and figures as numbers (.json) go beside it.
         images: how many are run, evenly spread over the split.
         split: part of the data; weights that have learnt an image miss no block on it.

@@ -49,7 +49,7 @@ class NamedMember:
     @property
     def is_run(self) -> bool:
         """Return whether it is a run or a package, which `open_run` opens."""
-        return _is_run(self.text)
+        return is_run(self.text)
 
 
 def member_of(text: str, data: DataConfig, *, given: Collection[str] = ()) -> NamedMember:
@@ -67,7 +67,7 @@ def member_of(text: str, data: DataConfig, *, given: Collection[str] = ()) -> Na
         RecipeError: for a text that names no network.
         CheckpointError: for weights that are missing or damaged.
     """
-    if _is_run(text):
+    if is_run(text):
         return _of_run(text)
     name, equals, file = text.partition("=")
     if not equals and not text.startswith(_TIMM):
@@ -172,7 +172,8 @@ def distinct(members: list[MemberSettings]) -> list[MemberSettings]:
     return renamed
 
 
-def _is_run(text: str) -> bool:
+def is_run(text: str) -> bool:
+    """Return whether a text names a run or a package, which `open_run` opens."""
     return is_place(text) or Path(text).is_dir()
 
 

@@ -21,7 +21,14 @@ from sidestep.networks.models import build_backbone
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.router import ConstantRouter
 from sidestep.runs.latency import Way, measured
-from sidestep.runs.members import NamedMember, check_classes, data_for, exportable_member, member_of
+from sidestep.runs.members import (
+    NamedMember,
+    check_classes,
+    data_for,
+    exportable_member,
+    is_run,
+    member_of,
+)
 from sidestep.runs.run_folder import open_run
 from sidestep.runs.sections import DATA
 from sidestep.types import Batch, CostModel
@@ -45,7 +52,7 @@ def survey(
         model: a run folder, `cifar_resnet20=weights.safetensors`, `timm/<name>=weights.safetensors`, or
             `timm/<name>` with timm's pretrained weights. A run's units are all executed, whatever its routers
             say.
-        data: keys of a recipe's `data:`.
+        data: keys of a recipe's `data:`; those of a run that are missing are the run's own.
         split: of the data.
         images: how many of them, evenly spread.
         pairs: whether pairs of units are tried.
@@ -58,6 +65,8 @@ def survey(
     for name, number, least in (("images", images, 2), ("paths", random_paths, 0)):
         if number < least:
             raise RecipeError(f"{name} must be at least {least}, got {number}; 1000 images say a point")
+    if is_run(model):
+        data = open_run(model, "best").recipe.as_dict()["data"] | data
     errors: list[str] = []
     config = DATA.build(data, "data", errors)
     if errors:
