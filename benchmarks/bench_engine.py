@@ -22,6 +22,7 @@ from sidestep_engine import Engine
 from torch import Tensor, nn
 
 from sidestep.cost.macs import measure_cost
+from sidestep.evaluation.bench import batches_of
 from sidestep.evaluation.rivals import (
     Runner,
     export_onnx,
@@ -242,11 +243,8 @@ def compare(case: Case, precision: Held, seconds: float, compiles: bool) -> list
     lines = []
     for batch_size in case.batch_sizes:
         rivals = rivals_for(batch_size)
-        batches = list(images[: len(images) // batch_size * batch_size].split(batch_size))
-        calls = {
-            name: _calls(lambda x, e=engine: e(x), [b.numpy() for b in batches])
-            for name, engine in engines.items()
-        }
+        batches = batches_of(images[: len(images) // batch_size * batch_size], batch_size)
+        calls = {name: _calls(engine, [b.numpy() for b in batches]) for name, engine in engines.items()}
         calls |= {name: _calls(r.run, [r.convert(batch) for batch in batches]) for name, r in rivals.items()}
         with torch.inference_mode():
             ms = interleave(calls, seconds=seconds)
@@ -262,7 +260,7 @@ def compare(case: Case, precision: Held, seconds: float, compiles: bool) -> list
     return lines
 
 
-def _calls(run: Callable[[object], object], inputs: Sequence[object]) -> Callable[[], object]:
+def _calls(run: Callable[..., object], inputs: Sequence[object]) -> Callable[[], object]:
     turns = cycle(inputs)
     return lambda: run(next(turns))
 

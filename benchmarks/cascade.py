@@ -17,6 +17,7 @@ from measure import Ratio, interleave, options, report
 from torch import nn
 
 from sidestep.cost.macs import measure_cost
+from sidestep.evaluation.bench import batches_of
 from sidestep.evaluation.exit_curve import calibrate, survey_exits
 from sidestep.evaluation.goals import ExitGoal
 from sidestep.execution.execution import cascade
@@ -90,7 +91,8 @@ def compare(case: Case, batch_size: int, seconds: float) -> Ratio:
     """Return the cascade against all exits at one batch size, in milliseconds a batch, the mean of all."""
     network, rule = case.network, case.rule
     batches = [
-        images.contiguous(memory_format=torch.channels_last) for images in case.batch.images.split(batch_size)
+        images.contiguous(memory_format=torch.channels_last)
+        for images in batches_of(case.batch.images, batch_size)
     ]
     with torch.inference_mode():
         outputs = [network(images, rule=rule, execution=cascade) for images in batches]

@@ -9,7 +9,7 @@ out where NNCF is not installed.
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -103,6 +103,7 @@ def members_of(opened: OpenedRun, images: Tensor, calibration: Tensor | None) ->
     ):
         seen = view(images[:2])
         static = prepare(member, seen).static
+        assert isinstance(static, nn.Module)
         onnx = export_onnx(static, (seen.shape[2], seen.shape[3]))
         quantised = None if onnx is None or calibration is None else openvino_int8(onnx, view(calibration))
         members.append(Member(name=settings.name, view=view, static=static, onnx=onnx, quantised=quantised))
@@ -110,7 +111,7 @@ def members_of(opened: OpenedRun, images: Tensor, calibration: Tensor | None) ->
 
 
 def time_all(
-    calls: dict[str, tuple[Runner, Callable[[Tensor], Tensor]]],
+    calls: Mapping[str, tuple[Runner, Callable[[Tensor], Tensor]]],
     images: Tensor,
     batch_size: int,
     seconds: float,

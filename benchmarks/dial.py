@@ -68,7 +68,7 @@ def agreement(opened: OpenedRun, batches: Iterable[Batch], biases: Sequence[floa
     for batch in batches:
         with torch.inference_mode():
             wanted = opened.network(batch.images).decisions.paths().numpy()
-        rows = np.tile(np.float32(biases), (len(wanted), 1))
+        rows = np.tile(np.asarray(biases, dtype=np.float32), (len(wanted), 1))
         found = engine(batch.images.numpy(), biases=rows).options
         same, total = same + int((found == wanted).sum()), total + wanted.size
     return same / total

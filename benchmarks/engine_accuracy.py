@@ -65,7 +65,7 @@ def masked_answers(opened: OpenedRun, batches: list[Batch]) -> Answers:
 def engine_answers(opened: OpenedRun, batches: list[Batch], precision: str) -> Answers:
     """Return the answers of the engine."""
     engine = engine_of_run(opened, None, precision)  # type: ignore[arg-type]
-    outputs = [routed(engine(batch.images.numpy()), opened.cost) for batch in batches]
+    outputs = [routed(engine(batch.images.numpy()), opened.cost, num_exits=0) for batch in batches]
     return Answers.of(opened, batches, outputs, ENGINE)
 
 

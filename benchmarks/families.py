@@ -93,8 +93,8 @@ def row(family: str, name: str) -> list[str]:
     source, _, short = name.partition("/")
     torch.manual_seed(0)
     if source == "timm":
-        network = timm.create_model(short).eval()
-        size = network.pretrained_cfg["input_size"][-2:]
+        network: nn.Module = timm.create_model(short).eval()
+        size: tuple[int, int] = network.pretrained_cfg["input_size"][-2:]  # type: ignore[index, assignment]
     else:
         network, size = torchvision.models.get_model(short, weights=None).eval(), (224, 224)
     for parameter in network.parameters():

@@ -8,7 +8,7 @@ import torch
 from measure import options, publish, random_batch, table
 from torch import Tensor
 
-from sidestep.evaluation.bench import bench_network
+from sidestep.evaluation.bench import BenchPrecision, bench_network
 from sidestep.evaluation.rivals import Runner, pytorch_input
 from sidestep.execution.prepare import Precision, cast, prepare
 from sidestep.networks.models import ModelConfig, build_backbone
@@ -26,7 +26,7 @@ class CoinRouter(Router):
         return torch.stack([-margin, margin], dim=1), None
 
 
-def compiled(network: RoutedNetwork, images: Tensor) -> dict[Precision, dict[str, Runner]]:
+def compiled(network: RoutedNetwork, images: Tensor) -> dict[BenchPrecision, dict[str, Runner]]:
     """Return the static network as torch.compile makes it, replayed as CUDA graphs, for every precision."""
     static = prepare(network, images[:2]).static
     return {

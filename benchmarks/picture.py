@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -29,7 +30,7 @@ PICTURE = ROOT / "docs" / "pictures" / "accuracy_over_time.png"
 STATIC, ENGINE = "#6b6b6b", {"cascade": ("#D55E00", "*"), "skipping": ("#0072B2", "D")}
 SHAPES = {"PyTorch": "o", "ONNX Runtime": "s", "OpenVINO": "^"}
 # Filled where the precision is lower.
-FILLS = {"float32": "none", "bfloat16": "left", "int8": "full"}
+FILLS: dict[str, Literal["none", "left", "full"]] = {"float32": "none", "bfloat16": "left", "int8": "full"}
 RUNTIMES = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 NAMES = {"rdi_net": "RDI-Net", "codinet": "CoDiNet", "convnet_aig": "ConvNet-AIG", "skipnet": "SkipNet"}
 # Where a name stands: by default at the left, since the points of a network go on to the right.

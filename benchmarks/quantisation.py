@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 from measure import options, publish, table
 
@@ -29,7 +30,8 @@ SMALL = 64
 def compared(opened: OpenedRun, run: QuantisedRun, source: str | None) -> tuple[list[Report], Change]:
     """Return the reports of a run's plans in float32 and on bytes in the engine, and what has changed."""
     engines = [engine_of(run.real.as_bytes(), "float32"), engine_of(run.found.plan.as_bytes())]
-    seen, said = [Seen(), Seen()], [[], []]
+    seen: list[Seen] = [Seen(), Seen()]
+    said: list[list[Any]] = [[], []]
     exits = exits_in(run.real.steps)
     for batch in batches_of(opened, "test", source)():
         for engine, notes, outputs in zip(engines, seen, said, strict=True):

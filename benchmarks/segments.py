@@ -157,15 +157,13 @@ def parity(case: Case, runtime: str) -> str:
     whole = segments(case.images.numpy())
     alone = [segments(image[None].numpy()) for image in case.images]
     said = []
+
+    def joined(what: str) -> np.ndarray:
+        return np.concatenate([getattr(one, what) for one in alone])
+
     for name, logits, exits, paths in (
         ("one batch", whole.logits, whole.exits, whole.options),
-        (
-            "batch 1",
-            *(
-                np.concatenate([getattr(one, each) for one in alone])
-                for each in ("logits", "exits", "options")
-            ),
-        ),
+        ("batch 1", joined("logits"), joined("exits"), joined("options")),
     ):
         other = np.zeros(len(logits), bool)
         if wanted.decisions.exits is not None:

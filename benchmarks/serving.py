@@ -70,7 +70,7 @@ class Loaded:
         replies = self.replies
         answered = [reply for reply in replies if reply.status == 200]
         refused = sum(reply.status == 429 for reply in replies)
-        ms = np.array([1e3 * reply.seconds for reply in answered] or [np.nan])
+        ms = np.array([1e3 * reply.seconds for reply in answered] or [float("nan")])
         budgets = np.array([reply.budget for reply in answered] or [np.nan])
         p50, p99 = (float(value) for value in np.percentile(ms, [50, 99]))
         return [
@@ -84,7 +84,7 @@ class Loaded:
             f"{p50:.1f}",
             f"{p99:.1f}",
             f"{np.mean(ms <= deadline_ms):.1%}",
-            f"{np.mean([reply.right for reply in answered] or [np.nan]):.2%}",
+            f"{np.mean([float(reply.right) for reply in answered] or [np.nan]):.2%}",
             f"{np.mean(budgets):.3f}",
             f"{np.mean(budgets <= smallest + _CLOSE):.0%}",
             f"{self.shares.client:.2f}",

@@ -9,7 +9,7 @@ for some batch sizes.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -151,7 +151,7 @@ def training(way: Way, batch: Batch, accelerator: str) -> Callable[[], None]:
     if not way.routed:
         batch = replace(batch, statistics=None)
     on_gpu = batch.images.is_cuda
-    streams = [torch.cuda.Stream() if on_gpu else None for _ in updates]
+    streams = [torch.cuda.Stream() if on_gpu else None for _ in updates]  # type: ignore[no-untyped-call]
     cores, steps = torch.get_num_threads(), count()
 
     def run() -> None:
@@ -173,7 +173,7 @@ def start_on_cpu(name: str, size: int) -> Callable[[], object]:
     return training(ON_CPU[name], random_batch(size), "cpu")
 
 
-def compared(pairs: list[tuple[str, str, float | None]], size: int, seconds: float) -> list[Ratio]:
+def compared(pairs: Sequence[tuple[str, str, float | None]], size: int, seconds: float) -> list[Ratio]:
     """Return a line for every pair of ways and its aim; all ways take turns, each in a process of its own."""
     names = dict.fromkeys(name for what, against, _ in pairs for name in (what, against))
     with in_processes({name: partial(start_on_cpu, name, size) for name in names}) as calls:
@@ -191,7 +191,7 @@ def on_cpu(chosen: Namespace) -> list[Ratio]:
     shares = [(by_share(share), OURS, aim) for share, aim in SHARES.items()]
     shares.append((by_share(0.5, compiled=True), COMPILED, SHARES[0.5]))
     known = (OURS, STATIC_STEP, COMPILED, *(name for name, _, _ in shares))
-    groups = [
+    groups: list[list[tuple[str, str, float | None]]] = [
         [*aims, (COMPILED, OURS, None)],
         [(name, OURS, None) for name in ON_CPU if name not in known],
         shares,

@@ -111,11 +111,13 @@ def training_step(case: Case, batch: Batch) -> Callable[[], None]:
 
 def rank_loss_step(batch: Batch) -> Callable[[], None]:
     """Return a call of the rank loss, forward and backward, on soft paths of all units."""
+    statistics = batch.statistics
+    assert statistics is not None  # it was drawn with them
     paths = torch.rand(BATCH_SIZE, NUM_UNITS, requires_grad=True)
 
     def run() -> None:
         paths.grad = None
-        rank_loss(paths, batch.statistics).backward()
+        torch.autograd.backward(rank_loss(paths, statistics))
 
     return run
 
