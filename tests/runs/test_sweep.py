@@ -16,8 +16,9 @@ import torch
 import yaml
 
 from sidestep.cli.main import main
-from sidestep.errors import InterruptedRunError, RecipeError
+from sidestep.errors import InterruptedRunError, OutputError, RecipeError
 from sidestep.runs import sweep as sweep_module
+from sidestep.runs import sweep_study
 from sidestep.runs import train as train_module
 from sidestep.runs.combinations import SweepRun, sweep_runs
 from sidestep.runs.sweep import open_sweep, sweep
@@ -162,6 +163,25 @@ def test_a_run_that_fails_does_not_stop_the_others(
     assert list(done(out)) == ["tiny-lr=0.05"]
 
 
+def test_a_study_that_goes_while_runs_are_trained_is_missed_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, out = sweep_runs([str(write(tmp_path))], ["seed=0,1"]), tmp_path / "sweep"
+    train = sweep_module.train
+
+    def train_and_delete(*arguments: Any, **named: Any) -> Path:
+        folder = train(*arguments, **named)
+        (out / "study.db").unlink()
+        return folder
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_module, "train", train_and_delete)
+        with pytest.raises(OutputError, match=r"study .*study.db of a sweep must stay until .* start"):
+            sweep(runs, out)
+    rows = sweep(runs, out)
+    assert [row.state for row in rows] == ["complete", "complete"]
+
+
 @pytest.mark.exhaustive
 def test_a_run_whose_worker_was_killed_goes_on_in_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -169,11 +189,12 @@ def test_a_run_whose_worker_was_killed_goes_on_in_another(
     # So long that the kill comes before the end.
     training = TINY["training"] | {"phases": [{"name": "joint", "epochs": 20, "lr": 0.05}]}
     recipe, out = write(tmp_path, training=training), tmp_path / "out"
-    monkeypatch.setattr(sweep_module, "HEARTBEAT_SECONDS", 1)
+    for module in (sweep_module, sweep_study):
+        monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 1)
     script = (
-        "import sys; from pathlib import Path; from sidestep.runs import sweep as sweep_module\n"
+        "import sys; from pathlib import Path; from sidestep.runs import sweep as sweep_module, sweep_study\n"
         "from sidestep.runs.combinations import sweep_runs\n"
-        "sweep_module.HEARTBEAT_SECONDS = 1\n"
+        "sweep_module.HEARTBEAT_SECONDS = sweep_study.HEARTBEAT_SECONDS = 1\n"
         "sweep_module.sweep(sweep_runs([sys.argv[1]], ['seed=0']), Path(sys.argv[2]))"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(recipe), str(out)])

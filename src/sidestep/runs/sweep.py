@@ -12,9 +12,8 @@ import math
 import multiprocessing
 import os
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,11 @@ import optuna
 import torch
 from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy import Connection, event
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from torch import distributed as dist
 
 from sidestep.data.shared_images import shared_images
-from sidestep.errors import InterruptedRunError, RecipeError, first_line, understood
+from sidestep.errors import InterruptedRunError, RecipeError, understood
 from sidestep.files import made_folder
 from sidestep.plugins import import_plugins, imported_plugins
 from sidestep.progress import Pace
@@ -36,6 +34,15 @@ from sidestep.results.run_result import REPORT, STUDY
 from sidestep.runs.combinations import SweepRun
 from sidestep.runs.recipe import Recipe, from_dict
 from sidestep.runs.run_folder import differences, recipe_of
+from sidestep.runs.sweep_study import (
+    HEARTBEAT_SECONDS,
+    RUN,
+    kept_study,
+    open_study,
+    requeue,
+    requeue_stale,
+    study_file,
+)
 from sidestep.runs.train import train
 from sidestep.training.checkpoint import load_checkpoint
 from sidestep.training.devices import Devices
@@ -43,9 +50,8 @@ from sidestep.training.interrupt import deaf_children, hear, stop_flag
 from sidestep.training.loop import BEST, LAST
 from sidestep.training.metrics import METRICS, read_metrics
 
-HEARTBEAT_SECONDS = 30
 _LOOK_SECONDS = 5.0
-_RUN, _ERROR, _RECIPE, _UNCHECKED = "run", "error", "recipe", "unchecked"
+_ERROR, _RECIPE, _UNCHECKED = "error", "recipe", "unchecked"
 _GO_ON = "the sweep was interrupted; the same command goes on with it"
 _log = logging.getLogger(__name__)
 
@@ -102,15 +108,17 @@ def sweep(
     Raises:
         InterruptedRunError: when the user stops it.
         RecipeError: under torchrun, whose processes would share a run instead of taking one each.
+        OutputError: when the study is deleted or damaged meanwhile.
     """
     if dist.is_torchelastic_launched():
         raise RecipeError("a sweep must be started without torchrun; --workers starts its processes")
     study = open_sweep(out, runs, storage)
-    if workers == 1:
-        work(study, out, runs, devices, replicas=replicas)
-    else:
-        _start_workers(workers, _Done(study, runs), (out, runs, storage, devices, replicas))
-    return sweep_rows(study, runs)
+    with kept_study(storage or str(out / STUDY)):
+        if workers == 1:
+            work(study, out, runs, devices, replicas=replicas)
+        else:
+            _start_workers(workers, _Done(study, runs), (out, runs, storage, devices, replicas))
+        return sweep_rows(study, runs)
 
 
 def open_sweep(out: Path, runs: Sequence[SweepRun], storage: str | None = None) -> optuna.Study:
@@ -122,14 +130,14 @@ def open_sweep(out: Path, runs: Sequence[SweepRun], storage: str | None = None) 
         storage: URL of a database instead, for workers on several machines.
     """
     with made_folder(out, what="folder of a sweep"):
-        study = _open_study(storage or _file(out))
+        study = open_study(storage or study_file(out))
         _check_recipes(study, out, runs)
-    _requeue_stale(study)
+    requeue_stale(study)
     under_way = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
-    known = {trial.user_attrs.get(_RUN) for trial in study.get_trials(deepcopy=False, states=under_way)}
+    known = {trial.user_attrs.get(RUN) for trial in study.get_trials(deepcopy=False, states=under_way)}
     for run in runs:
         if run.name not in known:
-            attributes = {_RUN: run.name, "settings": json.dumps(run.settings), _RECIPE: _written(run.recipe)}
+            attributes = {RUN: run.name, "settings": json.dumps(run.settings), _RECIPE: _written(run.recipe)}
             study.enqueue_trial({}, user_attrs=attributes)
     return study
 
@@ -141,7 +149,7 @@ def _check_recipes(study: optuna.Study, out: Path, runs: Sequence[SweepRun]) -> 
         RecipeError: naming the first run and what differs.
     """
     queued = {
-        trial.user_attrs[_RUN]: from_dict(json.loads(trial.user_attrs[_RECIPE]))
+        trial.user_attrs[RUN]: from_dict(json.loads(trial.user_attrs[_RECIPE]))
         for trial in study.get_trials(deepcopy=False)
         if _RECIPE in trial.user_attrs
     }
@@ -178,10 +186,10 @@ def work(
     errors: list[InterruptedRunError] = []
 
     def objective(trial: Trial) -> tuple[float, float]:
-        run = by_name.get(trial.user_attrs.get(_RUN, ""))
+        run = by_name.get(trial.user_attrs.get(RUN, ""))
         if run is None:
             # Another worker was faster, or this is the run of a larger sweep.
-            _requeue(study, trial)
+            requeue(study, trial)
             raise optuna.TrialPruned
         _log.info("run %s of %s: %s%s", places[run.name], len(runs), run.name, done.left(done.count()))
         try:
@@ -191,7 +199,7 @@ def work(
             raise errors[-1] from error
 
     while True:
-        mine = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(_RUN) in by_name]
+        mine = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(RUN) in by_name]
         states = {trial.state for trial in mine}
         if TrialState.WAITING in states:
             # Several runs are in threads, which cannot hear of an interrupt otherwise.
@@ -204,7 +212,7 @@ def work(
                 raise InterruptedRunError(_GO_ON)
         elif TrialState.RUNNING in states:
             time.sleep(HEARTBEAT_SECONDS / 10)
-            _requeue_stale(study)
+            requeue_stale(study)
         else:
             return
 
@@ -220,7 +228,7 @@ class _Done:
     def count(self) -> int:
         """Return how many are done."""
         done = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return len({trial.user_attrs.get(_RUN) for trial in done} & self._names)
+        return len({trial.user_attrs.get(RUN) for trial in done} & self._names)
 
     def left(self, count: int) -> str:
         """Return how long the others take, as the end of a sentence; nothing where nobody can say yet."""
@@ -236,11 +244,11 @@ class _Done:
 def sweep_rows(study: optuna.Study, runs: Sequence[SweepRun]) -> list[SweepRow]:
     """Return how far every run of a sweep is, in their order."""
     latest = {
-        trial.user_attrs[_RUN]: trial
+        trial.user_attrs[RUN]: trial
         for trial in study.get_trials(deepcopy=False)
-        if _RUN in trial.user_attrs and trial.state != TrialState.PRUNED
+        if RUN in trial.user_attrs and trial.state != TrialState.PRUNED
     }
-    best = {trial.user_attrs[_RUN] for trial in study.best_trials if _UNCHECKED not in trial.user_attrs}
+    best = {trial.user_attrs[RUN] for trial in study.best_trials if _UNCHECKED not in trial.user_attrs}
     rows = []
     for run in runs:
         trial = latest[run.name]
@@ -299,66 +307,7 @@ def _worker(
     multiprocessing.set_start_method(None, force=True)
     with suppress(InterruptedRunError, KeyboardInterrupt):
         hear()
-        work(_open_study(storage or _file(out)), out, runs, devices, replicas=replicas)
-
-
-def _file(out: Path) -> str:
-    return f"sqlite:///{out / STUDY}"
-
-
-def _open_study(storage: str) -> optuna.Study:
-    try:
-        with _experimental():
-            database = optuna.storages.RDBStorage(
-                storage,
-                heartbeat_interval=HEARTBEAT_SECONDS,
-                grace_period=2 * HEARTBEAT_SECONDS,
-                heartbeat_stale_trial_callback=_requeue,
-            )
-            _serialise(database)
-        return optuna.create_study(
-            study_name="sweep", storage=database, directions=["maximize", "minimize"], load_if_exists=True
-        )
-    except (ArgumentError, SQLAlchemyError, OptunaError, ImportError, ValueError) as error:
-        raise RecipeError(
-            f"storage must be the URL of a database that opens, got {storage!r} ({first_line(error)}); "
-            "leave it out for a file in --out, or remove that file if it is damaged"
-        ) from error
-
-
-def _serialise(database: optuna.storages.RDBStorage) -> None:
-    """Let one worker at a time into an SQLite file, from its first read to its last write.
-
-    SQLite ignores the row locks with which Optuna takes a waiting run. Two workers that read it at the same
-    time would both train it, and the one that finds the run folder locked would record it as failed.
-    """
-    if database.engine.dialect.name != "sqlite":
-        return
-
-    @event.listens_for(database.engine, "begin")
-    def lock(connection: Connection) -> None:
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * HEARTBEAT_SECONDS}")
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-@contextmanager
-def _experimental() -> Iterator[None]:
-    """Keep Optuna from warning that heartbeats are experimental."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield
-
-
-def _requeue_stale(study: optuna.Study) -> None:
-    """Put the runs of workers that have died back into the queue."""
-    with _experimental():
-        optuna.storages.fail_stale_trials(study)
-
-
-def _requeue(study: optuna.Study, trial: FrozenTrial | Trial) -> None:
-    """Put the run of a trial back into the queue."""
-    if _RUN in trial.user_attrs:
-        study.enqueue_trial({}, user_attrs=trial.user_attrs)
+        work(open_study(storage or study_file(out)), out, runs, devices, replicas=replicas)
 
 
 def _state(trial: FrozenTrial) -> str:
