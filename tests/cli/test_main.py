@@ -86,12 +86,13 @@ def test_only_a_process_of_its_own_is_set_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     called: list[str] = []
+    monkeypatch.setattr(process, "share_cores", lambda: called.append("share_cores"))
     monkeypatch.setattr(process, "set_up_process", called.append)
     assert main(["methods"]) == 0
     assert called == []
     monkeypatch.setattr(sys, "argv", ["sidestep", "methods"])
     assert main() == 0
-    assert called == ["methods"]
+    assert called == ["share_cores", "methods"]
 
 
 def test_a_process_of_its_own_needs_no_screen_and_keeps_what_the_user_has_set(
@@ -103,3 +104,29 @@ def test_a_process_of_its_own_needs_no_screen_and_keeps_what_the_user_has_set(
     monkeypatch.delenv("MPLBACKEND")
     process.set_up_process("results")
     assert os.environ["MPLBACKEND"] == "Agg"
+
+
+@pytest.mark.parametrize(
+    ("given", "looks"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+    ids=["nothing", "a count", "a policy"],
+)
+def test_waiting_threads_sleep_soon_before_torch_can_read_how_they_wait(
+    given: dict[str, str], looks: str
+) -> None:
+    code = (
+        "import os, sys\n"
+        "from sidestep.cli import process\n"
+        "from sidestep.cli.main import main\n"
+        "share = process.share_cores\n"
+        "process.share_cores = lambda: (print('torch' in sys.modules), share())\n"
+        "sys.argv[1:] = ['--version']\n"
+        "main()\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    kept = {
+        name: os.environ[name] for name in os.environ if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=kept | given)
+    first, *_, last = done.stdout.splitlines()
+    assert (first, last) == ("False", looks)

@@ -120,9 +120,13 @@ def _interrupted() -> int:
 
 
 def _run(arguments: Sequence[str], *, own_process: bool) -> None:
+    from sidestep.cli.process import set_up_process, share_cores
+
+    if own_process:
+        share_cores()
+
     from sidestep.cli.help import overview
     from sidestep.cli.parse import arguments_of, way_out, without_imports
-    from sidestep.cli.process import set_up_process
     from sidestep.plugins import import_installed_plugins, import_plugins
 
     known = commands()

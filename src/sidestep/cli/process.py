@@ -12,12 +12,26 @@ from typing import TextIO
 
 from sidestep.errors import UnkeptWarning
 
+# How often a waiting thread looks for its next piece of work before it sleeps.
+_LOOKS = 10_000
+
+
+def share_cores() -> None:
+    """Let waiting threads of PyTorch sleep soon, where nobody has said how they wait.
+
+    GNU's OpenMP lets them look for work for milliseconds. Beside another process that is busy, threads that
+    work then wait for the core of threads that look, and a training of small maps takes a hundred times as
+    long. On idle cores the count here takes no more time. It is read when torch is imported.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(_LOOKS))
+
 
 def set_up_process(command: str) -> None:
     """Prepare a process that runs one command and ends: figures need no screen, Optuna shows errors alone.
 
-    Memory, threads and garbage collection stay as they are: benchmarks/results/fused_passes found nothing in
-    changing them. The other processes of one training run the same command line, and come here too.
+    Memory and garbage collection stay as they are: benchmarks/results/fused_passes found nothing in changing
+    them. The other processes of one training run the same command line, and come here too.
     """
     os.environ.setdefault("MPLBACKEND", "Agg")
     if command == "sweep":
