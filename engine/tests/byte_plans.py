@@ -48,6 +48,21 @@ class ByteMaker(Maker):
             "conv", **{"in": x}, weight=weight, weight_scale=weight_scale, bias=bias, stride=stride, **fields
         )
 
+    def real_conv8(self, x: int, inputs: int, outputs: int, kernel: int = 3, **fields: Any) -> int:
+        """Add a convolution of real numbers, whose weights are int8 in the file alone."""
+        products = inputs // fields.setdefault("groups", 1) * kernel * kernel
+        fields |= {"stride": 1, "padding": kernel // 2}
+        weight_scale = self.positive(outputs, 1 / (128 * products**0.5))
+        weight = self.int8(outputs, inputs // fields["groups"], kernel, kernel)
+        return self.op(
+            "conv",
+            **{"in": x},
+            weight=weight,
+            weight_scale=weight_scale,
+            bias=self.weight(outputs, scale=0.5),
+            **fields,
+        )
+
     def linear8(self, x: int, inputs: int, outputs: int, **fields: Any) -> int:
         """Add a linear layer whose input becomes bytes."""
         reads = {

@@ -84,7 +84,7 @@ def _byte_op(plan: Plan, op: dict[str, Any], inputs: list[Any], values: Values) 
 def _op(plan: Plan, op: dict[str, Any], inputs: list[np.ndarray], values: Values) -> np.ndarray:
     weight = plan.tensors[op["weight"]].astype(np.float64) if op.get("weight") else np.empty(0)
     if op.get("weight_scale"):
-        weight = weight * plan.tensors[op["weight_scale"]][:, None]
+        weight = weight * plan.tensors[op["weight_scale"]].reshape(-1, *[1] * (weight.ndim - 1))
     bias = plan.tensors[op["bias"]].astype(np.float64) if op.get("bias") else np.zeros(1)
     residual = 0 if op.get("residual") is None else values[op["residual"]]
     if op["op"] == "resize":

@@ -48,25 +48,29 @@ def test_older_plans_have_no_fields_of_bytes(tmp_path: Path) -> None:
             Engine.load(path)
 
 
-def test_older_plans_have_no_weights_of_int8_for_real_inputs(tmp_path: Path) -> None:
+def test_older_plans_have_no_weights_of_int8_for_real_ones(tmp_path: Path) -> None:
     plan, path = byte_plans.every_byte_kind(), tmp_path / "a.plan"
     for version in (3, 4):
         plans.write(plan, path, version=version)
-        said = f"has weights of int8 for a real input, which plans of version {version} lack"
+        said = f"has weights of int8 for real ones, which plans of version {version} lack"
         with pytest.raises(PlanError, match=said):
             Engine.load(path)
 
 
 @pytest.mark.parametrize("count", [1, 5, 16])
-def test_weights_of_int8_for_real_inputs_are_the_numbers_that_they_stand_for(count: int) -> None:
+@pytest.mark.parametrize("groups", [1, 32])
+def test_weights_of_int8_for_real_ones_are_the_numbers_that_they_stand_for(count: int, groups: int) -> None:
     maker = byte_plans.ByteMaker(seed=1)
-    plan = maker.plan(maker.real_linear8(maker.op("gap", **{"in": 0}), 3, 37, relu=True), 8)
-    (op,) = (op for op in ops_of(plan) if op["op"] == "linear")
-    weight = plan.tensors[op["weight"]] * plan.tensors[op["weight_scale"]][:, None]
-    ops = [each if each is not op else {**op, "weight_scale": None} for each in ops_of(plan)]
-    real = dataclasses.replace(
-        plan, steps=[{"ops": ops}], tensors=plan.tensors | {op["weight"]: weight.astype(np.float32)}
-    )
+    x = maker.real_conv8(maker.real_conv8(0, 3, 32, 1), 32, 32, groups=groups, relu=True)
+    plan = maker.plan(maker.real_linear8(maker.op("gap", **{"in": x}), 32, 37, relu=True), 8)
+    ops, tensors = [], dict(plan.tensors)
+    for op in ops_of(plan):
+        ops.append(op if "weight" not in op else {**op, "weight_scale": None})
+        if "weight" in op:
+            weight = plan.tensors[op["weight"]]
+            scale = plan.tensors[op["weight_scale"]].reshape(-1, *[1] * (weight.ndim - 1))
+            tensors[op["weight"]] = (weight * scale).astype(np.float32)
+    real = dataclasses.replace(plan, steps=[{"ops": ops}], tensors=tensors)
     x = np.random.default_rng(0).standard_normal((count, 3, 8, 8)).astype(np.float32)
     np.testing.assert_array_equal(Engine(plan)(x).logits, Engine(real)(x).logits)
 

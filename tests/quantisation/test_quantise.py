@@ -71,18 +71,19 @@ def test_networks_that_skip_say_nearly_the_same_on_bytes(name: str) -> None:
     assert any(op["op"] == "conv" and "weight_scale" in op for op in ops_of(found.plan))
 
 
-def test_weights_of_linear_layers_that_stay_real_are_int8_and_those_of_small_ones_float32() -> None:
+def test_weights_of_layers_that_stay_real_are_int8_and_those_of_small_ones_float32() -> None:
     plan = plan_of(network_of(*CASES["rdi_net"]))
     found = quantised(plan).plan
-    linears = {op["weight"]: op for op in ops_of(found) if op["op"] == "linear"}
-    held = {name: found.tensors[name].dtype == torch.int8 for name in linears}
+    layers = [op for op in ops_of(found) if op["op"] in ("conv", "linear")]
+    real = [op for op in layers if "scale" not in op and "in_scale" not in op]
+    held = {op["weight"]: found.tensors[op["weight"]].dtype == torch.int8 for op in real}
     assert set(held.values()) == {True, False} and found.document["version"] == 5
-    for name, op in linears.items():
-        weight = plan.tensors[name.removesuffix(".int8")]
-        assert held[name] == (weight.numel() >= 512 and weight.shape[1] >= 8) and "in_scale" not in op
-        if held[name]:
-            scale = found.tensors[op["weight_scale"]].unsqueeze(1)
-            off = (found.tensors[name] * scale - weight).abs()
+    for op in real:
+        weight = plan.tensors[op["weight"].removesuffix(".int8")]
+        assert held[op["weight"]] == (weight.numel() >= 512 and weight[0].numel() >= 8)
+        if held[op["weight"]]:
+            scale = found.tensors[op["weight_scale"]].view(-1, *[1] * (weight.dim() - 1))
+            off = (found.tensors[op["weight"]] * scale - weight).abs()
             assert (off <= 0.5001 * scale).all() and off.max() > 0
 
 

@@ -76,7 +76,8 @@ def _run_ops(ops: list[dict[str, Any]], values: dict[int, Any], tensors: dict[st
             values[op["out"]] = run_on_bytes(op, *inputs, **weights)
             continue
         if "weight_scale" in weights:
-            weights["weight"] = weights["weight"] * weights.pop("weight_scale")[:, None]
+            scale = weights.pop("weight_scale")
+            weights["weight"] = weights["weight"] * scale.view(-1, *[1] * (weights["weight"].dim() - 1))
         out = _OPS[op["op"]](op, *inputs, **weights)
         assert out.dtype == torch.float32
         assert not (op.get("relu") and op.get("activation"))

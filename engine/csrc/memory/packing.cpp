@@ -192,18 +192,6 @@ Packed pack_conv_of_bytes(const ops::Conv& conv, const Program& program, const B
     return packed;
 }
 
-// The weights of a real linear layer, also where int8 stands for them.
-std::vector<float> real_weights(const ops::Linear& linear, const Program& program) {
-    const Tensor& weight = program.tensors[linear.weight];
-    if (linear.weight_scale == NONE) return weight.data;
-    const auto& scales = program.tensors[linear.weight_scale].data;
-    const size_t inputs = weight.shape[1];
-    std::vector<float> numbers(weight.bytes.size());
-    for (size_t i = 0; i < numbers.size(); ++i)
-        numbers[i] = static_cast<int8_t>(weight.bytes[i]) * scales[i / inputs];
-    return numbers;
-}
-
 Packed pack_weights(const ops::Linear& linear, const Program& program, const Kernels& kernels,
                     MemoryPool& pool) {
     const Tensor& weight = program.tensors[linear.weight];
@@ -211,7 +199,7 @@ Packed pack_weights(const ops::Linear& linear, const Program& program, const Ker
     Packed packed;
     packed.weight = pool.take(kernels.linear_bytes(inputs, outputs));
     packed.scratch = kernels.linear_scratch(inputs);
-    kernels.pack_linear(real_weights(linear, program).data(), inputs, outputs, packed.weight.data());
+    kernels.pack_linear(weight.data.data(), inputs, outputs, packed.weight.data());
     packed.bias = padded_bias(linear.bias, program, rounded(outputs));
     return packed;
 }

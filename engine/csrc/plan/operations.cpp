@@ -81,7 +81,7 @@ void Conv::check(const std::vector<Tensor>& tensors) const {
     if (shape[0] % groups) throw PlanError("has groups that do not divide its channels");
     check_ending(*this);
     check_scale(*this);
-    check_int8(tensors, weight, weight_scale, scale != 0);
+    check_int8(tensors, weight, weight_scale, scale != 0 || holds_real());
     if ((table != NONE) != (inner_scale != 0) || (inner_scale == 0 && inner_zero))
         throw PlanError("must have a table and an inner_scale, or neither");
     if (inner_scale != 0) must_be_scale(inner_scale, "inner_scale");
@@ -261,8 +261,7 @@ void Linear::check(const std::vector<Tensor>& tensors) const {
     check_ending(*this);
     if (in_scale != 0) must_be_scale(in_scale, "in_scale");
     if (in_scale == 0 && in_zero) throw PlanError("has a zero point and no scale");
-    // Weights of int8 may stand for real ones, where the input stays real.
-    check_int8(tensors, weight, weight_scale, in_scale != 0 || weight_scale != NONE);
+    check_int8(tensors, weight, weight_scale, in_scale != 0 || holds_real());
 }
 
 Shape Linear::shape(const Known& known) const {

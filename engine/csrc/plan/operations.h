@@ -75,6 +75,9 @@ struct Conv {
     // The most that any size has in front or behind.
     int64_t halo(int64_t kernel) const { return same ? kernel / 2 : padding; }
 
+    // Whether int8 stands for real weights.
+    bool holds_real() const { return weight_scale != NONE && scale == 0; }
+
     void check(const std::vector<Tensor>& tensors) const;
     void check_bytes() const;
     Shape shape(const Known& known) const;
@@ -239,6 +242,9 @@ struct Linear {
     float in_scale;  // of the bytes that the input becomes, or 0
     int64_t in_zero;
     int64_t weight_scale;
+
+    // Whether int8 stands for real weights.
+    bool holds_real() const { return weight_scale != NONE && in_scale == 0; }
 
     void check(const std::vector<Tensor>& tensors) const;
     Shape shape(const Known& known) const;

@@ -1,6 +1,8 @@
 #include "plan/reader.h"
 
 #include <algorithm>
+#include <map>
+#include <utility>
 
 namespace sidestep {
 
@@ -112,9 +114,9 @@ class Reader {
     void read(const FieldSource& from, Op& op) const {
         row_of<Op>().each_field([&](const auto& field) { field.read(from, op); });
         for (const auto& [name, value] : from.object) check_field<Op>(name);
-        if constexpr (std::is_same_v<Op, ops::Linear>)
-            if (program_.version < 5 && op.weight_scale != NONE && op.in_scale == 0)
-                throw PlanError("has weights of int8 for a real input, which plans of version " +
+        if constexpr (requires { op.holds_real(); })
+            if (program_.version < 5 && op.holds_real())
+                throw PlanError("has weights of int8 for real ones, which plans of version " +
                                 std::to_string(program_.version) + " lack");
     }
 
@@ -137,6 +139,50 @@ class Reader {
     TensorIds tensors_;
 };
 
+// Gives real operations the weights for which int8 stands in the file.
+class RealWeights {
+  public:
+    explicit RealWeights(Program& program) : program_(program) {}
+
+    void make() {
+        for (Step& step : program_.steps) {
+            if (auto* sequence = std::get_if<Sequence>(&step)) make(sequence->nodes);
+            if (auto* choice = std::get_if<Choice>(&step))
+                for (Option& option : choice->options) make(option.nodes);
+        }
+    }
+
+  private:
+    void make(std::vector<Node>& nodes) {
+        for (Node& node : nodes) std::visit([&](auto& op) { make_for(op); }, node.op);
+    }
+
+    template <class Op>
+    void make_for(Op& op) {
+        if constexpr (requires { op.holds_real(); }) {
+            if (!op.holds_real()) return;
+            const auto [entry, is_new] =
+                made_.emplace(std::pair(op.weight, op.weight_scale), program_.tensors.size());
+            if (is_new) program_.tensors.push_back(real(op.weight, op.weight_scale));
+            op.weight = entry->second;
+            op.weight_scale = NONE;
+        }
+    }
+
+    Tensor real(int64_t weight, int64_t weight_scale) const {
+        const Tensor& held = program_.tensors[weight];
+        const auto& scales = program_.tensors[weight_scale].data;
+        Tensor numbers{.shape = held.shape, .data = std::vector<float>(held.bytes.size())};
+        const size_t each = held.bytes.size() / scales.size();
+        for (size_t i = 0; i < held.bytes.size(); ++i)
+            numbers.data[i] = static_cast<int8_t>(held.bytes[i]) * scales[i / each];
+        return numbers;
+    }
+
+    Program& program_;
+    std::map<std::pair<int64_t, int64_t>, int64_t> made_;
+};
+
 }  // namespace
 
 Program read_program(int64_t version, const Json& steps, const Json& output, ImageInput input,
@@ -146,6 +192,7 @@ Program read_program(int64_t version, const Json& steps, const Json& output, Ima
                         std::to_string(version));
     Program program = Reader(version, std::move(input), std::move(tensors)).run(steps, output);
     check(program);
+    RealWeights(program).make();
     program.codings = codings_of(program);
     return program;
 }

@@ -154,7 +154,7 @@ void Engine::run_side_by_side(State& state, Workspace& workspace, const Batch& b
         for (int64_t begin = next; begin < batch.count;) {
             // The fewer are left the fewer at a time, so that no thread has nothing to do.
             const int64_t left = batch.count - begin, shares = num_threads_ > 1 ? 2 * num_threads_ : 1;
-            const int64_t end = begin + std::clamp<int64_t>(left / shares, 1, most);
+            const int64_t end = begin + std::min((left + shares - 1) / shares, most);
             if (!next.compare_exchange_weak(begin, end)) continue;
             std::vector<WorkItem> items;
             for (int64_t i = begin; i < end; ++i) {

@@ -145,7 +145,7 @@ def version_of(steps: list[Step]) -> int:
 
 def stands_for_real(op: Op) -> bool:
     """Return whether an operation has real weights for which int8 stands, which came with version 5."""
-    return op["op"] == "linear" and op.get("weight_scale") is not None and not op.get("in_scale")
+    return op.get("weight_scale") is not None and not op.get("scale") and not op.get("in_scale")
 
 
 def _is_of_tokens(op: Op) -> bool:

@@ -20,7 +20,7 @@ from sidestep.targets.torch_ops import ended
 
 # What may run on bytes; other operations get real maps.
 ON_BYTES = ("conv", "affine", "add", "scale", "activate", *KEEPING)
-# Real linear layers with as many weights and inputs take less room as int8 with a scale for each output.
+# Of fewer real weights, or fewer of each output, scales would take the room that int8 saves.
 _FEWEST_WEIGHTS, _FEWEST_INPUTS = 512, 8
 # What reads maps of either kind, whole ones.
 _READS_BOTH = ("gap", "flatten")
@@ -36,11 +36,13 @@ class Layout:
         made: values that are made as bytes.
         grids: of these, and of real values that operations on bytes read.
         in_grids: of the vectors that linear layers with bytes as weights read, by the layers' outputs.
+        precise: outputs of layers whose weights are float32 in the file too, since bytes cost accuracy there.
     """
 
     made: frozenset[int]
     grids: Mapping[int, Grid]
     in_grids: Mapping[int, Grid] = field(default_factory=dict)
+    precise: frozenset[int] = frozenset()
 
     def own(self, value: int) -> Grid | None:
         """Return the grid of a value that is made as bytes, or None where it is real."""
@@ -247,10 +249,12 @@ class _ByteWriter:
         new = op | {
             name: self._inputs(op, name) for name in ("in", "residual", "like") if op.get(name) is not None
         }
-        if op["op"] == "linear":
-            new |= self._linear_fields(op)
+        if op["op"] == "linear" and op["out"] in self.layout.in_grids:
+            new |= self._byte_linear(op)
         elif grid is not None:
             new |= self._byte_fields(op, grid)
+        elif op["op"] in ("conv", "linear") and self._is_worth_bytes(op):
+            new |= self._byte_weight(op["weight"])
         new["out"] = self._number()
         self._ops.append(new)
         self._known[op["out"], grid] = new["out"]
@@ -281,17 +285,15 @@ class _ByteWriter:
             return _fields(grid) | {"table": self._store(f"table.{op['out']}", table)}
         return _fields(grid)
 
-    def _linear_fields(self, op: Op) -> dict[str, Any]:
-        """Return what a linear layer has beside its fields: weights of int8, on bytes or real."""
-        grid = self.layout.in_grids.get(op["out"])
-        if grid is not None:
-            return self._byte_weight(op["weight"]) | {"in_scale": grid.scale, "in_zero": grid.zero}
-        # A few weights are no more than their scales.
-        return self._byte_weight(op["weight"]) if self._is_worth_bytes(op["weight"]) else {}
+    def _byte_linear(self, op: Op) -> dict[str, Any]:
+        grid = self.layout.in_grids[op["out"]]
+        return self._byte_weight(op["weight"]) | {"in_scale": grid.scale, "in_zero": grid.zero}
 
-    def _is_worth_bytes(self, name: str) -> bool:
-        weight = self.plan.tensors[name]
-        return weight.shape[1] >= _FEWEST_INPUTS and weight.numel() >= _FEWEST_WEIGHTS
+    def _is_worth_bytes(self, op: Op) -> bool:
+        """Return whether real weights take less room as int8 with a scale for every output, and may be it."""
+        weight = self.plan.tensors[op["weight"]]
+        is_small = weight[0].numel() < _FEWEST_INPUTS or weight.numel() < _FEWEST_WEIGHTS
+        return not is_small and op["out"] not in self.layout.precise
 
     def _byte_weight(self, name: str) -> dict[str, str]:
         weight, scale = quantised_weight(self.plan.tensors[name])

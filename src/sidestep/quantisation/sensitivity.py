@@ -206,7 +206,9 @@ class Search:
         made = made_on_bytes(self.plan.steps, real)
         linears = {out for out, op in self.layers.items() if op["op"] == "linear" and out not in real}
         in_grids = {out: grid for out, grid in self.ranges.in_grids.items() if out in linears}
-        return Layout(made=made, grids=self.ranges.grids, in_grids=in_grids)
+        # What stays real for its own error gains little if its weights are bytes.
+        precise = frozenset(out for out in real if self.parts[out] == "trunk")
+        return Layout(made=made, grids=self.ranges.grids, in_grids=in_grids, precise=precise)
 
     def plan_with(self, real: frozenset[int]) -> Plan:
         """Return the plan on bytes in which some operations stay real."""

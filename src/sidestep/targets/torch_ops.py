@@ -48,7 +48,7 @@ def run_op(
     given = [values[value] for value in ([read] if isinstance(read, int) else read)]
     named = [weights[op[field]] for field in ("weight", "bias") if op.get(field) is not None]
     if stands_for_real(op):
-        named[0] = named[0] * weights[op["weight_scale"]].unsqueeze(1)
+        named[0] = named[0] * weights[op["weight_scale"]].view(-1, *[1] * (named[0].dim() - 1))
     if op["op"] in ("vgather", "concat"):
         given = [each.expand(count, *each.shape[1:]) for each in given]
     out = _OPS[op["op"]](op, given, named, shapes)
