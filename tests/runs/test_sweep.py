@@ -267,6 +267,25 @@ def test_replicas_in_one_process_are_the_runs_they_would_be_alone(tmp_path: Path
         assert all(torch.equal(one.tensors[key], other.tensors[key]) for key in other.tensors)
 
 
+def test_a_training_seeds_nothing_while_another_draws_its_weights() -> None:
+    seeds: list[int] = []
+
+    def begin() -> None:
+        with train_module._seeded_alone(5, torch.device("cpu")):
+            seeds.append(torch.initial_seed())
+
+    with torch.random.fork_rng([]):
+        torch.manual_seed(3)
+        with train_module._one_at_a_time, ThreadPoolExecutor(1) as pool:
+            begun = pool.submit(begin)
+            time.sleep(0.1)
+            assert torch.initial_seed() == 3 and not seeds
+            train_module._one_at_a_time.release()
+            begun.result(timeout=30)
+            train_module._one_at_a_time.acquire()
+        assert seeds == [5] and torch.initial_seed() == 3
+
+
 @pytest.mark.slow
 def test_an_interrupt_ends_all_replicas_and_the_sweep_goes_on_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

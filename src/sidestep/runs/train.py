@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
+import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.logger import Logger
 
@@ -76,7 +77,7 @@ def train(
     folder = Path(out) if out is not None else Path("runs") / recipe.name
     devices = devices or Devices()
     with devices.launched(recipe.training.precision) as fabric, named_errors(fabric), ExitStack() as stack:
-        stack.enter_context(seeded(recipe.training.seed, fabric.device))
+        stack.enter_context(_seeded_alone(recipe.training.seed, fabric.device))
         checkpoint = all_succeed(fabric, lambda: _claimed(folder, recipe, resume, fabric, stack))
         with _one_at_a_time:
             job = all_succeed(fabric, lambda: _job(recipe, fabric, checkpoint))
@@ -101,6 +102,19 @@ def train(
                 _report(folder, job, fabric)
         fabric.barrier()
     return folder
+
+
+@contextmanager
+def _seeded_alone(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators, and give them back, while no other training draws weights from them."""
+    with ExitStack() as stack:
+        with _one_at_a_time:
+            stack.enter_context(seeded(seed, device))
+        try:
+            yield
+        finally:
+            with _one_at_a_time:
+                stack.close()
 
 
 def _claimed(
