@@ -163,6 +163,7 @@ def test_a_run_that_fails_does_not_stop_the_others(
     assert list(done(out)) == ["tiny-lr=0.05"]
 
 
+@pytest.mark.slow
 def test_a_study_that_goes_while_runs_are_trained_is_missed_in_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
