@@ -11,8 +11,6 @@ from tests.paths import ROOT
 
 KEPT = ROOT / "benchmarks" / "results"
 FILES = sorted(KEPT.glob("*/*.json"))
-
-
 OF_RUNS = [path for path in FILES if "runs" in json.loads(path.read_text())]
 
 

@@ -82,7 +82,7 @@ def frontier(
     Args:
         candidates: run folders, packages, timm/NAME, or MODEL=WEIGHTS: cifar_resnet20=some.safetensors.
         overrides: a key of data: --data.source where images lie, --data.mean and --data.std of weights that
-            do not say theirs; a run has its own.
+            do not say theirs.
         out: markdown file; figure (.png) and points (.json) go beside it.
         num_budgets: of every pair.
         no_triples: try pairs alone.

@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from torch import distributed as dist
 
 from sidestep.data.shared_images import shared_images
-from sidestep.errors import InterruptedRunError, RecipeError, understood
+from sidestep.errors import InterruptedRunError, OutputError, RecipeError, understood
 from sidestep.files import made_folder
 from sidestep.plugins import import_plugins, imported_plugins
 from sidestep.progress import Pace
@@ -307,7 +307,12 @@ def _worker(
     multiprocessing.set_start_method(None, force=True)
     with suppress(InterruptedRunError, KeyboardInterrupt):
         hear()
-        work(open_study(storage or study_file(out)), out, runs, devices, replicas=replicas)
+        try:
+            with kept_study(storage or str(out / STUDY)):
+                work(open_study(storage or study_file(out)), out, runs, devices, replicas=replicas)
+        except OutputError as error:
+            # Nobody above this process would say it in a sentence.
+            _log.error("sidestep: %s", error)
 
 
 def _state(trial: FrozenTrial) -> str:

@@ -41,9 +41,7 @@ class Known:
 
 def runs_on_bytes(op: Op, grids: Mapping[int, Grid]) -> bool:
     """Return whether an operation reads or makes bytes, or makes bytes of what it reads."""
-    if op["op"] == "linear":
-        return bool(op.get("in_scale"))
-    return op["out"] in grids or any(value in grids for value in inputs_of(op))
+    return bool(op.get("in_scale")) or any(value in grids for value in (op["out"], *inputs_of(op)))
 
 
 def run_byte_op(op: Op, known: Known) -> Tensor:
