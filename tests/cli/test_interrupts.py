@@ -71,6 +71,48 @@ def test_an_early_interrupt_is_one_sentence(name: str, delay: str, number: int, 
     assert not list(house.rglob("*.partial"))
 
 
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("then", ["time.sleep(30)", "import swallows_too"])
+def test_an_interrupt_that_an_import_swallows_arrives_all_the_same(
+    number: signal.Signals, then: str, tmp_path: Path
+) -> None:
+    swallows = f"import os\ntry:\n    os.kill(os.getpid(), {int(number)})\nexcept:\n    pass\n"
+    (tmp_path / "swallows.py").write_text(swallows)
+    (tmp_path / "swallows_too.py").write_text("import time\ntry:\n    time.sleep(30)\nexcept:\n    pass\n")
+    code = (
+        "import signal, time\n"
+        "from sidestep.cli.interrupts import heard_interrupts\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "try:\n"
+        "    with heard_interrupts() as heard:\n"
+        f"        import swallows\n        {then}\n        time.sleep(30)\n"
+        "except KeyboardInterrupt:\n"
+        "    time.sleep(0.3)\n"  # nothing is repeated any more
+        "    print(sorted(set(heard)))"
+    )
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == (f"[{int(number)}]\n", "")
+    assert time.monotonic() - begun < 20
+
+
+def test_cleaning_up_behind_an_interrupted_import_is_not_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "killed.py").write_text("import os\nos.kill(os.getpid(), 2)\nimport time\ntime.sleep(30)\n")
+    code = (
+        "import signal, time\n"
+        "from sidestep.cli.interrupts import heard_interrupts\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "try:\n"
+        "    with heard_interrupts():\n"
+        "        try:\n            import killed\n"
+        "        finally:\n            time.sleep(0.5)\n            print('clean')\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("clean\ninterrupted\n", "")
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("seconds", [4, 7, 12])
 def test_workers_of_a_sweep_are_told_too_and_say_nothing(seconds: float, house: Path, tmp_path: Path) -> None:
