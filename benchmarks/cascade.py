@@ -26,7 +26,8 @@ from sidestep.networks.network import DynamicNetwork
 from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.assemble import untrained
 from sidestep.runs.recipe import load_recipe
-from sidestep.runs.run_folder import data_of, open_run
+from sidestep.runs.run_data import data_of
+from sidestep.runs.run_folder import open_run
 from sidestep.types import Batch, CostModel
 
 AIMS = {256: 0.65, 1: 0.6}

@@ -32,7 +32,8 @@ from sidestep.execution.prepare import Precision, prepare
 from sidestep.networks.cascade_network import CascadeNetwork
 from sidestep.runs.export import engine_of_run, exportable
 from sidestep.runs.quantised import quantised_run
-from sidestep.runs.run_folder import OpenedRun, data_of, open_run
+from sidestep.runs.run_data import data_of
+from sidestep.runs.run_folder import OpenedRun, open_run
 from sidestep.runs.timing import test_images
 from sidestep.targets.native_engine import engine_of, engine_runner
 from sidestep.types import Batch

@@ -17,7 +17,8 @@ from torch import Tensor
 from sidestep.evaluation.bench import ENGINE, BenchRow, bench_network
 from sidestep.evaluation.report import Report, Seen, report_of
 from sidestep.runs.export import engine_of_run, engines_of
-from sidestep.runs.run_folder import OpenedRun, data_of, open_run
+from sidestep.runs.run_data import data_of
+from sidestep.runs.run_folder import OpenedRun, open_run
 from sidestep.targets.native_engine import routed
 from sidestep.types import Batch, RoutedOutput
 

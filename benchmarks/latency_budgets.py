@@ -17,7 +17,8 @@ from sidestep.evaluation.exit_curve import calibrate, survey_exits
 from sidestep.evaluation.goals import ExitGoal
 from sidestep.runs.export import engine_of_run
 from sidestep.runs.latency import measure_book
-from sidestep.runs.run_folder import data_of, open_run
+from sidestep.runs.run_data import data_of
+from sidestep.runs.run_folder import open_run
 
 # Off the budget, as a share of it.
 AIM = 0.1

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from sidestep.runs.run_folder import data_of, open_run
+from sidestep.runs.run_data import data_of
+from sidestep.runs.run_folder import open_run
 
 # Connections that wait for answers at the same time; beyond that a request is not sent.
 MOST_CONNECTIONS = 1000

@@ -28,7 +28,8 @@ from sidestep.runs.evaluate import calibrate, curve, evaluate
 from sidestep.runs.image_tables import IMAGES, image_table
 from sidestep.runs.make_report import gather, report
 from sidestep.runs.recipe import from_dict
-from sidestep.runs.run_folder import data_of, open_run
+from sidestep.runs.run_data import data_of
+from sidestep.runs.run_folder import open_run
 from sidestep.runs.train import train
 from tests.browser import AXE, Tab, browser, needs_browser
 from tests.training.test_methods_train import tiny

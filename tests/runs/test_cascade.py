@@ -25,7 +25,8 @@ from sidestep.runs.compose import make_cascade
 from sidestep.runs.members import distinct, member_of
 from sidestep.runs.published_weights import ABOUT
 from sidestep.runs.recipe import from_dict
-from sidestep.runs.run_folder import data_of, open_run
+from sidestep.runs.run_data import data_of
+from sidestep.runs.run_folder import open_run
 from sidestep.runs.timing import representative_first
 from tests.hasty import hasten
 

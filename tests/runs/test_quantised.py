@@ -12,7 +12,8 @@ import sidestep
 from sidestep.cli.main import main
 from sidestep.errors import RecipeError
 from sidestep.runs.recipe import from_dict
-from sidestep.runs.run_folder import data_of, open_run
+from sidestep.runs.run_data import data_of
+from sidestep.runs.run_folder import open_run
 from sidestep.targets.torch_plan import TorchPlan
 from tests.plan.networks import plan_of
 from tests.reference.plan import read_plan

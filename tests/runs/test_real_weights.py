@@ -13,7 +13,8 @@ from sidestep.cli.main import main
 from sidestep.data import DataConfig
 from sidestep.data.load import open_split
 from sidestep.networks.cascade_network import CascadeNetwork
-from sidestep.runs.run_folder import data_of, open_run
+from sidestep.runs.run_data import data_of
+from sidestep.runs.run_folder import open_run
 from tests.real_weights import CLASS_INDICES, PHOTOS, needs_real_weights, weights_file
 
 pytestmark = [needs_real_weights, pytest.mark.slow]

@@ -15,7 +15,8 @@ from sidestep.execution.execution import masked
 from sidestep.execution.on_bytes import OnBytes
 from sidestep.plan.format import Plan
 from sidestep.runs.recipe import Recipe, from_dict
-from sidestep.runs.run_folder import data_of, open_run
+from sidestep.runs.run_data import data_of
+from sidestep.runs.run_folder import open_run
 from sidestep.runs.train import train
 from sidestep.targets.torch_plan import TorchPlan
 from sidestep.training.checkpoint import load_checkpoint, save_checkpoint

@@ -23,7 +23,8 @@ from sidestep.data.preparation import Preparation, pixels_of_old_plan
 from sidestep.errors import DataError, ExecutionError
 from sidestep.plan.format import preparation_entry, preparation_in
 from sidestep.runs.recipe import from_dict
-from sidestep.runs.run_folder import data_of, open_run
+from sidestep.runs.run_data import data_of
+from sidestep.runs.run_folder import open_run
 from sidestep.targets.run_plan import run_plan
 from tests.reference.plan import read_plan
 

@@ -34,7 +34,8 @@ from sidestep.evaluation.report import Report, evaluate_network
 from sidestep.progress import through
 from sidestep.routing.exit_rule import CRITERIA, ExitRule
 from sidestep.runs.gate_budgets import check_gates, dial_of, point_of, report_by_halves
-from sidestep.runs.run_folder import OpenedRun, data_of
+from sidestep.runs.run_data import data_of
+from sidestep.runs.run_folder import OpenedRun
 from sidestep.types import Batch, CostModel
 
 # Where thresholds and biases are solved: on the validation split, or on halves of the test split.
@@ -127,7 +128,7 @@ def batches_of(opened: OpenedRun, split: Role, source: str | None) -> Callable[[
         raise RecipeError(
             f"split must be one of {', '.join(_SPLITS)}, got {split!r}; nothing is chosen on them"
         )
-    _log.info("reading split %s of %s", split, opened.recipe.data.source if source is None else source)
+    _log.info("reading split %s of %s", split, opened.data_from(source).source)
     data = data_of(opened, split, source)
     images = data.test if split == "test" else data.val
     if images is None:

@@ -27,7 +27,8 @@ from sidestep.runs.evaluate import evaluate, keep_calibration
 from sidestep.runs.latency import book_for, measure_book
 from sidestep.runs.members import check_classes, distinct, macs_of, member_of
 from sidestep.runs.recipe import Recipe, from_dict
-from sidestep.runs.run_folder import OpenedRun, data_of, open_run, whole_or_none
+from sidestep.runs.run_data import data_of
+from sidestep.runs.run_folder import OpenedRun, open_run, whole_or_none
 from sidestep.runs.schema import as_plain
 from sidestep.runs.sections import DATA
 from sidestep.runs.train import train

@@ -127,14 +127,14 @@ def _belongs(opened: OpenedRun, source: str | None) -> dict[str, Any]:
         "weights": weights_digest(opened.path),
         "settings": {key: opened.values.get(key) for key in ("recipe", "class_names", ASKED, BIASES)},
         "rule": None if rule is None else asdict(rule),
-        "source": opened.recipe.data.source if source is None else source,
+        "source": opened.data_from(source).source,
         "book": None if book is None else digest(book),
     }
 
 
 def _content(opened: OpenedRun, source: str | None) -> str | None:
     """Return what the images of a run's test split are known by, or None where they cannot be looked at."""
-    config = opened.recipe.data if source is None else opened.recipe.data.at(source)
+    config = opened.data_from(source)
     try:
         split = open_split(config, "test")
     except DataError:

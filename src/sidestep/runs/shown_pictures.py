@@ -16,7 +16,8 @@ from sidestep.data.split import Split
 from sidestep.errors import DataError
 from sidestep.progress import through
 from sidestep.reporting.image_table import Array
-from sidestep.runs.run_folder import OpenedRun, check_fits
+from sidestep.runs.run_data import check_fits
+from sidestep.runs.run_folder import OpenedRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ def images_of(opened: OpenedRun, source: str | None) -> Pictures:
     Raises:
         DataError: for data with other classes, or images of another size.
     """
-    config = opened.recipe.data if source is None else opened.recipe.data.at(source)
+    config = opened.data_from(source)
     found = open_pictures(config, opened.preparation)
     check_fits(opened, config.source, found.split.class_names, found.framing.size)
     return found

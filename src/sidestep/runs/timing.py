@@ -18,7 +18,8 @@ from sidestep.routing.exit_rule import ExitRule
 from sidestep.runs.at_budget import ExitBudget, settle
 from sidestep.runs.export import engines_of, int8_engine
 from sidestep.runs.quantised import CALIBRATION_IMAGES, calibration_batches
-from sidestep.runs.run_folder import OpenedRun, data_of, open_run
+from sidestep.runs.run_data import data_of
+from sidestep.runs.run_folder import OpenedRun, open_run
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def test_images(opened: OpenedRun, source: str | None, count: int, rule: ExitRul
     Raises:
         RecipeError: for a run without a test split.
     """
-    _log.info("reading the test split of %s", opened.recipe.data.source if source is None else source)
+    _log.info("reading the test split of %s", opened.data_from(source).source)
     data = data_of(opened, "test", source)
     if data.test is None:
         raise RecipeError("bench needs the test split of the run's data, and there is none")

@@ -26,13 +26,8 @@ from sidestep.runs.assemble import job_of, seeded
 from sidestep.runs.at_budget import curve_of_routers, tenths
 from sidestep.runs.image_tables import report_and_keep
 from sidestep.runs.recipe import Recipe, load_recipe
-from sidestep.runs.run_folder import (
-    check_same_data,
-    check_startable,
-    open_run,
-    resumable,
-    start_run_folder,
-)
+from sidestep.runs.run_data import check_same_data
+from sidestep.runs.run_folder import check_startable, open_run, resumable, start_run_folder
 from sidestep.runs.run_lock import locked
 from sidestep.training.checkpoint import Checkpoint
 from sidestep.training.devices import Devices
