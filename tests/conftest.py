@@ -4,7 +4,7 @@ import os
 
 # Before anything reads it: a hub that cannot be reached is asked again and again.
 os.environ["HF_HUB_OFFLINE"] = "1"
-# As the command line does (cli/process.py): beside other work, tests with several threads stand still otherwise.
+# As the command line does (cli/process.py): beside other work tests stand still otherwise.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import pytest
