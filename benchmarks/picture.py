@@ -35,7 +35,7 @@ RUNTIMES = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "Op
 NAMES = {"rdi_net": "RDI-Net", "codinet": "CoDiNet", "convnet_aig": "ConvNet-AIG", "skipnet": "SkipNet"}
 # Where a name stands: by default at the left, since the points of a network go on to the right.
 LABELS = {
-    "ResNet-20, then 56": ((-4, 11), "left"),
+    "ResNet-20, then 56": ((-4, 17), "left"),
     "ResNet-20": ((-4, 11), "left"),
     "CoDiNet": ((8, -3), "left"),
     "ConvNet-AIG": ((8, -3), "left"),

@@ -172,7 +172,7 @@ class RealWeights {
     Tensor real(int64_t weight, int64_t weight_scale) const {
         const Tensor& held = program_.tensors[weight];
         const auto& scales = program_.tensors[weight_scale].data;
-        Tensor numbers{.shape = held.shape, .data = std::vector<float>(held.bytes.size())};
+        Tensor numbers{.shape = held.shape, .data = std::vector<float>(held.bytes.size()), .bytes = {}};
         const size_t each = held.bytes.size() / scales.size();
         for (size_t i = 0; i < held.bytes.size(); ++i)
             numbers.data[i] = static_cast<int8_t>(held.bytes[i]) * scales[i / each];
