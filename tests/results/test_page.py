@@ -32,6 +32,17 @@ def test_local_files_are_named_without_their_folders(tmp_path: Path) -> None:
     assert "someone" not in page
 
 
+def test_a_run_without_validation_split_is_not_called_untrained(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name) for name in ("one", "two")]
+    epoch = {"phase": "joint", "epoch": 0, "step": 5, "train": {"accuracy": 0.5}, "seconds": 60.0}
+    (runs[0] / "metrics.jsonl").write_text(json.dumps(epoch) + "\n")
+    page = results_page(None, runs)
+    assert "- one: no validation split, the last epoch counts\n- two: 90.00 @ 60 %" in page
+    alone = results_page(None, runs[:1])
+    assert "## Validation curves" not in alone
+    assert "trained on the whole training split, and their best checkpoint is the last." in alone
+
+
 def test_a_run_keeps_what_pages_show_of_its_reports_and_epochs(tmp_path: Path) -> None:
     result = read_result(write_run(tmp_path / "one"))
     assert result.minutes == pytest.approx((90 + 20 + 10) / 60)

@@ -154,11 +154,6 @@ def _page(data: PageData) -> str:
         *paired_section(data.results),
         *budget_sections(data.results),
         *exit_sections(data.results),
-        "",
-        "## Validation curves",
-        "",
-        *_CURVES.splitlines(),
-        "",
         *_curves(data.results),
     ]
     lines += [*timing_sections(data.results), *recipe_sections(data.results)]
@@ -243,12 +238,20 @@ def _group_row(group: RunGroup, *, informed: bool) -> list[str]:
 
 
 def _curves(results: Sequence[RunResult]) -> list[str]:
-    return [f"- {result.folder}: {_curve(result.validation)}" for result in results]
+    if all(_has_no_validation(result) for result in results):
+        return ["", "All runs trained on the whole training split, and their best checkpoint is the last."]
+    rows = [f"- {result.folder}: {_curve(result)}" for result in results]
+    return ["", "## Validation curves", "", *_CURVES.splitlines(), "", *rows]
 
 
-def _curve(validation: Sequence[tuple[float, float]]) -> str:
+def _has_no_validation(result: RunResult) -> bool:
+    return not result.validation and result.minutes > 0
+
+
+def _curve(result: RunResult) -> str:
+    validation = result.validation
     if not validation:
-        return "not trained"
+        return "no validation split, the last epoch counts" if _has_no_validation(result) else "not trained"
     words = [f"{100 * accuracy:.2f} @ {100 * fraction:.0f} %" for accuracy, fraction in validation]
     if len(words) <= _MOST_EPOCHS:
         return ", ".join(words)
