@@ -54,10 +54,12 @@ class ByteLayout:
     Attributes:
         weights: names of the convolutions and linear layers whose weights are.
         ranges: of the maps.
+        stored: names of layers that compute with real numbers, whose weights are int8 in a plan's file.
     """
 
     weights: Sequence[str]
     ranges: Sequence[ByteRange]
+    stored: Sequence[str] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint."""
@@ -70,7 +72,10 @@ class ByteLayout:
             for each in self.ranges
             if (kept := [point for point in each.points if not point.name.startswith(part)])
         ]
-        return ByteLayout(weights=[name for name in self.weights if not name.startswith(part)], ranges=ranges)
+        weights, stored = (
+            [name for name in names if not name.startswith(part)] for names in (self.weights, self.stored)
+        )
+        return ByteLayout(weights=weights, ranges=ranges, stored=stored)
 
 
 def byte_layout_from(values: Mapping[str, Any]) -> ByteLayout:
@@ -89,7 +94,9 @@ def byte_layout_from(values: Mapping[str, Any]) -> ByteLayout:
     ]
     if any(not each.scale > 0 or not 0 <= each.zero <= 255 for each in ranges):
         raise ValueError("scales must be above 0 and zero points bytes")
-    return ByteLayout(weights=[str(name) for name in values["weights"]], ranges=ranges)
+    # Runs of before plans stored them so have none.
+    weights, stored = ([str(name) for name in each] for each in (values["weights"], values.get("stored", ())))
+    return ByteLayout(weights=weights, ranges=ranges, stored=stored)
 
 
 class _HasUnits(Protocol):
@@ -129,7 +136,8 @@ class OnBytes(nn.Module):
             execution: how it is run.
             how: further arguments of the call.
         """
-        weights = {f"{name}.weight": network.get_submodule(name).weight for name in self._layout.weights}
+        names = (*self._layout.weights, *self._layout.stored)
+        weights = {f"{name}.weight": network.get_submodule(name).weight for name in names}
         rounded = {name: rounded_weight(weight) for name, weight in weights.items()}  # type: ignore[arg-type]
         with self._hooked(network):
             how["execution"] = self._around(network, execution)

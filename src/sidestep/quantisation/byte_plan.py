@@ -290,10 +290,7 @@ class _ByteWriter:
         return self._byte_weight(op["weight"]) | {"in_scale": grid.scale, "in_zero": grid.zero}
 
     def _is_worth_bytes(self, op: Op) -> bool:
-        """Return whether real weights take less room as int8 with a scale for every output, and may be it."""
-        weight = self.plan.tensors[op["weight"]]
-        is_small = weight[0].numel() < _FEWEST_INPUTS or weight.numel() < _FEWEST_WEIGHTS
-        return not is_small and op["out"] not in self.layout.precise
+        return op["out"] not in self.layout.precise and are_worth_bytes(self.plan.tensors[op["weight"]])
 
     def _byte_weight(self, name: str) -> dict[str, str]:
         weight, scale = quantised_weight(self.plan.tensors[name])
@@ -320,6 +317,11 @@ def is_end(op: Op) -> bool:
 
 def _ends_in_nothing(op: Op) -> bool:
     return not op.get("relu") and op.get("activation") is None
+
+
+def are_worth_bytes(weight: Tensor) -> bool:
+    """Return whether (O, ...) real weights take less room as int8 with a scale for every output."""
+    return weight[0].numel() >= _FEWEST_INPUTS and weight.numel() >= _FEWEST_WEIGHTS
 
 
 def quantised_weight(weight: Tensor) -> tuple[Tensor, Tensor]:

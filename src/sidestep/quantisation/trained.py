@@ -16,7 +16,7 @@ from sidestep.networks.network import DynamicNetwork
 from sidestep.plan.byte_maps import Grid
 from sidestep.plan.format import Op, Plan, inputs_of, lists_of_ops
 from sidestep.plan.from_network import PlanCard, UnitMaps, export_with_maps
-from sidestep.quantisation.byte_plan import made_on_bytes, spread_out
+from sidestep.quantisation.byte_plan import are_worth_bytes, made_on_bytes, spread_out
 from sidestep.quantisation.plan_parts import PARTS
 from sidestep.quantisation.ranges import groups_of, maps_read
 from sidestep.quantisation.sensitivity import Quantised, Search, chosen
@@ -81,7 +81,15 @@ def byte_layout(network: DynamicNetwork, card: PlanCard, batches: Sequence[Tenso
     found = [(grids[group], points) for group, points in shared.items()]
     found += [(layout.in_grids[out], [at]) for at, out in places.vectors.items() if out in layout.in_grids]
     ranges = [ByteRange(scale=grid.scale, zero=grid.zero, points=points) for grid, points in found]
-    return ByteLayout(weights=weights, ranges=ranges)
+    real = [op for out, op in ops.items() if op["op"] in ("conv", "linear") and out not in layout.precise]
+    stored = [
+        name
+        for op in real
+        if (name := places.modules.get(op["weight"])) is not None
+        and name not in weights
+        and are_worth_bytes(search.plan.tensors[op["weight"]])
+    ]
+    return ByteLayout(weights=weights, ranges=ranges, stored=stored)
 
 
 def quantise_trained(
