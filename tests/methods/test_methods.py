@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
@@ -28,6 +29,7 @@ from sidestep.networks.models import ModelConfig, build_backbone
 from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.policy import PolicyRouter
 from sidestep.routing.samplers import GumbelSoftmax, argmax
+from sidestep.training.step import select_parameters
 from sidestep.types import Batch, Decisions, RoutedOutput
 from tests.doubles import model_config, noise
 
@@ -49,6 +51,32 @@ def test_a_fixed_path_is_the_same_for_every_image() -> None:
     cost = measure_cost(network, (32, 32))
     assert cost.routers.sum() == 0
     assert cost.per_sample(output.decisions)[0] == cost.full - 3_538_944
+
+
+def test_what_a_fixed_path_skips_is_computed_in_training_neither_and_learns_nothing() -> None:
+    backbone = build_backbone(ModelConfig(name="cifar_resnet8"), 10)
+    settings = FixedPathConfig(path="1 0 1")
+    network = RoutedNetwork(backbone, FIXED_PATH.router(backbone, settings)).train()
+    select_parameters(network, "all", "routed")()
+    assert network.router is not None
+    skipped = backbone.units[1]
+    runs: list[nn.Module] = []
+    for unit in backbone.units:
+        convolution = next(part for part in unit.modules() if isinstance(part, nn.Conv2d))
+        convolution.register_forward_hook(lambda module, given, out: runs.append(module))
+    images = torch.randn(4, 3, 32, 32)
+    output = network(images, sampler=network.router.sampler(settings))
+    torch.testing.assert_close(output.logits, network(images).logits)
+    output.logits.sum().backward()
+    # The second pass is one without the path's own sampler.
+    assert len(runs) == 2 + 3 and not any(module in runs[:2] for module in skipped.modules())
+    assert {name for name, part in network.named_parameters() if part.grad is None} == {
+        f"backbone.{name}"
+        for name, part in backbone.named_parameters()
+        if any(part is own for own in skipped.parameters())
+    }
+    select_parameters(network, "all", "uniform")
+    assert all(part.requires_grad for part in network.parameters())
 
 
 @pytest.mark.parametrize("path", ["", "102", "yes"])

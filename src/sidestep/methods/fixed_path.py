@@ -12,7 +12,7 @@ from typing import Literal
 from sidestep.backbones.backbone import Backbone
 from sidestep.errors import RecipeError
 from sidestep.methods.method import Method, check_two_options
-from sidestep.routing.router import ConstantRouter
+from sidestep.routing.fixed import FixedRouter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +72,9 @@ class FixedPathConfig:
         return [unit in chosen for unit in range(num_units)]
 
 
-def _router(backbone: Backbone, settings: FixedPathConfig) -> ConstantRouter:
+def _router(backbone: Backbone, settings: FixedPathConfig) -> FixedRouter:
     check_two_options(backbone, "fixed_path")
-    return ConstantRouter.keep([float(executed) for executed in settings.executed(len(backbone.units))])
+    return FixedRouter(settings.executed(len(backbone.units)))
 
 
 FIXED_PATH = Method(

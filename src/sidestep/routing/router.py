@@ -22,9 +22,11 @@ class Router(nn.Module):
 
     Attributes:
         plan_obstacle: why no plan can say what this router decides, with a way out, or None.
+        never: units that it executes for no image, in training neither.
     """
 
     plan_obstacle: ClassVar[str | None] = None
+    never: frozenset[int] = frozenset()
 
     def begin(self, images: Tensor) -> Any:
         """Return the state before the first unit, given the (B, 3, H, W) images."""

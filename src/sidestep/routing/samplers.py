@@ -118,6 +118,19 @@ def argmax(logits: Tensor) -> Sample:
     return Sample(weights, weights)
 
 
+def given(option: int, logits: Tensor) -> Sample:
+    """Return what is decided about all images beforehand: 0 skips a unit of two options, 1 executes it.
+
+    A unit that is skipped is computed for nobody, in training neither.
+    """
+    weights = torch.zeros_like(logits)
+    weights[:, option].fill_(1)
+    if option:
+        return Sample(weights, weights)
+    rows = torch.arange(len(logits), device=logits.device)
+    return Sample(weights, weights, rows[:0], rows)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GumbelSoftmax:
     """The sampler of training (RDI-Net eq. 8, ConvNet-AIG): softmax((logits + G) / temperature).
