@@ -50,9 +50,8 @@ MORE: dict[str, dict[str, Any]] = {
 # Not gates by share, nor batch-shaping: ranks of the images of a batch hang on the last bits of their logits.
 def _ranks(name: str) -> bool:
     method = (VARIANTS | MORE)[name]["method"]
-    return "share" in (method.get("gate_mode"), method.get("decisions")) or "shaping" in method.get(
-        "alive", {}
-    )
+    by_share = "share" in (method.get("gate_mode"), method.get("decisions")) or method["name"] == "certainty"
+    return by_share or "shaping" in method.get("alive", {})
 
 
 NAMES = tuple(name for name in dict.fromkeys((*VARIANTS, *MORE)) if not _ranks(name))

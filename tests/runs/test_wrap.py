@@ -153,7 +153,11 @@ def model_of_maps() -> nn.Module:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_is_wrapped_and_runs_or_is_refused_in_a_sentence(method: str) -> None:
-    settings = {"codinet": {"num_units": 2}, "fixed_path": {"path": "1010"}}.get(method, {})
+    settings = {
+        "codinet": {"num_units": 2},
+        "fixed_path": {"path": "1010"},
+        "certainty": {"shares": [1, 0, 1, 1]},
+    }.get(method, {})
     if method in ("act", "sact", "ranet", "msdnet", "cascade"):
         with pytest.raises(
             RecipeError, match=f"method must choose which units run .* got '{method}', which has"

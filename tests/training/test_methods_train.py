@@ -112,6 +112,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "method": {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "hard", "sees_exits": True},
         "model": {"exits": {"at": ["layer1"], "width": 8}},
     },
+    "certainty": {
+        "method": {"name": "certainty", "shares": [1.0, 0.5, 0.25]},
+        "model": {"exits": {"at": ["layer1"], "width": 8}},
+        "phases": [JOINT | {"ramps": {"closing": {"start": 0.0, "end": 1.0, "until": 0.5}}}],
+    },
     "rdi_net with exits": {
         "method": {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "hard"},
         "model": {"exits": {"at": ["layer1"], "width": 8}},

@@ -104,7 +104,9 @@ class _Pricing(Visitor):
         self.x = runs[-1][1]
 
     def at_exit(self, index: int, classify: Callable[[Any], Any]) -> bool:
-        self.call(exit_place(index), classify, self.x)
+        said = self.call(exit_place(index), classify, self.x)
+        if self.router is not None:
+            self.state = self.call(exit_place(index), self.router.see, said, self.state)
         return True
 
     def cost(self) -> CostModel:

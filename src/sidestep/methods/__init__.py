@@ -7,6 +7,7 @@ from typing import Any
 from sidestep.methods.act import ACT, SACT
 from sidestep.methods.blockdrop import BLOCKDROP
 from sidestep.methods.cascade import CASCADE
+from sidestep.methods.certainty import CERTAINTY
 from sidestep.methods.codinet import CODINET
 from sidestep.methods.convnet_aig import CONVNET_AIG
 from sidestep.methods.early_exit import MSDNET, RANET
@@ -28,6 +29,7 @@ _ALL = (
     SACT,
     RANET,
     MSDNET,
+    CERTAINTY,
     CASCADE,
     FIXED_PATH,
     RANDOM_DROP,

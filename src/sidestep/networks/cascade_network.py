@@ -24,8 +24,7 @@ from sidestep.layers.unit import Unit
 from sidestep.networks.network import DynamicNetwork
 from sidestep.networks.walk import ExitStop, MemberStop, SegmentStop, Stop, UnitStop
 from sidestep.routing.budget_router import BudgetedRouter
-from sidestep.routing.router import Router, always
-from sidestep.routing.seeing_router import sees_exits
+from sidestep.routing.router import Router, always, reads_exits
 
 Combine = Literal["last", "log_probs", "probs"]
 
@@ -278,10 +277,10 @@ def _check_members(members: Sequence[DynamicNetwork]) -> None:
         raise RecipeError(
             "members must choose whole units or none, got one whose stages halt (act, sact); leave it out"
         )
-    if any(sees_exits(member.router) for member in members):
+    if any(reads_exits(member.router) for member in members):
         raise RecipeError(
-            "members must decide without their early exits, which a cascade does not ask, got one with "
-            "sees_exits; leave it out"
+            "members must decide without their early exits, which a cascade does not ask, got one whose "
+            "gates see them (sees_exits, certainty); leave it out"
         )
     if any(isinstance(member.router, BudgetedRouter) for member in members):
         raise RecipeError(

@@ -23,7 +23,7 @@ from sidestep.plan.tracing import SymbolicTensor, call, symbolic_image, traced_o
 from sidestep.plan.writer import Map, Writer
 from sidestep.routing.dial import DialLevel
 from sidestep.routing.exit_rule import ExitRule
-from sidestep.routing.router import Router
+from sidestep.routing.router import Router, reads_exits
 from sidestep.types import CostModel
 
 # By which images can leave a plan.
@@ -224,6 +224,9 @@ class _Export(Visitor):
         if self.network.shares_nothing:
             answer = partial(self.network.answer, index)
             said, self.said = self.call(exit_place(index), answer, said, self.said)
+        if reads_exits(self.router):
+            assert self.router is not None  # that reads them
+            self.state = self.call(exit_place(index), self.router.see, said, self.state)
         self.logits = self.writer.dense(traced_of(said))
         if self.rule is not None and index < len(self.rule.thresholds):
             self.writer.leave(_exit(self.rule, index, self.num_classes, self.logits))

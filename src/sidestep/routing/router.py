@@ -23,10 +23,12 @@ class Router(nn.Module):
     Attributes:
         plan_obstacle: why no plan can say what this router decides, with a way out, or None.
         never: units that it executes for no image, in training neither.
+        reads_exits: whether it decides by what early exits say, see `see`.
     """
 
     plan_obstacle: ClassVar[str | None] = None
     never: frozenset[int] = frozenset()
+    reads_exits: ClassVar[bool] = False
 
     def begin(self, images: Tensor) -> Any:
         """Return the state before the first unit, given the (B, 3, H, W) images."""
@@ -58,6 +60,12 @@ class Router(nn.Module):
         Here every tensor in the state has one row per image; a router that keeps others there says so itself.
         """
         return take_rows(state, rows)
+
+
+def reads_exits(router: Router | None) -> bool:
+    """Return whether a router, or one inside of it, decides by what early exits say."""
+    parts = () if router is None else router.modules()
+    return any(isinstance(part, Router) and part.reads_exits for part in parts)
 
 
 class ConstantRouter(Router):

@@ -33,6 +33,7 @@ class SeeingRouter(Router):
         open: units without a gate, which always execute.
     """
 
+    reads_exits = True
     plan_obstacle = (
         "plans cannot hand what an exit says to the gates behind it; train with method.sees_exits false"
     )

@@ -28,7 +28,7 @@ from torch import Tensor
 from sidestep.errors import RecipeError
 from sidestep.layers.processes import gathered_rows, num_processes, sum_over_processes
 from sidestep.routing.router import Router, always
-from sidestep.routing.samplers import Sample, Sampler
+from sidestep.routing.samplers import Sample, Sampler, given
 
 # Shares close in so many steps: every number of images is a shape, for which passes are compiled.
 CLOSING_STEPS = 8
@@ -53,9 +53,9 @@ class ShareConfig:
     memory: float = 0.99
 
     @property
-    def executed(self) -> frozenset[int]:
-        """Return the units whose share is all, which no gate can skip."""
-        return frozenset(unit for unit, share in enumerate(self.shares or ()) if share == 1)
+    def settled(self) -> dict[int, int]:
+        """Return the units whose share is all or nothing, with the option that they always have."""
+        return {unit: int(share) for unit, share in enumerate(self.shares or ()) if share in (0, 1)}
 
     def __post_init__(self) -> None:
         rates = [] if self.rate is None else [self.rate]
@@ -128,6 +128,7 @@ class ShareRouter(Router):
                 f"share.shares must name every unit once, got {len(config.shares)} for {num_units} units"
             )
         self.inner, self.config, self.open = inner, config, frozenset(open)
+        self.never = frozenset(unit for unit, option in config.settled.items() if not option)
         self._rates = rates
         # Quantile of every unit, taken off the logit of execute; 0 for skip.
         self.register_buffer("shift", torch.zeros(num_units, 2))
@@ -149,8 +150,8 @@ class ShareRouter(Router):
 
     def forward(self, unit: int, features: Tensor, state: Any) -> tuple[Tensor, Any]:
         logits, state = self.inner(unit, features, state)
-        if unit in self.config.executed:
-            return always(1, 2, features), state
+        if unit in self.config.settled:
+            return always(self.config.settled[unit], 2, features), state
         # Ranks need no quantile, and one that moves would be a moving target.
         return logits if self.training or unit in self.open else logits - self.shift[unit], state
 
@@ -278,10 +279,9 @@ class TopShare:
 
     def __call__(self, logits: Tensor) -> Sample:
         unit, batch, router = self.unit, len(logits), self.router
-        if unit in router.open or unit in router.config.executed:
-            weights = torch.zeros_like(logits)
-            weights[:, 1].fill_(1)
-            return Sample(weights, weights)
+        option = 1 if unit in router.open else router.config.settled.get(unit)
+        if option is not None:
+            return given(option, logits)
         margin = logits[:, 1].float() - logits[:, 0].float()
         if not router.training:
             # Gates that are frozen in this phase have taken the quantile off, which moves on nevertheless.
