@@ -40,6 +40,7 @@ SHARE: dict[str, Any] = {
     **RDI_NET,
     "method": {**RDI_NET["method"], "gate_mode": "share", "srm": {"alpha": 0}},
 }
+FIXED: dict[str, Any] = {**RDI_NET, "method": {"name": "fixed_path", "path": "1 0 1"}}
 OWN = [sys.executable]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -202,6 +203,11 @@ def test_torchrun_reaches_what_one_process_does(one: Path, tmp_path: Path) -> No
 
 def test_batch_statistics_and_rates_are_those_of_the_global_batch(tmp_path: Path) -> None:
     assert_close(train(from_dict(AIG), tmp_path / "one"), two_processes(tmp_path, AIG))
+
+
+@pytest.mark.exhaustive
+def test_no_process_waits_for_gradients_of_units_that_are_never_executed(tmp_path: Path) -> None:
+    assert_close(train(from_dict(FIXED), tmp_path / "one"), two_processes(tmp_path, FIXED))
 
 
 @pytest.mark.exhaustive
