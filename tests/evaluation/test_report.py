@@ -182,7 +182,9 @@ def test_without_a_rule_all_images_leave_at_the_last_exit() -> None:
 
 def test_a_cascade_needs_exits() -> None:
     network = shared_network()
-    with pytest.raises(ExecutionError, match="cascade execution needs early exits, got a network without"):
+    with pytest.raises(
+        ExecutionError, match="cascade execution needs early exits at which images leave, got a"
+    ):
         evaluate_network(
             network,
             batches(),

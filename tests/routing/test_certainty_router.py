@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sidestep.cost.macs import measure_cost
-from sidestep.errors import RecipeError
+from sidestep.errors import ExecutionError, RecipeError
 from sidestep.execution.execution import cascade, gathered
 from sidestep.methods.certainty import CertaintyConfig
 from sidestep.networks.cascade_network import CascadeNetwork
@@ -97,11 +97,9 @@ def test_units_that_are_never_or_always_executed_keep_to_that_while_shares_close
 
 def test_all_executions_and_plans_decide_alike() -> None:
     network = settled()
-    rule = ExitRule(thresholds=[2.0, 2.0], criterion="confidence")
     with torch.no_grad():
         masked = network(images())
         torch.testing.assert_close(network(images(), execution=gathered).logits, masked.logits)
-        torch.testing.assert_close(network(images(), rule=rule, execution=cascade).logits, masked.logits)
     card = PlanCard(
         input_size=(16, 16),
         mean=(0.0,) * 3,
@@ -116,6 +114,13 @@ def test_all_executions_and_plans_decide_alike() -> None:
         logits, decisions, _ = run_plan(plan.document, plan.tensors, image)
         assert decisions == paths[index]
         torch.testing.assert_close(logits, masked.logits[index], rtol=1e-4, atol=1e-5)
+
+
+def test_no_image_leaves_at_an_exit() -> None:
+    network = settled()
+    assert network.has_early_exits and not network.lets_leave
+    with pytest.raises(ExecutionError, match="needs early exits at which images leave"):
+        network(images(), rule=ExitRule(thresholds=[0.5, 0.5]), execution=cascade)
 
 
 def test_gates_cost_nothing_and_exits_what_they_are() -> None:

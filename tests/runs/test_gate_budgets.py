@@ -240,3 +240,25 @@ def test_networks_that_have_no_gates_are_told_so(
     for command in (sidestep.calibrate, lambda run, budget: sidestep.evaluate(run, budget=budget)):
         with pytest.raises((ExecutionError, RecipeError), match=message):
             command(made, ExitBudget(fraction=0.5))
+
+
+def test_gates_by_certainty_have_a_dial_and_no_image_leaves_at_their_exits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = RECIPE | {
+        "method": {"name": "certainty", "shares": [1, 0, 1, 0.5, 0.6, 0.4]},
+        "model": {"name": "cifar_resnet14", "exits": {"at": ["layer2.0"], "width": 8}},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    made = sidestep.train(path, tmp_path / "run")
+    found = report(made, "--budget", "0.6", "--split", "val", capsys=capsys)
+    assert 0.58 <= found["fraction_of_full"] <= 0.6
+    assert main(["curve", str(made), "--num-budgets", "3"]) == 0
+    assert json.loads((made / "budgets.json").read_text())["by_dial"] and not (made / "exits.json").exists()
+    assert main(["calibrate", str(made), "--budget", "0.7"]) == 0
+    assert "bias of gates" in capsys.readouterr().out
+    found = report(made, "--split", "val", "--execution", "gathered", capsys=capsys)
+    assert 0.68 <= found["fraction_of_full"] <= 0.7 and found["exit_rates"] == [0, 1]
+    told = refusal("evaluate", str(made), "--execution", "cascade", capsys=capsys)
+    assert "needs early exits at which images leave, got a network without; use gathered" in told

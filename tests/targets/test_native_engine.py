@@ -76,6 +76,12 @@ def test_static_networks_and_fixed_paths_run_too(tmp_path: Path) -> None:
 
 
 @needs_engine
+def test_gates_by_certainty_decide_as_they_do_in_evaluation(tmp_path: Path) -> None:
+    method = {"name": "certainty", "shares": [1, 0.6, 0.3]}
+    assert_same(train(tmp_path, method=method, model={"name": "cifar_resnet8", "exits": {"at": ["layer1"]}}))
+
+
+@needs_engine
 def test_gates_by_share_decide_as_they_do_in_evaluation(tmp_path: Path) -> None:
     method = {"name": "rdi_net", "router": {"dim": 8}, "gate_mode": "share", "target": 0.5}
     run = train(tmp_path, method=method)

@@ -209,7 +209,7 @@ def _dynamic_runners(
         )
 
     ways = [] if prepared.router is None else [masked, gathered]
-    if prepared.has_early_exits:
+    if prepared.lets_leave:
         ways = [masked, *([cascade] if rule is not None else [])]
     return {way.name: runner(way) for way in ways}
 

@@ -78,8 +78,13 @@ class DynamicNetwork(nn.Module):
 
     @property
     def has_early_exits(self) -> bool:
-        """Return whether images can leave before the head."""
+        """Return whether something classifies before the head."""
         return self.num_exits > 1
+
+    @property
+    def lets_leave(self) -> bool:
+        """Return whether images can leave before the head: exits may be there for gates alone."""
+        return self.has_early_exits and not (self.router is not None and self.router.keeps_images)
 
     @property
     def tokens(self) -> bool:
@@ -183,9 +188,10 @@ class DynamicNetwork(nn.Module):
         """Return the visitor of a forward pass; arguments as those of `forward`, with the router to ask."""
         if not execution.leaves_early:
             return Forward(self, router, sampler, execution, rule)
-        if not self.has_early_exits:
+        if not self.lets_leave:
             raise ExecutionError(
-                f"{execution.name} execution needs early exits, got a network without; use gathered"
+                f"{execution.name} execution needs early exits at which images leave, got a network without; "
+                "use gathered"
             )
         if self.training or rule is None:
             raise ExecutionError(

@@ -25,6 +25,7 @@ class CertaintyRouter(Router):
     """
 
     reads_exits = True
+    keeps_images = True
 
     def __init__(self, gated: Collection[int]) -> None:
         super().__init__()

@@ -43,6 +43,7 @@ class DialledRouter(Router):
     def __init__(self, inner: Router, biases: Sequence[float], num_options: int = 2) -> None:
         super().__init__()
         self.inner = inner
+        self.never, self.keeps_images = inner.never, inner.keeps_images
         self.register_buffer("biases", added(torch.tensor(list(biases)), num_options), persistent=False)
 
     def begin(self, images: Tensor) -> Any:

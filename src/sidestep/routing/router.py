@@ -24,11 +24,13 @@ class Router(nn.Module):
         plan_obstacle: why no plan can say what this router decides, with a way out, or None.
         never: units that it executes for no image, in training neither.
         reads_exits: whether it decides by what early exits say, see `see`.
+        keeps_images: whether early exits are there for its gates alone, so that no image leaves at one.
     """
 
     plan_obstacle: ClassVar[str | None] = None
     never: frozenset[int] = frozenset()
     reads_exits: ClassVar[bool] = False
+    keeps_images: bool = False
 
     def begin(self, images: Tensor) -> Any:
         """Return the state before the first unit, given the (B, 3, H, W) images."""

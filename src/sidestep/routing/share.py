@@ -128,6 +128,7 @@ class ShareRouter(Router):
                 f"share.shares must name every unit once, got {len(config.shares)} for {num_units} units"
             )
         self.inner, self.config, self.open = inner, config, frozenset(open)
+        self.keeps_images = inner.keeps_images
         self.never = frozenset(unit for unit, option in config.settled.items() if not option)
         self._rates = rates
         # Quantile of every unit, taken off the logit of execute; 0 for skip.

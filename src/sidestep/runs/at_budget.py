@@ -145,7 +145,7 @@ def surveys(
     Raises:
         ExecutionError: for a network without early exits.
     """
-    if not opened.network.has_early_exits:
+    if not opened.network.lets_leave:
         raise ExecutionError(
             "a budget of exits needs a network with early exits, got one without; train ranet or msdnet, or "
             "set model.exits"
@@ -208,7 +208,7 @@ def settle(
     """
     if budget is None:
         return opened.exit_rule
-    if opened.network.has_early_exits:
+    if opened.network.lets_leave:
         return solve(opened, budget, source, latency).rule
     if opened.given is None:
         solve_routers(opened, budget, source, latency)
@@ -261,7 +261,7 @@ def settled_by_halves(
         RecipeError: for a network that keeps budgets in another way, or a budget that cannot be kept.
     """
     check_gates(opened)
-    if opened.given is not None or opened.network.has_early_exits:
+    if opened.given is not None or opened.network.lets_leave:
         raise RecipeError(
             "calibration must be val for a run with early exits or budgets.low, got halves, which gates for "
             "one budget have, and cascades"

@@ -214,7 +214,7 @@ def _surveyed(member: NamedMember, data: Data, way: Way | None, calibration: Seq
     if on_bytes is not None:
         network = EngineNetwork(engine_of(on_bytes.as_bytes()), cost)
     batches = shown_batches(data.test, member.settings.input.size)
-    if dynamic.has_early_exits:
+    if dynamic.lets_leave:
         return survey_exits(network, batches, cost, book)
     logits, labels, macs, ms = [], [], [], []
     with torch.inference_mode():

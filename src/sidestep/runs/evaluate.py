@@ -123,7 +123,7 @@ def evaluate(
     changes = (sampled, budget, latency, source, per_image)
     is_plain = (execution, split, checkpoint) == (masked.name, "test", "best") and changes == 5 * (None,)
     # What exits are worth in reports takes the validation split too, which nobody asks for here.
-    if is_plain and not opened.network.has_early_exits:
+    if is_plain and not opened.network.lets_leave:
         return report_and_keep(opened, batches_of(opened, split, source)())
     rule = settle(opened, budget, source, latency)
     rows = None if per_image is None else PerImage(opened.cost, latency)
@@ -201,7 +201,7 @@ def calibrate(
     opened = open_run(run, checkpoint)
     with locked(opened.folder):
         latency = _latency(opened, budget, book)
-        if opened.network.has_early_exits:
+        if opened.network.lets_leave:
             calibration = solve(opened, budget, source, latency)
             keep_calibration(opened, calibration)
             return calibration
@@ -257,7 +257,7 @@ def curve(
     check_curve(criterion, num_budgets)
     opened = open_run(run, checkpoint)
     latency = _latency(opened, None, book)
-    if not opened.network.has_early_exits:
+    if not opened.network.lets_leave:
         check_no_exits(criterion, scale)
         return _curve_of_budgets(opened, latency, num_budgets, source, per_unit=per_unit)
     check_no_dial(per_unit)

@@ -249,7 +249,7 @@ def served_budgets(opened: OpenedRun) -> list[RoutersBudget]:
         CheckpointError: when the curve is damaged, or of another network.
     """
     path = opened.folder / BUDGETS
-    if opened.given is None or opened.network.has_early_exits or not path.is_file():
+    if opened.given is None or opened.network.lets_leave or not path.is_file():
         return []
     again = f"draw it again with `sidestep curve {opened.folder}`"
     values = read_json(path, what="curve", way_out=again)
@@ -287,7 +287,7 @@ def _levels(opened: OpenedRun, rule: ExitRule | None) -> list[Level]:
 
 def _dial(opened: OpenedRun) -> Sequence[DialLevel]:
     """Return the budgets of a run's gates that `curve` has kept; none where exits or routers keep budgets."""
-    if opened.network.has_early_exits or opened.given is not None or opened.frontier is None:
+    if opened.network.lets_leave or opened.given is not None or opened.frontier is None:
         return ()
     return opened.frontier.levels
 

@@ -39,7 +39,7 @@ def load(
         raise RecipeError(f"model must go with a file that save has written, got run {run}; drop it")
     opened = open_run(run, checkpoint)
     if budget is not None:
-        if opened.network.has_early_exits:
+        if opened.network.lets_leave:
             raise ExecutionError(
                 f"a budget of early exits is solved on images, got {budget} for run {run}; calibrate the run "
                 "with it, and load it without"

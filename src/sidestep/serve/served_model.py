@@ -174,7 +174,7 @@ def _from_run(
             f"run {path} must subtract one mean from all images to be served, and subtracts every image's "
             "own; train without data.per_image_standardization"
         )
-    if export.network.has_early_exits and export.rule is None:
+    if export.network.lets_leave and export.rule is None:
         _log.info(
             "all images leave %s at the last exit; `sidestep curve %s` gives it budgets", name, typed(path)
         )

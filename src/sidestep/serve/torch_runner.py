@@ -81,7 +81,7 @@ class TorchRunner:
                 out.keep(index, row, done)
 
         x = x.contiguous(memory_format=torch.channels_last)
-        if self.rule is None or not self.network.has_early_exits:
+        if self.rule is None or not self.network.lets_leave:
             router = self._dialled(torch.from_numpy(settings)) if settings.shape[1] else None
             said = self.network(x, execution=gathered, router=router)
             tell(list(range(len(x))), said.logits, said.decisions, self.network.num_exits - 1)

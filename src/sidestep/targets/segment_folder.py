@@ -164,7 +164,7 @@ def check_cut(exportable: Exportable) -> None:
     """
     network, rule = exportable.network, exportable.rule
     check_segments(exportable.num_segments)
-    if network.has_early_exits and rule is None:
+    if network.lets_leave and rule is None:
         raise ExportError(
             "segments of a network with early exits need thresholds, and this run has none; "
             "`sidestep calibrate` solves them"
