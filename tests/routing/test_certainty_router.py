@@ -123,11 +123,12 @@ def test_no_image_leaves_at_an_exit() -> None:
         network(images(), rule=ExitRule(thresholds=[0.5, 0.5]), execution=cascade)
 
 
-def test_gates_cost_nothing_and_exits_what_they_are() -> None:
+def test_gates_cost_what_their_exits_do() -> None:
     network, _ = certain_network()
-    cost = measure_cost(network, (16, 16))
-    assert not cost.routers.any()
-    assert cost.exits is not None and float(cost.exits[0]) == 16 * 8 * 9 * 64 + 8 * 10
+    cost, head = measure_cost(network, (16, 16)), 16 * 8 * 9 * 64 + 8 * 10
+    assert cost.exits is None and cost.routers.tolist() == [0, 0, head, 32 * 8 * 9 * 16 + 8 * 10, 0, 0]
+    assert cost.full == measure_cost(RoutedNetwork(network.backbone), (16, 16)).full
+    assert network(images()).decisions.exits is None
 
 
 def test_a_gate_without_an_exit_in_front_is_refused() -> None:

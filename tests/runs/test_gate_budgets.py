@@ -259,6 +259,6 @@ def test_gates_by_certainty_have_a_dial_and_no_image_leaves_at_their_exits(
     assert main(["calibrate", str(made), "--budget", "0.7"]) == 0
     assert "bias of gates" in capsys.readouterr().out
     found = report(made, "--split", "val", "--execution", "gathered", capsys=capsys)
-    assert 0.68 <= found["fraction_of_full"] <= 0.7 and found["exit_rates"] == [0, 1]
+    assert 0.68 <= found["fraction_of_full"] <= 0.7 and found["exit_rates"] is None
     told = refusal("evaluate", str(made), "--execution", "cascade", capsys=capsys)
     assert "needs early exits at which images leave, got a network without; use gathered" in told

@@ -116,8 +116,12 @@ class _Pricing(Visitor):
         # What is asked before the first unit (a policy network, say) is paid by every image as well.
         routers[:1] += macs[ROUTER_START]
         options = torch.tensor(self.options) if num_units else torch.zeros(0, network.num_options)
-        if not network.has_early_exits:
-            fixed = macs[STEM] + macs[exit_place(0)]
+        if not network.lets_leave:
+            # Early exits that are there for gates alone are part of these.
+            *early, head = range(network.num_exits)
+            for index, place in zip(early, network.units_before, strict=False):
+                routers[place] += macs[exit_place(index)]
+            fixed = macs[STEM] + macs[exit_place(head)]
             return CostModel(fixed=fixed, options=options, routers=routers)
         exits = [macs[segment_place(index)] + macs[exit_place(index)] for index in range(network.num_exits)]
         return CostModel(

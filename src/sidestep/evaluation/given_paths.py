@@ -150,7 +150,7 @@ def run_along(
         call: what computes the pieces of the network.
     """
     way: _Given
-    if network.has_early_exits:
+    if network.lets_leave:
         rule = ExitRule(thresholds=[0.0] * (network.num_exits - 1), criterion=criterion)
         way = _GivenLeaving(network, network.router, argmax, execution, rule)
     else:

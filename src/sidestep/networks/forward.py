@@ -37,6 +37,9 @@ class Routed(Protocol):
     @property
     def has_early_exits(self) -> bool: ...
 
+    @property
+    def lets_leave(self) -> bool: ...
+
     def answer(self, index: int, logits: Tensor, said: Tensor | None) -> tuple[Tensor, Tensor | None]: ...
 
 
@@ -143,7 +146,9 @@ def answers_by(
     rows = torch.arange(len(exits), device=exits.device)
     return RoutedOutput(
         logits=exit_logits[exits, rows],
-        decisions=replace(decided, exits=F.one_hot(exits, network.num_exits).float()),
+        decisions=replace(decided, exits=F.one_hot(exits, network.num_exits).float())
+        if network.lets_leave
+        else decided,
         exit_logits=exit_logits,
         temperatures=None if rule is None else rule.temperatures_of(exits),
     )

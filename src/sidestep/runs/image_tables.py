@@ -204,8 +204,8 @@ def _tested(
     rows, rule, network, cost = PerImage(opened.cost, book), opened.exit_rule, opened.network, opened.cost
     classes = len(opened.class_names)
     # Exits whose routers are given the budget as well have other scores at every budget.
-    if not network.has_early_exits or opened.given is not None:
-        execution = masked if network.has_early_exits else execution
+    if not network.lets_leave or opened.given is not None:
+        execution = masked if network.lets_leave else execution
         report = evaluate_network(
             network, batches, cost, num_classes=classes, execution=execution, rule=rule, per_image=rows
         )

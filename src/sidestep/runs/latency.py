@@ -235,7 +235,7 @@ def measured(
 
 def with_all_exits(export: Exportable) -> Exportable:
     """Return the same with a rule, by which none leaves early if it has none: plans have exits by rules."""
-    if export.rule is not None or not export.network.has_early_exits:
+    if export.rule is not None or not export.network.lets_leave:
         return export
     thresholds = [2.0] * (export.network.num_exits - 1)
     return replace(export, rule=ExitRule(thresholds=thresholds, criterion="confidence"))
