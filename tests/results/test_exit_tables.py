@@ -18,6 +18,14 @@ from tests.finished_runs import two_exits, write_exit_run, write_run
 POINTS = st.lists(st.tuples(st.floats(0.1, 10), st.floats(0, 100)), min_size=1, max_size=6)
 
 
+def test_where_no_run_has_a_curve_there_are_no_tables_of_curves(tmp_path: Path) -> None:
+    runs = [write_exit_run(tmp_path / "bare", curve=False), write_run(tmp_path / "skips")]
+    page = results_page("Exits", runs)
+    assert "- bare: no curve; `sidestep curve` makes one." in page
+    assert "### Cost at equal accuracy" in page
+    assert "### Anytime" not in page and "### Under a budget" not in page
+
+
 def test_a_page_shows_early_exits_beside_networks_without(tmp_path: Path) -> None:
     runs = [write_exit_run(tmp_path / "exits"), write_run(tmp_path / "skips")]
     page = results_page("Exits", [*runs, write_exit_run(tmp_path / "bare", curve=False)])

@@ -144,11 +144,10 @@ def answers_by(
         place = torch.arange(decided.weights.shape[1], device=exits.device)
         decided = _reached(decided, (place < before.unsqueeze(1)).float())
     rows = torch.arange(len(exits), device=exits.device)
+    taken = F.one_hot(exits, network.num_exits).float() if network.lets_leave else None
     return RoutedOutput(
         logits=exit_logits[exits, rows],
-        decisions=replace(decided, exits=F.one_hot(exits, network.num_exits).float())
-        if network.lets_leave
-        else decided,
+        decisions=replace(decided, exits=taken),
         exit_logits=exit_logits,
         temperatures=None if rule is None else rule.temperatures_of(exits),
     )

@@ -36,13 +36,16 @@ def exit_sections(results: Sequence[RunResult]) -> list[str]:
     """
     if not any(result.has_exits for result in results):
         return []
-    parts = [
-        ("## Early exits", [*_WHAT.splitlines(), "", *_summaries(results)]),
+    curves = [
         ("### Anytime: all images leave at one exit", _anytime(results)),
         (
             "### Under a budget: every image leaves where it is certain enough",
             [*_BY_LOT.splitlines(), "", *_budgeted(results)],
         ),
+    ]
+    parts = [
+        ("## Early exits", [*_WHAT.splitlines(), "", *_summaries(results)]),
+        *(curves if any(result.exits is not None for result in results) else []),
         ("### Cost at equal accuracy", [*_AT_EQUAL.splitlines(), "", *_equal_accuracy(results)]),
     ]
     return [line for title, lines in parts for line in ("", title, "", *lines)]

@@ -30,7 +30,7 @@ _CHARACTER = 0.08
 _LONGEST_NAME = 48
 _MOST_LABELS = 36
 # Markers, one after the other where colours come again.
-_OURS, _THEIRS, _UNCHECKED = "o^Dv<>P*", "spH8", "x+12"
+_OURS, _THEIRS, _UNCHECKED = "o^Dv<>P*Xdh|_34", "spH8", "x+12"
 _STAIRS: dict[str, Any] = {"marker": "^", "linestyle": "--", "linewidth": 1, "drawstyle": "steps-post"}
 _CURVE: dict[str, Any] = {"marker": ".", "linestyle": "-"}
 
