@@ -121,7 +121,7 @@ def update_of(way: Way, fabric: Fabric, batch_size: int) -> Update:
     network = network.to(memory_format=torch.channels_last) if way.channels_last else network
     method, settings = (RDI_NET, settings_of(way)) if way.routed else (STATIC, StaticConfig())
     config = TrainingConfig(phases=[PHASE], batch_size=batch_size)
-    select_parameters(network, PHASE.train)()
+    select_parameters(network, PHASE)()
     execution = masked
     if way.compiled is not None:
         chosen = training_execution(network, way.compiled, macs=0.0, fabric=fabric)

@@ -88,7 +88,7 @@ def training_step(case: Case, batch: Batch) -> Callable[[], None]:
     network = network.to(memory_format=torch.channels_last)
     phase = Phase(name="measured", epochs=1, lr=0.01)
     config = TrainingConfig(phases=[phase], batch_size=BATCH_SIZE, precision="bf16-mixed")
-    select_parameters(network, phase.train)()
+    select_parameters(network, phase)()
     optimizer = build_optimizer(network, phase, config.optimizer)
     cost = measure_cost(network, (32, 32))
     fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")

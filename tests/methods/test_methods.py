@@ -30,6 +30,7 @@ from sidestep.networks.routed import RoutedNetwork
 from sidestep.routing.policy import PolicyRouter
 from sidestep.routing.samplers import GumbelSoftmax, argmax
 from sidestep.training.step import select_parameters
+from sidestep.training.training_config import Phase
 from sidestep.types import Batch, Decisions, RoutedOutput
 from tests.doubles import model_config, noise
 
@@ -57,7 +58,8 @@ def test_what_a_fixed_path_skips_is_computed_in_training_neither_and_learns_noth
     backbone = build_backbone(ModelConfig(name="cifar_resnet8"), 10)
     settings = FixedPathConfig(path="1 0 1")
     network = RoutedNetwork(backbone, FIXED_PATH.router(backbone, settings)).train()
-    select_parameters(network, "all", "routed")()
+    phase = Phase(name="joint", epochs=1, lr=0.01)
+    select_parameters(network, phase)()
     assert network.router is not None
     skipped = backbone.units[1]
     runs: list[nn.Module] = []
@@ -75,7 +77,7 @@ def test_what_a_fixed_path_skips_is_computed_in_training_neither_and_learns_noth
         for name, part in backbone.named_parameters()
         if any(part is own for own in skipped.parameters())
     }
-    select_parameters(network, "all", "uniform")
+    select_parameters(network, replace(phase, paths="uniform"))
     assert all(part.requires_grad for part in network.parameters())
 
 

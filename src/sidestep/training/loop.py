@@ -179,7 +179,7 @@ class _Trainer:
         """Train one phase from the current position to its end."""
         job, position = self.job, self.state.position
         on_bytes = self._on_bytes(phase, log)
-        set_modes = select_parameters(job.network, phase.train, phase.paths)
+        set_modes = select_parameters(job.network, phase)
         ranges = () if on_bytes is None else on_bytes.parameters()
         self.optimizer = optimizer = build_optimizer(job.network, phase, job.config.optimizer, ranges)
         if resume is not None and (position.epoch or position.step):

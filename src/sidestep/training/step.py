@@ -255,7 +255,7 @@ def settings_at(settings: Any, phase: Phase, progress: float) -> Any:
     return replace(settings, **values) if values else settings
 
 
-def select_parameters(network: DynamicNetwork, train: str, paths: str) -> Callable[[], None]:
+def select_parameters(network: DynamicNetwork, phase: Phase) -> Callable[[], None]:
     """Let the parameters learn that a phase names, and return what puts the modules into their modes.
 
     Frozen parts stay in evaluation mode, so that their BatchNorm statistics do not move either. Nor do units
@@ -263,18 +263,17 @@ def select_parameters(network: DynamicNetwork, train: str, paths: str) -> Callab
 
     Args:
         network: that learns.
-        train: the parts that do, as the phase says it.
-        paths: that are taken, likewise.
+        phase: says which parts do, and which paths are taken.
     """
     parts = network.parts()
     for name, part in parts.items():
-        part.requires_grad_(train in ("all", name))
-    if network.router is not None and paths == "routed":
+        part.requires_grad_(phase.train in ("all", name))
+    if network.router is not None and phase.paths == "routed":
         for unit in network.router.never:
             network.units[unit].requires_grad_(False)
 
     def set_modes() -> None:
         for name, part in parts.items():
-            part.train(train in ("all", name))
+            part.train(phase.train in ("all", name))
 
     return set_modes
