@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sidestep.cost.macs import measure_cost
-from sidestep.errors import ExecutionError, RecipeError
+from sidestep.errors import ExecutionError, ExportError, RecipeError
 from sidestep.execution.execution import cascade, gathered
 from sidestep.methods.certainty import CertaintyConfig
 from sidestep.networks.cascade_network import CascadeNetwork
@@ -45,6 +45,12 @@ def settled(shares: list[float] = SHARES) -> RoutedNetwork:
             router.train()
             network(images(), sampler=router.sampler(CertaintyConfig(shares=shares)))
     return network.eval()
+
+
+def card_of(network: RoutedNetwork) -> PlanCard:
+    cost = measure_cost(network, (16, 16))
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    return PlanCard(input_size=(16, 16), mean=mean, std=std, class_names=tuple("abcdefghij"), cost=cost)
 
 
 def test_what_is_not_certain_is_the_entropy_by_which_images_leave() -> None:
@@ -100,14 +106,7 @@ def test_all_executions_and_plans_decide_alike() -> None:
     with torch.no_grad():
         masked = network(images())
         torch.testing.assert_close(network(images(), execution=gathered).logits, masked.logits)
-    card = PlanCard(
-        input_size=(16, 16),
-        mean=(0.0,) * 3,
-        std=(1.0,) * 3,
-        class_names=tuple("abcdefghij"),
-        cost=measure_cost(network, (16, 16)),
-    )
-    plan = export_plan(network, card)
+    plan = export_plan(network, card_of(network))
     paths = masked.decisions.paths().tolist()
     assert len({tuple(path) for path in paths}) >= 4
     for index, image in enumerate(images()):
@@ -120,7 +119,12 @@ def test_no_image_leaves_at_an_exit() -> None:
     network = settled()
     assert network.has_early_exits and not network.lets_leave
     with pytest.raises(ExecutionError, match="needs early exits at which images leave"):
-        network(images(), rule=ExitRule(thresholds=[0.5, 0.5]), execution=cascade)
+        network(images(), execution=cascade)
+    rule = ExitRule(thresholds=[0.5, 0.5])
+    with pytest.raises(ExecutionError, match="an exit rule must have exits at which images leave"):
+        network(images(), rule=rule)
+    with pytest.raises(ExportError, match="an exit rule must have exits at which images leave"):
+        export_plan(network, card_of(network), rule)
 
 
 def test_gates_cost_what_their_exits_do() -> None:

@@ -1,7 +1,7 @@
 """Gates by certainty: units behind an early exit are executed for the images of which it is least certain.
 
-A gate that is learnt has a gradient from the images that it executes alone, and comes to execute those for
-which a unit does most, not those that need it. Here nothing is learnt about whom to execute: of every batch a
+A gate that is learnt has a gradient from the images that it executes alone, and these need not become the
+ones that need the unit. Here nothing is learnt about whom to execute: of every batch a
 unit executes the share of images of which the last early exit in front of it is least certain, and in
 evaluation those above a running quantile (`routing.share`). Images do not leave at exits.
 """
@@ -11,10 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sidestep.backbones.backbone import Backbone
-from sidestep.errors import RecipeError
 from sidestep.methods.method import Method, check_two_options, named_once
 from sidestep.routing.certainty_router import CertaintyRouter
-from sidestep.routing.share import ShareConfig, ShareRouter
+from sidestep.routing.share import ShareConfig, ShareRouter, check_share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +32,7 @@ class CertaintyConfig:
     memory: float = 0.99
 
     def __post_init__(self) -> None:
-        if not 0 <= self.closing <= 1:
-            raise RecipeError(
-                f"closing must be in [0, 1], got {self.closing}; a ramp from 0 to 1 closes gates slowly"
-            )
-        ShareConfig(shares=self.shares, memory=self.memory)
+        check_share(ShareConfig(shares=self.shares, memory=self.memory), self.closing, used=True)
 
 
 def _router(backbone: Backbone, settings: CertaintyConfig) -> ShareRouter:

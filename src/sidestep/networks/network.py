@@ -162,6 +162,11 @@ class DynamicNetwork(nn.Module):
             router = self._at(budget, router)
         if rule is None and not self.training:
             rule = self.exit_rule
+        if rule is not None and self.has_early_exits and not self.lets_leave:
+            raise ExecutionError(
+                "an exit rule must have exits at which images leave, got a network whose exits are there for "
+                "its gates alone; leave it out"
+            )
         if rule is not None and rule.num_exits != self.num_exits:
             raise ExecutionError(
                 f"an exit rule must have {self.num_exits - 1} thresholds for {self.num_exits} exits, got "

@@ -154,6 +154,11 @@ def _check(network: DynamicNetwork, rule: ExitRule | None) -> None:
     for router in parts:
         if isinstance(router, Router) and router.plan_obstacle is not None:
             raise ExportError(router.plan_obstacle)
+    if rule is not None and network.has_early_exits and not network.lets_leave:
+        raise ExportError(
+            "an exit rule must have exits at which images leave, got a network whose exits are there for its "
+            "gates alone; leave it out"
+        )
     if rule is not None and rule.num_exits != network.num_exits:
         raise ExportError(
             f"an exit rule must have the network's {network.num_exits} exits, got {rule.num_exits}"

@@ -57,7 +57,7 @@ def byte_layout(network: DynamicNetwork, card: PlanCard, batches: Sequence[Tenso
         ExportError: for a network that no plan can express.
     """
     rule = None
-    if network.has_early_exits:
+    if network.lets_leave:
         # A plan has exits only where images can leave; here none does.
         rule = ExitRule(thresholds=[2.0] * (network.num_exits - 1), criterion="confidence")
     plan, maps = export_with_maps(network, card, rule)

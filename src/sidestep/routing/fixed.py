@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sidestep.routing.router import ConstantRouter
@@ -14,14 +15,14 @@ from sidestep.routing.samplers import Sample, Sampler, argmax, given
 
 
 class FixedRouter(ConstantRouter):
-    """Executes the same units for every image; the others are computed in training neither.
+    """Executes the same units for every image; the others are not computed, in training too.
 
     Args:
         executed: whether each unit is.
     """
 
     def __init__(self, executed: Sequence[bool]) -> None:
-        super().__init__(ConstantRouter.keep([float(unit) for unit in executed]).logits.exp())
+        super().__init__(torch.tensor([[not runs, runs] for runs in executed], dtype=torch.float32))
         self.executed = tuple(executed)
         self.never = frozenset(unit for unit, runs in enumerate(executed) if not runs)
 

@@ -22,7 +22,7 @@ class Router(nn.Module):
 
     Attributes:
         plan_obstacle: why no plan can say what this router decides, with a way out, or None.
-        never: units that it executes for no image, in training neither.
+        never: units that it executes for no image, in training too.
         reads_exits: whether it decides by what early exits say, see `see`.
         keeps_images: whether early exits are there for its gates alone, so that no image leaves at one.
     """

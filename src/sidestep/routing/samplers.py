@@ -121,7 +121,7 @@ def argmax(logits: Tensor) -> Sample:
 def given(option: int, logits: Tensor) -> Sample:
     """Return what is decided about all images beforehand: 0 skips a unit of two options, 1 executes it.
 
-    A unit that is skipped is computed for nobody, in training neither.
+    A unit that is skipped is not computed, in training too.
     """
     weights = torch.zeros_like(logits)
     weights[:, option].fill_(1)

@@ -129,7 +129,8 @@ class ShareRouter(Router):
             )
         self.inner, self.config, self.open = inner, config, frozenset(open)
         self.keeps_images = inner.keeps_images
-        self.never = frozenset(unit for unit, option in config.settled.items() if not option)
+        self.settled = config.settled
+        self.never = frozenset(unit for unit, option in self.settled.items() if not option)
         self._rates = rates
         # Quantile of every unit, taken off the logit of execute; 0 for skip.
         self.register_buffer("shift", torch.zeros(num_units, 2))
@@ -151,8 +152,8 @@ class ShareRouter(Router):
 
     def forward(self, unit: int, features: Tensor, state: Any) -> tuple[Tensor, Any]:
         logits, state = self.inner(unit, features, state)
-        if unit in self.config.settled:
-            return always(self.config.settled[unit], 2, features), state
+        if unit in self.settled:
+            return always(self.settled[unit], 2, features), state
         # Ranks need no quantile, and one that moves would be a moving target.
         return logits if self.training or unit in self.open else logits - self.shift[unit], state
 
@@ -280,7 +281,7 @@ class TopShare:
 
     def __call__(self, logits: Tensor) -> Sample:
         unit, batch, router = self.unit, len(logits), self.router
-        option = 1 if unit in router.open else router.config.settled.get(unit)
+        option = 1 if unit in router.open else router.settled.get(unit)
         if option is not None:
             return given(option, logits)
         margin = logits[:, 1].float() - logits[:, 0].float()
