@@ -11,7 +11,7 @@ import torch
 
 from sidestep.cost.macs import measure_cost
 from sidestep.errors import RecipeError
-from sidestep.evaluation.budget_points import depth_sentence
+from sidestep.evaluation.budget_points import BudgetPoint, depth_sentence
 from sidestep.evaluation.gate_dial import GateDial, GateSurvey, Logits, spreads
 from sidestep.evaluation.report import evaluate_network
 from sidestep.methods import METHODS
@@ -87,6 +87,25 @@ def test_costs_are_just_below_their_budgets_and_rise_with_them(method: str, per_
     for point in points:
         # What is told is what these biases do.
         assert measure(dial.biases(point.asked), 0.0).point.macs == pytest.approx(point.macs)
+
+
+def test_a_cost_that_does_not_follow_the_bias_for_a_while_is_met_all_the_same() -> None:
+    """Where gates answer to what earlier ones skipped, predictions may not leave a plateau of the cost."""
+    margins = torch.randn(1000, generator=torch.Generator().manual_seed(0)).double() * 0.3
+    prices = CostModel(fixed=1.0, options=torch.tensor([[0.0, 99.0]]), routers=torch.zeros(1), unit="MACs")
+
+    def measure(biases: Sequence[float], asked: float) -> GateSurvey:
+        bias = float(biases[0])
+        # Between -0.1 and -2 images are executed a little more often with every step down.
+        turned = bias if bias > -0.1 else -0.1 - 0.01 * (bias + 0.1) if bias > -2 else bias + 1.9
+        half = (margins + turned) / 2
+        macs = 1 + 99 * float((half > 0).double().mean())
+        point = BudgetPoint(asked=asked, accuracy=0.5, macs=macs, ms=None, image_bits=0.0, class_bits=0.0)
+        return GateSurvey(point=point, logits=torch.stack((-half, half), dim=1).unsqueeze(1))
+
+    dial = GateDial(measure, prices)
+    for budget in (10.0, 20.0, 30.0, 45.0):
+        assert 0.98 * budget <= dial.meet(budget).macs <= budget
 
 
 def test_a_policy_before_the_network_takes_one_run_for_a_budget() -> None:

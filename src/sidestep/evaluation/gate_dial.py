@@ -15,7 +15,7 @@ from sidestep.types import Batch, CostModel, Decisions, RoutedOutput
 
 # A cost is near enough to its budget from so far below.
 _NEAR = 0.01
-_MOST_TRIES = 16
+_MOST_TRIES = 24
 _BISECTIONS = 50
 # Of the mean spread of gates: those that say the same of all images move as well, if late.
 _LEAST_SPREAD = 0.01
@@ -165,17 +165,25 @@ class GateDial:
         """Return the bias to run next."""
         known = [survey for survey in self.seen if abs(survey.point.asked) < MOST]
         nearest = min(known, key=lambda survey: abs(self._price(survey) - budget))
-        low = max((s.point.asked for s in known if self._price(s) <= budget), default=-MOST)
+        # Ends of which gates can be expected to do the same as far beyond them: halves of MOST lead nowhere.
+        reach = self._reach(nearest.logits)
+        least, most = (pick(survey.point.asked for survey in known) for pick in (min, max))
+        low = max((s.point.asked for s in known if self._price(s) <= budget), default=least - reach)
         high = min(
-            (s.point.asked for s in known if self._price(s) > budget and s.point.asked > low), default=MOST
+            (s.point.asked for s in known if self._price(s) > budget and s.point.asked > low),
+            default=most + reach,
         )
         asked = nearest.point.asked + self._step(nearest.logits, (1 - _NEAR / 2) * budget)
         return asked if low < asked < high else (low + high) / 2
 
+    def _reach(self, logits: Tensor) -> float:
+        """Return by how much a bias has to move so that all gates that can change their mind have done so."""
+        apart = (logits.amax(dim=2) - logits.amin(dim=2)).double() / self.scales.double()
+        return float(apart[apart.isfinite()].max()) * (logits.shape[2] - 1) + 1
+
     def _step(self, logits: Tensor, budget: float) -> float:
         """Return what the bias has to rise by, as far as the logits of one run predict it."""
-        apart = (logits.amax(dim=2) - logits.amin(dim=2)).double() / self.scales.double()
-        beyond = float(apart[apart.isfinite()].max()) * (logits.shape[2] - 1) + 1
+        beyond = self._reach(logits)
         low, high = -beyond, beyond
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
