@@ -177,7 +177,7 @@ def test_spreads_are_relative_and_leave_out_units_without_a_gate() -> None:
 
 
 def test_few_bits_at_all_budgets_are_a_dial_over_depth() -> None:
-    said = depth_sentence([0.0, 1.5, 0.4], [0.0, 0.25, 0.1])
-    assert said is not None and "at most 1.50 bits about an image and 0.25 about its class" in said
-    assert depth_sentence([0.0, 2.5], [0.0, 0.2]) is None
+    said = depth_sentence([0.0, 0.9, 0.4], [0.0, 0.25, 0.1])
+    assert said is not None and "at most 0.90 bits about an image and 0.25 about its class" in said
+    assert depth_sentence([0.0, 1.5], [0.0, 0.2]) is None
     assert depth_sentence([], []) is None

@@ -15,7 +15,7 @@ from sidestep.types import CostModel, Decisions, Unit
 
 _BISECTIONS = 8
 # Of a path about its image: where there are no more, gates tell images hardly apart.
-FEW_BITS = 2.0
+FEW_BITS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ class BudgetCurve:
 def depth_sentence(image_bits: Sequence[float], class_bits: Sequence[float]) -> str | None:
     """Return that budgets change the depth for all images alike, where paths say next to nothing of images.
 
-    That is where gates have collapsed: at no budget is there more information than in four paths that are
+    That is where gates have collapsed: at no budget is there more information than in two paths that are
     equally likely.
 
     Args:
