@@ -1,6 +1,7 @@
 """The program for minutes of a GPU, on a CPU: its state, its rows, and a call that goes on with another."""
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 import yaml
 
 from sidestep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from sidestep.training.devices import Devices
 
 HERE = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu"
 sys.path.insert(0, str(HERE))
@@ -24,6 +26,15 @@ def test_every_row_is_a_recipe() -> None:
     names = [row.name for row in rows]
     assert len(names) == len(set(names)) > 50
     assert rows_module.read_rows(HERE / "rows.yaml", {"cifar100": "digits"})[0].name.startswith("cifar100")
+
+
+def test_more_rows_than_a_pipe_holds_are_handed_out(tmp_path: Path) -> None:
+    rows = rows_module.read_rows(HERE / "rows.yaml", {"cifar10": "digits"})
+    assert sum(len(pickle.dumps(row)) for row in rows) > 1 << 16
+    devices = Devices(accelerator="cpu", logger="none", compile=False)
+    rows_module.train_rows(
+        rows, tmp_path, workers=1, replicas=1, seconds=0.0, devices=devices, keep=lambda: None
+    )
 
 
 def test_a_state_is_small_pieces_of_what_a_run_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

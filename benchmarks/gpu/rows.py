@@ -7,7 +7,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.queues import SimpleQueue
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from threading import Thread
 
@@ -79,12 +79,11 @@ def train_rows(
         keep: called every minute.
     """
     context = multiprocessing.get_context("spawn")
-    queue: SimpleQueue[Row | None] = context.SimpleQueue()
+    # A queue of rows would have to hold them all before anybody takes one, and a pipe has no room for that.
     waiting = [row for row in rows if not (out / row.name / REPORT).is_file()]
-    for item in [*waiting, *([None] * workers * replicas)]:
-        queue.put(item)
+    taken: Synchronized[int] = context.Value("i", 0)
     end = time.monotonic() + seconds
-    arguments = (queue, out, devices, replicas, max(1, torch.get_num_threads() // workers), end)
+    arguments = (waiting, taken, out, devices, replicas, max(1, torch.get_num_threads() // workers), end)
     processes = [context.Process(target=_work, args=arguments) for _ in range(workers)]
     for process in processes:
         process.start()
@@ -105,13 +104,19 @@ def train_rows(
 
 
 def _work(
-    queue: SimpleQueue[Row | None], out: Path, devices: Devices, replicas: int, threads: int, end: float
+    rows: Sequence[Row],
+    taken: Synchronized[int],
+    out: Path,
+    devices: Devices,
+    replicas: int,
+    threads: int,
+    end: float,
 ) -> None:
     torch.set_num_threads(threads)
     multiprocessing.set_start_method(None, force=True)
     # The main thread alone hears that it is to stop, and waits where it can.
     with stop_flag(), shared_images():
-        takers = [Thread(target=_take, args=(queue, out, devices, end)) for _ in range(replicas)]
+        takers = [Thread(target=_take, args=(rows, taken, out, devices, end)) for _ in range(replicas)]
         for taker in takers:
             taker.start()
         for taker in takers:
@@ -119,9 +124,15 @@ def _work(
                 taker.join(0.2)
 
 
-def _take(queue: SimpleQueue[Row | None], out: Path, devices: Devices, end: float) -> None:
+def _take(rows: Sequence[Row], taken: Synchronized[int], out: Path, devices: Devices, end: float) -> None:
     """Train one row after the other until the time is up or none is left."""
-    while time.monotonic() < end and (row := queue.get()) is not None:
+    while time.monotonic() < end:
+        with taken.get_lock():
+            index = taken.value
+            taken.value += 1
+        if index >= len(rows):
+            return
+        row = rows[index]
         folder = out / row.name
         try:
             train(row.recipe, folder, resume=folder.is_dir() and any(folder.iterdir()), devices=devices)
