@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sidestep.files import write_file
 from sidestep.results.run_result import REPORT
+from sidestep.runs.image_tables import IMAGES
 from sidestep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sidestep.training.loop import BEST, LAST
 
@@ -85,10 +86,14 @@ def _in_order(paths: Iterable[Path]) -> list[Path]:
 
 
 def _lighten(folder: Path) -> None:
-    """Keep the best network alone of a finished run; the last is the same where nothing was held out."""
+    """Keep the best network alone of a finished run; the last is the same where nothing was held out.
+
+    What was said of its images takes as much room as half a network, and `sidestep report` makes it anew.
+    """
     if not (folder / REPORT).is_file():
         return
     checkpoint = load_checkpoint(folder / BEST)
     tensors = {key: value for key, value in checkpoint.tensors.items() if key.startswith("model.")}
     save_checkpoint(folder / BEST, Checkpoint(tensors=tensors, values=checkpoint.values))
     (folder / LAST).unlink()
+    (folder / IMAGES).unlink(missing_ok=True)
