@@ -95,25 +95,6 @@ def test_an_image_is_decided_alone_by_the_quantile_of_its_budget() -> None:
             assert float(logits.argmax(dim=1).float().mean()) == pytest.approx(budget, abs=0.015)
 
 
-def test_what_gates_make_of_the_budget_may_bend() -> None:
-    """Ranks of one budget do not know where its margins lie, so that nothing holds these on a line."""
-    generator = torch.Generator().manual_seed(0)
-    router = budget_router(Gates(torch.zeros(1, 1)), memory=0.97)
-
-    def margins(budgets: Tensor, rows: int) -> Tensor:
-        return torch.randn(len(budgets), rows, generator=generator) + 3 * torch.sin(8 * budgets.unsqueeze(1))
-
-    for _ in range(3000):
-        drawn = 0.4 + 0.6 * float(torch.rand(1, generator=generator))
-        budgets = torch.tensor([1.0, 0.4, drawn, 1.4 - drawn])
-        router.note_quantiles(0, margins(budgets, 128), budgets)
-    # The two that are drawn lie around the middle, which is therefore the last to be right.
-    for budget, off in ((0.4, 0.04), (0.5, 0.04), (0.6, 0.04), (0.7, 0.1), (0.8, 0.04), (0.9, 0.04)):
-        fresh = margins(torch.tensor([budget]), 20000)
-        rate = float((fresh > router.shifts(budget)[0, 1]).float().mean())
-        assert rate == pytest.approx(budget, abs=off)
-
-
 def test_the_full_budget_executes_everything() -> None:
     router = budget_router(Gates(torch.full((4, 1), -1000.0)), asked=1.0).eval()
     for deciding in (router, router.at(1.0)):

@@ -94,11 +94,8 @@ class BudgetShareRouter(BudgetedRouter):
     def note_quantiles(self, unit: int, margins: Tensor, budgets: Tensor) -> None:
         """Move a unit's quantiles towards those of a batch of all processes.
 
-        All of them move with every step, so that none falls behind gates that learn. The first step sets
-        them: the quantile of a share between two of its budgets is a straight line between what it is among
-        the margins of either. Later ones correct them: by how far they are off at the step's budgets, in
-        straight lines between these. What gates make of the budget bends, so that lines drawn anew with
-        every step would be right at `low` and 1 alone, and units were off their budgets by up to 0.3.
+        All of them move with every step, so that none falls behind gates that learn: the quantile of a share
+        between two of the step's budgets is a straight line between what it is among the margins of either.
 
         Args:
             unit: its index.
@@ -108,25 +105,16 @@ class BudgetShareRouter(BudgetedRouter):
         with torch.no_grad():
             ordered = gathered_rows(margins.T.contiguous()).sort(dim=0, descending=True).values.T
             shares = constant(_evenly(self.low), margins.device)
-            rising, order = budgets.sort()
-            ordered = ordered[order]
-            first = _line(rising, levels(ordered, shares), shares)
-            own = levels(ordered, rising).diagonal()
-            believed = (self.quantiles[unit] * nearness(rising, self.low, _NUM_QUANTILES)).sum(dim=1)
-            error = _line(rising, (own - believed).unsqueeze(1).expand(-1, _NUM_QUANTILES), shares)
-            seen = self.seen[unit]
-            kept = (seen / (seen + 1)).clamp_max(self.memory)
-            self.quantiles[unit] = torch.where(seen > 0, self.quantiles[unit] + (1 - kept) * error, first)
+            found, order = levels(ordered, shares), budgets.argsort()
+            rising = budgets[order]
+            right = torch.searchsorted(rising, shares).clamp(1, len(budgets) - 1)
+            left, columns = right - 1, torch.arange(_NUM_QUANTILES, device=margins.device)
+            gap = (rising[right] - rising[left]).clamp_min(1e-6)
+            way = ((shares - rising[left]) / gap).clamp(0, 1)
+            between = torch.lerp(found[order[left], columns], found[order[right], columns], way)
+            kept = (self.seen[unit] / (self.seen[unit] + 1)).clamp_max(self.memory)
+            self.quantiles[unit] = torch.lerp(between, self.quantiles[unit], kept)
             self.seen[unit] += 1
-
-
-def _line(budgets: Tensor, values: Tensor, wanted: Tensor) -> Tensor:
-    """Return (S,) values at wanted budgets, each on a line between (G, S) values at (G,) rising budgets."""
-    right = torch.searchsorted(budgets, wanted).clamp(1, len(budgets) - 1)
-    left, columns = right - 1, torch.arange(len(wanted), device=wanted.device)
-    gap = (budgets[right] - budgets[left]).clamp_min(1e-6)
-    way = ((wanted - budgets[left]) / gap).clamp(0, 1)
-    return torch.lerp(values[left, columns], values[right, columns], way)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
