@@ -79,8 +79,9 @@ def train_rows(
         keep: called every minute.
     """
     context = multiprocessing.get_context("spawn")
-    # A queue of rows would have to hold them all before anybody takes one, and a pipe has no room for that.
     waiting = [row for row in rows if not (out / row.name / REPORT).is_file()]
+    # How many rows were taken. A queue would have to hold all rows before a worker runs that takes one, and
+    # its pipe has no room for them.
     taken: Synchronized[int] = context.Value("i", 0)
     end = time.monotonic() + seconds
     arguments = (waiting, taken, out, devices, replicas, max(1, torch.get_num_threads() // workers), end)

@@ -165,13 +165,13 @@ class GateDial:
         """Return the bias to run next."""
         known = [survey for survey in self.seen if abs(survey.point.asked) < MOST]
         nearest = min(known, key=lambda survey: abs(self._price(survey) - budget))
-        # Ends of which gates can be expected to do the same as far beyond them: halves of MOST lead nowhere.
-        reach = self._reach(nearest.logits)
-        least, most = (pick(survey.point.asked for survey in known) for pick in (min, max))
-        low = max((s.point.asked for s in known if self._price(s) <= budget), default=least - reach)
+        # On a side where nothing was run yet the bracket ends where all gates have changed their mind. The
+        # middle between a bias and MOST would shut or open all of them.
+        reach, tried = self._reach(nearest.logits), [survey.point.asked for survey in known]
+        low = max((s.point.asked for s in known if self._price(s) <= budget), default=min(tried) - reach)
         high = min(
             (s.point.asked for s in known if self._price(s) > budget and s.point.asked > low),
-            default=most + reach,
+            default=max(tried) + reach,
         )
         asked = nearest.point.asked + self._step(nearest.logits, (1 - _NEAR / 2) * budget)
         return asked if low < asked < high else (low + high) / 2
